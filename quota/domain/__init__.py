@@ -1,0 +1,1 @@
+"""The quota service's vocabulary: units, holds, projects, applications, rates. Pure; standard library only."""

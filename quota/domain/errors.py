@@ -1,0 +1,115 @@
+"""What can go wrong, as types.
+
+A refusal is an expected answer and therefore a value (`Refused`); the exceptions here are
+
+    QuotaError
+    ├── IdConflict        same id, other body
+    ├── WrongState        the thing is not in the state that this needs
+    ├── Unknown           no such project, hold, person, …
+    ├── Forbidden         the caller may not
+    ├── Invalid           nonsense in the input, with its fields
+    ├── Unavailable       an outage: never "stopped", "zero" or "allowed"
+    └── InvariantBroken   a promise of the ledger does not hold; mirrored by a database CHECK
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+Param = str | int | None | bool
+
+
+class RefusalCode(StrEnum):
+    """Why something that was asked for is refused; quota.domain.messages has the words."""
+
+    INSUFFICIENT_BALANCE = "insufficient_balance"
+    NO_ALLOCATION = "no_allocation"
+    FROZEN = "frozen"
+    NOT_A_MEMBER = "not_a_member"
+    UNKNOWN_PROFILE = "unknown_profile"
+    RUNTIME_TOO_LONG = "runtime_too_long"
+    PROJECT_SUSPENDED = "project_suspended"
+    LIMIT_REACHED = "limit_reached"
+    ALREADY_RUNNING = "already_running"
+    MODEL_NOT_ALLOWED = "model_not_allowed"
+    WOULD_TAKE_BACK_USED = "would_take_back_used"
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A refusal with the numbers that explain it, e.g. requested, available, fits_runtime_s."""
+
+    code: RefusalCode
+    params: Mapping[str, Param] = field(default_factory=dict)
+
+
+class QuotaError(Exception):
+    """Root of this service's exceptions; `code` is the API's error code."""
+
+    code = "error"
+
+    def __init__(self, message: str = "", **params: Param) -> None:
+        super().__init__(message or self.code)
+        self.params: dict[str, Param] = params
+
+
+class IdConflict(QuotaError):
+    """The same id came with another body; the first answer stands."""
+
+    code = "id_conflict"
+
+
+class WrongState(QuotaError):
+    """A compare-and-set on a state failed: somebody was first, or the order of steps is wrong."""
+
+    code = "wrong_state"
+
+
+class Unknown(QuotaError):
+    """No such thing, or none that the caller may know of. `what` is 'project', 'hold', 'person', 'application', …"""
+
+    def __init__(self, what: str, **params: Param) -> None:
+        super().__init__(f"unknown {what}", **params)
+        self.what = what
+
+    @property
+    def code(self) -> str:  # type: ignore[override]
+        return f"unknown_{self.what}"
+
+
+class Forbidden(QuotaError):
+    """The caller is known and may not do this."""
+
+    code = "forbidden"
+
+    def __init__(self, message: str = "", *, code: str = "forbidden", **params: Param) -> None:
+        super().__init__(message, **params)
+        self.code = code
+
+
+class Invalid(QuotaError):
+    """Input that makes no sense; `fields` says which and why, as message codes."""
+
+    code = "invalid_request"
+
+    def __init__(self, fields: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{name}: {reason}" for name, reason in fields))
+        self.fields = fields
+
+
+class Unavailable(QuotaError):
+    """Something that we need did not answer; try again after `retry_after_s`."""
+
+    code = "unavailable"
+
+    def __init__(self, message: str = "", *, retry_after_s: int = 2) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class InvariantBroken(QuotaError):
+    """A promise of the ledger does not hold. Nothing was written."""
+
+    code = "invariant_broken"

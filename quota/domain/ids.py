@@ -1,0 +1,26 @@
+"""Identifiers. The caller makes the ids of everything that moves amounts: they are the idempotency keys and never expire."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import NewType
+
+PersonId = NewType("PersonId", str)
+ProjectId = NewType("ProjectId", str)
+AllocationId = NewType("AllocationId", str)  # one unit, one project, two dates; also the id of its ledger account
+ApplicationId = NewType("ApplicationId", str)
+HoldId = NewType("HoldId", str)
+AdjustmentId = NewType("AdjustmentId", str)
+
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{7,63}\Z")
+
+
+def new_id() -> str:
+    """A fresh random id (a UUID's hex digits: 32 characters, fit for labels, file names and Slurm job names)."""
+    return uuid.uuid4().hex
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` may serve as an id: 8 to 64 of a-z, 0-9 and '-'."""
+    return _ID.match(text) is not None

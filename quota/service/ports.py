@@ -1,0 +1,298 @@
+"""What the use cases need from outside, as protocols; quota.store and quota.adapters implement them, quota.main wires them.
+
+Two doors lead to the database. `Ledger` is the hot path: asynchronous, grouped commits, answers only after COMMIT.
+`Store` runs a piece of synchronous work in one transaction in a thread; everything else goes through it.
+No implementation makes a network call inside a transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from quota.domain.application import Application, ApplicationState, Ask
+from quota.domain.errors import Refused
+from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, Usage
+from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId
+from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
+from quota.domain.rates import ChargeRate
+from quota.domain.session import Evidence, Session
+from quota.domain.units import Balance, Unit
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """The present, aware, in UTC."""
+
+
+class Ledger(Protocol):
+    """Holds and charges. Every method is idempotent under the caller's ids and answers after COMMIT only.
+
+    All raise Unavailable where the database does not answer or the queue is full, IdConflict for a known id with another body,
+    Unknown('hold') for an id never seen.
+    """
+
+    async def place_hold(self, order: HoldOrder) -> Hold:
+        """Set `order.amount` aside; a refusal is a Hold in state REFUSED with `refusal` set, stored and replayable."""
+
+    async def top_up(
+        self, hold_id: HoldId, line_id: str, amount: int, at: datetime, lease_until: datetime
+    ) -> Hold | Refused:
+        """Add a line of `amount` to an open hold under the caller's `line_id` (an extension). Raises WrongState on a closed one."""
+
+    async def charge(self, usage: Usage) -> Charged:
+        """Record `usage` and move its amount from held to charged; beyond the hold it is an overrun. Raises WrongState if closed."""
+
+    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
+        """Charge `usage` if given, then close the hold and release what is left. On a closed hold: as it is, nothing changes."""
+
+    async def release(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
+        """Close a hold that was never used. Raises WrongState where something was charged already (settle it)."""
+
+    async def extend_lease(self, hold_id: HoldId, lease_until: datetime) -> Hold:
+        """Move the lease of an open hold later; an earlier instant changes nothing."""
+
+    async def hold(self, hold_id: HoldId) -> Hold | None:
+        """The hold as committed, or None."""
+
+    async def open_holds(self, kind: HoldKind) -> Sequence[Hold]:
+        """All holds in state HELD, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementLine:
+    """One line of a statement: what one ledger transaction did to one account, in words and numbers."""
+
+    seq: int
+    at: datetime
+    kind: str  # deposit, hold, charge, settle, release, expire, adjustment, refund, top_up
+    allocation_id: AllocationId
+    unit: Unit
+    delta_awarded: int
+    delta_held: int
+    delta_charged: int
+    actor: PersonId
+    actor_name: str
+    hold_id: HoldId | None
+    from_at: datetime | None
+    to_at: datetime | None
+    quantity: int | None
+    estimated: bool
+    code: str  # message code of "what"
+    params: Mapping[str, object]  # of the hold's details, the adjustment, …
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    before: Balance
+    after: Balance
+    replayed: bool
+
+
+class People(Protocol):
+    def register(
+        self,
+        *,
+        issuer: str,
+        subject: str,
+        hub_name: str,
+        display_name: str,
+        email: str | None,
+        language: str,
+        at: datetime,
+    ) -> Person:
+        """The person (issuer, subject), made on first sight with a login and a uid never used before.
+
+        Raises IdConflict where `hub_name` belongs to another identity.
+        """
+
+    def by_hub_name(self, hub_name: str) -> Person | None: ...
+    def by_id(self, person_id: PersonId) -> Person | None: ...
+
+
+class Projects(Protocol):
+    def add(self, project: Project, pi: PersonId) -> None: ...
+    def get(self, project_id: ProjectId) -> Project | None: ...
+    def of_person(self, person_id: PersonId) -> Sequence[tuple[Project, ProjectRole]]: ...
+    def search(self, text: str, *, after: str | None, limit: int) -> Sequence[Project]:
+        """Projects whose title, slug or PI contains `text` (case-insensitive, wildcards taken literally), ordered by slug, after slug `after`."""
+
+    def members(self, project_id: ProjectId) -> Sequence[Member]: ...
+    def role(self, project_id: ProjectId, person_id: PersonId) -> ProjectRole | None: ...
+    def put_member(self, project_id: ProjectId, person_id: PersonId, role: ProjectRole, at: datetime) -> bool:
+        """Add or change; True where the person is new in the project."""
+
+    def remove_member(self, project_id: ProjectId, person_id: PersonId) -> bool: ...
+    def set_state(self, project_id: ProjectId, state: ProjectState) -> None: ...
+
+
+class Applications(Protocol):
+    def add(self, application_id: ApplicationId, applicant: PersonId, ask: Ask, at: datetime, body_hash: str) -> bool:
+        """Store a submitted application; False where the same was stored before. Raises IdConflict for another body."""
+
+    def get(self, application_id: ApplicationId) -> Application | None: ...
+    def of_person(self, person_id: PersonId) -> Sequence[Application]: ...
+    def in_state(self, *states: ApplicationState) -> Sequence[Application]: ...
+    def decide(
+        self,
+        application_id: ApplicationId,
+        *,
+        expected: ApplicationState,
+        to: ApplicationState,
+        by: PersonId,
+        at: datetime,
+        message: str,
+        awarded_gpu_ms: int | None,
+        awarded_tokens: int | None,
+        project_id: ProjectId | None,
+    ) -> None:
+        """Compare-and-set from `expected`; raises WrongState where it is no longer in it."""
+
+
+class Accounts(Protocol):
+    """The ledger's slower side, for use inside a Store transaction together with other rows."""
+
+    def open_allocation(
+        self, allocation_id: AllocationId, project_id: ProjectId, unit: Unit, starts_at: datetime, ends_at: datetime
+    ) -> None: ...
+    def deposit(
+        self,
+        txn_id: str,
+        allocation_id: AllocationId,
+        amount: int,
+        *,
+        actor: PersonId,
+        at: datetime,
+        code: str,
+        params: Mapping[str, object],
+    ) -> None:
+        """Award `amount` (> 0) to the allocation out of the programme's pool; idempotent under `txn_id`."""
+
+    def adjust(
+        self,
+        adjustment_id: AdjustmentId,
+        allocation_id: AllocationId,
+        delta: int,
+        *,
+        actor: PersonId,
+        reason: str,
+        at: datetime,
+    ) -> Adjusted | Refused:
+        """Change the award by ±`delta`, with who and why in entries and audit. Refused where it would go below charged + held."""
+
+    def of_project(self, project_id: ProjectId) -> Sequence[Allocation]: ...
+    def get(self, allocation_id: AllocationId) -> Allocation | None: ...
+    def statement(self, project_id: ProjectId, *, before: int | None, limit: int) -> Sequence[StatementLine]:
+        """Newest first, lines with seq < `before`. One line per (transaction, account)."""
+
+
+class Sessions(Protocol):
+    def upsert(self, session: Session) -> None:
+        """Insert or replace the row of `session.hold_id`."""
+
+    def get(self, hold_id: HoldId) -> Session | None: ...
+    def of_person(self, person_id: PersonId, *, limit: int) -> Sequence[Session]: ...
+    def unfinished(self) -> Sequence[Session]:
+        """Sessions not settled or failed, with amount and charged as the ledger has them."""
+
+
+class Rates(Protocol):
+    def put(self, rate: ChargeRate) -> None:
+        """Publish a rate; the same (hardware, valid_from) with another value raises IdConflict."""
+
+    def at(self, hardware: str, at: datetime) -> ChargeRate | None: ...
+
+
+class Transaction(Protocol):
+    """One database transaction: commits when the work returns, rolls back when it raises."""
+
+    @property
+    def people(self) -> People: ...
+    @property
+    def projects(self) -> Projects: ...
+    @property
+    def applications(self) -> Applications: ...
+    @property
+    def accounts(self) -> Accounts: ...
+    @property
+    def sessions(self) -> Sessions: ...
+    @property
+    def rates(self) -> Rates: ...
+    def audit(
+        self,
+        *,
+        actor: PersonId | None,
+        action: str,
+        subject: str,
+        before: Mapping[str, object] | None,
+        after: Mapping[str, object] | None,
+        reason: str | None,
+        at: datetime,
+    ) -> None:
+        """Append to the hash-chained audit."""
+
+
+class Store(Protocol):
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in a read-only transaction, in a thread."""
+
+    async def write(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` in one write transaction, in a thread; retried whole on a serialisation failure, so it must be pure but for `tx`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PricedProfile:
+    """What the quota service must know of a profile of the start chooser."""
+
+    id: str
+    title: str
+    hardware: str
+    cloud: str
+    applications: tuple[str, ...]
+    gpus: int
+    longest_runtime_s: int
+
+
+class ProfileCatalogue(Protocol):
+    def profile(self, profile_id: str) -> PricedProfile | None: ...
+
+
+class SessionEvidence(Protocol):
+    async def read(self, hold_id: HoldId) -> Evidence | None:
+        """What the backend knows of the session; None where it positively has none. Raises Unavailable where it cannot say."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubServer:
+    """A server as the hub lists it."""
+
+    hub_name: str
+    server_name: str
+    ready: bool
+    pending: str | None
+    hold_id: HoldId | None
+
+
+class Hub(Protocol):
+    """The hub's own API. All raise Unavailable where it does not answer."""
+
+    async def active_servers(self) -> Sequence[HubServer]: ...
+    async def stop_server(self, hub_name: str, server_name: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class HubIdentity:
+    """Whose a hub token is, and what it may."""
+
+    hub_name: str
+    scopes: frozenset[str]
+
+
+class Introspection(Protocol):
+    async def introspect(self, token: str, *, fresh: bool = False) -> HubIdentity | None:
+        """Who a hub token belongs to; None where the hub does not know it. `fresh` skips every cache. Raises Unavailable."""

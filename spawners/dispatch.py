@@ -1,0 +1,200 @@
+"""The one spawner class that the hub sees: routes each session by its profile to the delegate of the profile's backend.
+
+Invariants: nothing is started, held or asked for before the options were checked; a session that a backend still runs is adopted
+before anything new is started; a saved state whose backend is not configured any more is "still running", never "stopped".
+Saved state: `{"backend", "profile", "child": the delegate's own state}`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
+
+from jupyterhub.spawner import Spawner
+from jupyterhub.utils import maybe_future
+from traitlets import Dict, Instance, default
+
+from spawners.local import LocalSpawner
+from spawners.profiles import Backend, Profiles
+from spawners.resources import InvalidRequest, ResourceRequest
+from spawners.session_traits import RunningSession, SessionTraits, StopUnconfirmedError, refused
+
+DELEGATES: Final[Mapping[Backend, type[Spawner]]] = {Backend.LOCAL: LocalSpawner}
+
+# Traits that belong to one object: configuration wiring, a request in flight, and the dispatcher's own.
+_NOT_PASSED_ON: Final = frozenset({"config", "parent", "log", "db", "handler", "profiles", "delegates"})
+
+
+class DispatchSpawner(SessionTraits, Spawner):
+    """Holds one delegate at a time and answers the hub in its name."""
+
+    profiles = Instance(Profiles, args=((),), help="The catalogue of portal.toml.").tag(config=True)
+    delegates = Dict(help="Spawner class by Backend.").tag(config=True)
+
+    _taken = Instance(asyncio.Event, args=())  # set while there is a delegate
+    _child: Any = None
+    _backend: Backend | str | None = None  # a str names a backend of saved state that is not configured
+    _profile_id = ""
+    _starting = False
+    _invalid: InvalidRequest | None = None
+
+    @default("delegates")
+    def _delegates_default(self) -> dict[Backend, type[Spawner]]:
+        return dict(DELEGATES)
+
+    @default("apply_user_options")
+    def _apply_user_options_default(self) -> Any:
+        return DispatchSpawner.check_user_options
+
+    def check_user_options(self, user_options: Mapping[str, object]) -> None:
+        """Attach `resource_request`; what is wrong is kept and refused with its reason before any hook runs."""
+        self.resource_request = self._invalid = None
+        try:
+            self.resource_request = ResourceRequest.from_user_options(user_options, self.profiles)
+        except InvalidRequest as error:
+            self._invalid = error
+
+    async def run_pre_spawn_hook(self) -> None:
+        """Refuse what cannot start, adopt what already runs (its hold stands), else let admission place a hold."""
+        self._require_startable()
+        running = await self.adopt_running()
+        if running is None:
+            await maybe_future(super().run_pre_spawn_hook())
+
+    async def start(self) -> Any:
+        """Start the session on its profile's backend; returns what the delegate returns."""
+        profile = self._require_startable()
+        self._starting = True
+        try:
+            if self._child is None:  # else the hook before found a running session
+                self._take(profile.backend, profile.id)
+            address = await self._child.start()
+        finally:
+            self._starting = False
+            self._follow_child()
+        return address
+
+    async def poll(self) -> int | None:
+        """None while the session runs or its backend cannot tell."""
+        if self._starting or self._lost:
+            return None
+        try:
+            if self._child is None and await self.adopt_running() is None:
+                return 0
+        except OSError as error:  # an exception here would mean "stopped" to a starting hub
+            self.log.warning("What runs for %s cannot be read: %s", self._log_name, error)
+            return None
+        status: int | None = await self._child.poll()
+        self._follow_child()
+        return status
+
+    async def stop(self, now: bool = False) -> None:
+        """Stop the session; the delegate raises where the end is not confirmed."""
+        if self._child is None:  # the hub stops only what poll() called running: what that is cannot be seen from here
+            raise StopUnconfirmedError(
+                f"no backend can be asked to stop {self._log_name} (saved state: {self._backend!r})"
+            )
+        await self._child.stop(now=now)
+
+    async def adopt_running(self) -> RunningSession | None:
+        """Ask each backend what it runs for this person and server name, and take it over."""
+        for backend in self.delegates:
+            child = self._make_child(backend)
+            running: RunningSession | None = await child.find_running()
+            if running is not None:
+                self.log.info("Found session %s of %s on backend %s", running.hold_id, self._log_name, backend)
+                self._take(backend, running.profile)
+                self._child.adopt(running)
+                self._follow_child()
+                return running
+        return None
+
+    def get_state(self) -> dict[str, Any]:
+        """Backend, profile and the delegate's state."""
+        state: dict[str, Any] = super().get_state()
+        if self._child is None:
+            return state
+        return {**state, "backend": str(self._backend), "profile": self._profile_id, "child": self._child.get_state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Make the delegate that the state names and hand it its own."""
+        super().load_state(state)
+        name, profile_id, child_state = state.get("backend"), state.get("profile"), state.get("child")
+        if not isinstance(name, str) or not isinstance(child_state, dict):
+            return
+        backend = next((one for one in self.delegates if one == name), None)
+        if backend is None:
+            self._backend = name
+            return
+        self._take(backend, profile_id if isinstance(profile_id, str) else "")
+        self._child.load_state(child_state)
+        self._follow_child()
+
+    def clear_state(self) -> None:
+        """Forget the session and everything that admission set for it."""
+        super().clear_state()
+        if self._child is not None:
+            self._child.clear_state()
+        self._child = self._backend = self._invalid = None
+        self._taken.clear()
+        self._profile_id = ""
+        self.hold_id, self.session_environment, self.deadline_ms, self.resource_request = "", {}, 0, None
+
+    async def get_url(self) -> str:
+        """Where the session listens, by its backend's own knowledge."""
+        return str(await (super().get_url() if self._child is None else self._child.get_url()))
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """Admission first, then the delegate's own steps; the hub ends the iteration with the start."""
+        yield {"progress": 10, "message": "Checking the project's balance"}
+        await self._taken.wait()
+        async for event in self._child.progress():
+            yield event
+
+    @property
+    def _lost(self) -> bool:
+        return self._child is None and self._backend is not None
+
+    def _require_startable(self) -> Any:
+        """Give the checked request's profile; raises a refusal with its reason."""
+        if self._invalid is not None:
+            raise refused(f"This start cannot be done: {self._invalid}", reason=f"invalid_{self._invalid.code}")
+        request: ResourceRequest | None = self.resource_request
+        profile = None if request is None else self.profiles.get(request.profile)
+        if profile is None:
+            raise refused(
+                "This start names no project, profile and runtime. Use the start page.", reason="invalid_missing"
+            )
+        if profile.backend not in self.delegates:
+            raise refused(
+                f"The profile {profile.title} runs on the backend {profile.backend}, which this portal does not have yet. "
+                "Choose another profile.",
+                reason="backend_unavailable",
+                status_code=503,
+            )
+        return profile
+
+    def _take(self, backend: Backend, profile_id: str) -> None:
+        self._child = self._make_child(backend)
+        self._backend, self._profile_id = backend, profile_id
+        self._taken.set()
+
+    def _make_child(self, backend: Backend) -> Any:
+        """Make a delegate that knows what this object was told: every common trait that differs from its default.
+
+        A trait left at its default is not passed on, so that `c.LocalSpawner.…` in the hub's configuration counts.
+        """
+        child = self.delegates[backend](config=self.config, parent=None)
+        theirs = set(child.trait_names())
+        for name, trait in self.traits().items():
+            if name not in theirs or name in _NOT_PASSED_ON or name.startswith("_") or name not in self._trait_values:
+                continue
+            value = getattr(self, name)
+            if value != trait.default(self):
+                child.set_trait(name, value)
+        return child
+
+    def _follow_child(self) -> None:
+        """Take over what only the delegate knows: the adopted hold, and the token that a stop has to revoke."""
+        if self._child is not None:
+            self.hold_id = self._child.hold_id
+            self.api_token = self._child.api_token

@@ -31,6 +31,7 @@ LOOPBACK: Final = "127.0.0.1"
 # A runner needs its grace period, then up to 10 s to sweep and a moment to write the end.
 STOP_MARGIN_S: Final = 15
 _ROOT: Final = Path(__file__).resolve().parents[1]
+LAB_DEFAULTS: Final = Path(__file__).resolve().parent / "lab"  # JupyterLab asks nobody about news or updates
 _OPENS_AT: Final = {"lab": "/lab"}
 _HUB_SECRETS: Final = frozenset({"CONFIGPROXY_AUTH_TOKEN", "JUPYTERHUB_CRYPT_KEY", "JUPYTERHUB_COOKIE_SECRET"})
 
@@ -153,6 +154,7 @@ class LocalSpawner(SessionTraits, Spawner):
             if name not in _HUB_SECRETS and not name.startswith("COMMONS_")
         }
         environment |= {"HOME": home, "USER": self.user.name, "LOGNAME": self.user.name, "SHELL": "/bin/bash"}
+        environment["JUPYTER_CONFIG_PATH"] = str(LAB_DEFAULTS)
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         environment |= self.session_environment
         environment[HOLD_VARIABLE] = self.hold_id

@@ -89,6 +89,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     # the statement: what a line is about
     "award": Message("Award: {title}"),
     "session": Message("Session {server_name}: {profile}, {gpus} GPU"),
+    "session.unnamed": Message("Session: {profile}, {gpus} GPU"),
     "request": Message("Model request: {model}"),
     "adjustment": Message("Adjustment"),
     "refund": Message("Refund"),
@@ -180,6 +181,8 @@ def _variant(code: str, params: Mapping[str, object]) -> str:
         return "insufficient_balance.nothing_fits"
     if code == "no_allocation" and params.get("starts_on"):
         return "no_allocation.later"
+    if code == "session" and not params.get("server_name"):
+        return "session.unnamed"
     return code
 
 

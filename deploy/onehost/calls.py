@@ -1,0 +1,53 @@
+"""HTTP calls of the launcher to its own programs on 127.0.0.1.
+
+Invariant: every call has a deadline, no call goes through a proxy that the environment names, and silence raises `Silent`
+instead of looking like an answer.
+"""
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Any, Final
+
+DEADLINE_S: Final = 5.0
+
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class Silent(Exception):
+    """No answer: nothing listens, or nothing came within the deadline."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Any HTTP answer, errors included."""
+
+    status: int
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON; None where it is none."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+
+def call(method: str, url: str, *, credential: str | None = None, deadline_s: float = DEADLINE_S) -> Answer:
+    """Make one request; raises Silent where no answer comes."""
+    headers = {"Accept": "application/json, text/html"}
+    if credential is not None:
+        headers["Authorization"] = f"Bearer {credential}"
+    data = b"" if method in ("POST", "PUT") else None
+    request = urllib.request.Request(url, data=data, headers=headers, method=method)  # noqa: S310 (our own http URLs)
+    try:
+        with _opener.open(request, timeout=deadline_s) as response:
+            return Answer(response.status, response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, error.read())
+    except (OSError, http.client.HTTPException) as error:
+        raise Silent(f"{method} {url}: {error}") from error

@@ -1,0 +1,103 @@
+"""The `commons` command line: prepares the environment that a subcommand needs and then becomes that subcommand.
+
+Invariant: standard library only. The process id that started is the one that serves (exec, no child in between), so a
+signal to `./commons up` reaches the launcher itself.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from deploy.onehost.bootstrap import Environment, prepare
+from deploy.onehost.console import BEGAN_VARIABLE, CannotGoOn, Progress, report
+from deploy.onehost.up import parse
+
+HELP = """\
+usage: ./commons COMMAND [options]
+
+run the portal
+  up [--data DIR] [--port N] [--ready-file FILE] [--no-model]
+                         start everything on this machine; Ctrl-C settles what runs and stops it
+
+look after the portal's books (each takes --data DIR)
+  verify                 re-prove every balance from the ledger's entries; exit 1 and the row named on a difference
+  migrate                bring the database to this version's tables
+  export                 write everything out
+  ledger                 show the ledger's entries
+
+develop
+  check                  lint, format, types, import rules, templates, links in the documentation
+  test [unit property integration browser security] [--full] [-- pytest options]
+                         run the tests; installs what they need; --full runs the large counts, too
+  bench [NAME]           measure, against the goals
+
+Data is kept in .commons/data where --data does not say otherwise; any other command goes to the quota service's own
+command line.
+"""
+
+DEVELOPER_COMMANDS = {"check": ("test",), "test": ("model", "test"), "bench": ("model", "test")}
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the prepared environment is to run: a module with its arguments, and the requirements it needs."""
+
+    module: str
+    arguments: tuple[str, ...]
+    requirements: tuple[str, ...]
+
+
+def plan(arguments: Sequence[str]) -> Call:
+    """Choose module and requirements of a command line that names a command; `up` is parsed before anything is installed."""
+    command, rest = arguments[0], tuple(arguments[1:])
+    if command == "up":
+        return Call("deploy.onehost.up", rest, ("model",) if parse(rest).model else ("run",))
+    if command in DEVELOPER_COMMANDS:
+        return Call("tests.commands", (command, *rest), DEVELOPER_COMMANDS[command])
+    return Call("deploy.onehost.quota_command", (command, *rest), ("run",))
+
+
+def main(root: Path, arguments: Sequence[str]) -> int:
+    """Prepare and become the command; returns only where that failed, or for the help."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0 if arguments else 2
+    signal.signal(signal.SIGTERM, _interrupt)
+    call = plan(arguments)
+    environment = Environment(root)
+    progress = Progress()
+    try:
+        for requirements in call.requirements:
+            prepare(environment, requirements, progress)
+        _become(environment, call, progress)
+    except CannotGoOn as error:
+        report(error)
+        return 1
+    except OSError as error:
+        report(CannotGoOn(f"{error.filename or 'the clone'}: {error.strerror}; mend this and run it again"))
+        return 1
+    except KeyboardInterrupt:
+        print("commons: interrupted; run it again to go on where this stopped", file=sys.stderr)
+        return 130
+
+
+def _become(environment: Environment, call: Call, progress: Progress) -> NoReturn:
+    path = os.environ.get("PYTHONPATH")
+    env = {
+        **os.environ,
+        BEGAN_VARIABLE: str(progress.started_s),
+        "PYTHONPATH": f"{environment.root}{os.pathsep}{path}" if path else str(environment.root),
+        "PATH": f"{environment.venv / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+    sys.stdout.flush()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.execve(environment.python, [str(environment.python), "-m", call.module, *call.arguments], env)  # noqa: S606
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

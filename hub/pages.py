@@ -1,0 +1,238 @@
+"""The portal's own pages on the hub and the routes that stand in for stock ones.
+
+Invariants: a GET never starts anything (a stock hub starts a server for `/hub/spawn?option=value`: a link must not spend);
+options that make no sense are refused before a server entry exists; batchspawner's route, which copies posted keys onto the
+spawner, answers 404 whatever was imported.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+from jupyterhub.apihandlers.base import API404
+from jupyterhub.apihandlers.users import UserServerAPIHandler
+from jupyterhub.handlers.base import BaseHandler
+from jupyterhub.handlers.pages import SpawnHandler
+from jupyterhub.handlers.static import CacheControlStaticFilesHandler
+from jupyterhub.utils import url_escape_path, url_path_join
+from tornado import web
+from tornado.httputil import url_concat
+
+from hub import relay
+from hub.durations import duration_text, gpu_hours_text
+from hub.language import language_of, translator
+from hub.people import People
+from hub.relay import Doors
+from hub.roles import ADMIN_SCOPE
+from hub.settings import Settings
+from hub.spawn_form import FIELDS, Choice, choose, fresh_server_name, options_from_form, read_request, runtimes_s
+from quota.client import Payer, QuotaClient, QuotaUnavailable, Quoted, Refused
+from spawners.profiles import Profile
+from spawners.resources import InvalidRequest
+
+STATIC: Final = Path(__file__).resolve().parent / "static"
+TEMPLATES: Final = Path(__file__).resolve().parent / "templates"
+_SERVER_ROUTES: Final = (r"/api/users/([^/]+)/server", r"/api/users/([^/]+)/servers/([^/]*)")
+
+
+def handlers(doors: Doors) -> list[tuple[Any, ...]]:
+    """Every route of ours, as `Authenticator.get_handlers` gives them to the hub."""
+    own = {"doors": doors}
+    return [
+        *((route, ChooserHandler, own) for route in (r"/spawn", r"/spawn/([^/]+)", r"/spawn/([^/]+)/([^/]+)")),
+        *((route, CheckedServerHandler, own) for route in _SERVER_ROUTES),
+        (r"/api/batchspawner", API404),
+        (r"/commons/start", StartHandler, own),
+        (r"/commons/quote/([^/]+)", relay.QuoteHandler, own),
+        (r"/commons/admin/projects", relay.AdminProjectsHandler, own),
+        (r"/commons/admin/projects/([^/]+)", relay.AdminProjectHandler, own),
+        (r"/commons/admin/adjustments/([^/]+)", relay.AdminAdjustmentHandler, own),
+        (r"/commons/static/(.*)", CacheControlStaticFilesHandler, {"path": str(STATIC)}),
+    ]
+
+
+def doors(site: Settings, client: QuotaClient, people: People) -> Doors:
+    """What our handlers need of the site."""
+    return Doors(client, people, site.profiles, site.quota_path, site.tables.hub.named_servers)
+
+
+def template_variables(site: Settings) -> dict[str, Any]:
+    """What every template may read."""
+    return {
+        "portal_title": site.tables.hub.title,
+        "quota_path": site.quota_path,
+        "sign_in_provider": site.tables.sign_in.provider,
+        "admin_scope": ADMIN_SCOPE,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One hardware card of the chooser."""
+
+    profile: Profile
+    title: str
+    per_hour: str  # GPU-hours charged for an hour, "" where there is no price
+
+
+class ChooserHandler(SpawnHandler):
+    """The start chooser in the place of the stock options page."""
+
+    def initialize(self, doors: Doors) -> None:
+        """Take what the wiring made."""
+        self.doors = doors
+
+    def _get_user_options(self, query_options: Mapping[str, Any]) -> dict[str, Any]:
+        """An address preselects and never starts."""
+        return {}
+
+    async def _render_form(
+        self, for_user: Any, spawner_options_form: object, message: str = "", html_message: str = ""
+    ) -> str:
+        language = language_of(self)
+        payers = await self._payers(for_user, language)
+        known = payers if isinstance(payers, tuple) else ()
+        choice = choose([self._asked(), *_remembered(for_user)], known, self.doors.profiles)
+        quotes = await self._quotes(for_user.name, choice, language) if choice.project else {}
+        answer = quotes.get(choice.profile)
+        chosen = self.doors.profiles.get(choice.profile) or next(iter(self.doors.profiles))
+        html: str = await self.render_template(
+            "spawn.html",
+            for_user=for_user,
+            url=url_concat(self.request.path, {"_xsrf": self.xsrf_token.decode("ascii")}),
+            error_message=message,
+            error_html_message=html_message,
+            payers=known,
+            unavailable=payers is None or (bool(choice.project) and answer is None),
+            choice=choice,
+            cards=[_card(one, quotes.get(one.id), language) for one in self.doors.profiles],
+            applications=chosen.applications,
+            application_titles={one.id: one.title for profile in self.doors.profiles for one in profile.applications},
+            runtimes=[(one, duration_text(one, language)) for one in self._runtimes(choice)],
+            quote=None if answer is None else relay.quote_view(answer, choice.runtime_s, language),
+            gpu_hours=gpu_hours_text,
+            quote_url=url_path_join(self.hub.base_url, "commons/quote", for_user.escaped_name),
+        )
+        return html
+
+    async def _payers(self, for_user: Any, language: str) -> tuple[Payer, ...] | None:
+        """Projects that could pay; () for somebody unknown there, None where the quota service cannot be asked."""
+        try:
+            answer = await self.doors.client.payers(for_user.name, language)
+            if isinstance(answer, Refused) and await self.doors.people.tell_again(for_user):
+                answer = await self.doors.client.payers(for_user.name, language)
+        except QuotaUnavailable as error:
+            self.log.warning("The chooser has no payers: %s", error)
+            return None
+        return () if isinstance(answer, Refused) else answer
+
+    async def _quotes(self, actor: str, choice: Choice, language: str) -> dict[str, Quoted | Refused]:
+        """The chosen runtime's price on each profile, asked for at once; profiles without an answer are left out."""
+
+        async def one(profile: Profile) -> Quoted | Refused | None:
+            runtime_s = min(choice.runtime_s, profile.longest_runtime_s)
+            try:
+                return await self.doors.client.quote(actor, choice.project, profile.id, runtime_s, language)
+            except QuotaUnavailable:
+                return None
+
+        answers = await asyncio.gather(*(one(profile) for profile in self.doors.profiles))
+        return {
+            profile.id: answer
+            for profile, answer in zip(self.doors.profiles, answers, strict=True)
+            if answer is not None
+        }
+
+    def _asked(self) -> dict[str, object]:
+        """What this request itself selects: the posted form, else the address."""
+        given = self.request.body_arguments or self.request.query_arguments
+        return dict(
+            options_from_form(
+                {name: [one.decode("utf-8", "replace") for one in values] for name, values in given.items()}
+            )
+        )
+
+    def _runtimes(self, choice: Choice) -> list[int]:
+        return sorted({one for profile in self.doors.profiles for one in runtimes_s(profile, choice.runtime_s)})
+
+
+class StartHandler(BaseHandler):
+    """`GET /hub/commons/start?project=` → the chooser for a server that is free: the default one, else a named one."""
+
+    def initialize(self, doors: Doors) -> None:
+        """Take what the wiring made."""
+        self.doors = doors
+
+    @web.authenticated
+    async def get(self) -> None:
+        """Redirect; starts nothing."""
+        user = self.current_user
+        parts = [self.hub.base_url, "spawn", user.escaped_name]
+        if user.spawner.active:
+            parts.append(url_escape_path(self._free_name(user)))
+        asked = {name: self.get_query_argument(name, "") for name in FIELDS}
+        self.redirect(url_concat(url_path_join(*parts), {name: value for name, value in asked.items() if value}))
+
+    def _free_name(self, user: Any) -> str:
+        named = [name for name in user.orm_spawners if name]
+        idle = [name for name in named if name not in user.spawners or not user.spawners[name].active]
+        name = fresh_server_name(named, idle, uuid.uuid4().hex)
+        limit = self.doors.session_limit
+        if limit and name not in named and len(named) >= limit:
+            _ = translator(language_of(self))
+            message = _("You have %(number)s sessions, as many as this portal allows. Stop and delete one first.")
+            raise web.HTTPError(409, (message % {"number": len(named) + 1}).replace("%", "%%"))
+        return name
+
+
+class CheckedServerHandler(UserServerAPIHandler):
+    """The hub's server API, with options checked before a server entry is made."""
+
+    def initialize(self, doors: Doors) -> None:
+        """Take what the wiring made."""
+        self.doors = doors
+
+    async def prepare(self) -> None:
+        """Refuse options that make no sense; who may ask is checked by the stock method afterwards."""
+        await super().prepare()
+        if self.current_user is None or self.request.method not in ("POST", "PUT", "PATCH"):
+            return
+        body = self.get_json_body()
+        if isinstance(body, dict) and self.request.method == "PATCH":
+            options = body.get("user_options")
+        else:
+            options = self.get_server_json_body()["user_options"]
+        if options is None and self.request.method == "POST":
+            options = self._stored_options(*self.path_args)
+        if options is not None:
+            request = read_request(options if isinstance(options, dict) else {}, self.doors.profiles)
+            if isinstance(request, InvalidRequest):
+                raise web.HTTPError(400, f"user_options.{request}".replace("%", "%%"))
+
+    def _stored_options(self, user_name: str, server_name: str = "") -> object:
+        """What a start without options would use; nothing stored counts as no options at all."""
+        user = self.find_user(user_name)
+        spawner = None if user is None else user.orm_spawners.get(server_name)
+        return {} if spawner is None else spawner.user_options or {}
+
+
+def _remembered(user: Any) -> list[Mapping[str, object]]:
+    """Options of this person's servers, the last one used first."""
+    used = [one for one in user.orm_user._orm_spawners if isinstance(one.user_options, dict) and one.last_activity]
+    return [one.user_options for one in sorted(used, key=lambda one: one.last_activity, reverse=True)]
+
+
+def _card(profile: Profile, answer: Quoted | Refused | None, language: str) -> Card:
+    title = profile.title_zh if language == "zh" and profile.title_zh else profile.title
+    return Card(profile, title, _per_hour(answer))
+
+
+def _per_hour(answer: Quoted | Refused | None) -> str:
+    if not isinstance(answer, Quoted) or answer.quote is None:
+        return ""
+    hours = Fraction(answer.quote.rate) * answer.quote.gpus
+    return str(hours) if hours.denominator == 1 else f"{float(hours):.2f}"

@@ -1,0 +1,96 @@
+"""Scopes, roles, groups and services of the portal, as data.
+
+Invariant: least privilege. People get what they need to read their own quota; review, decide, admin and audit are four
+separate roles, each tied to a hub group that the sign-in fills; the services hold only what they call.
+Source: JupyterHub 6.1.1, scopes.py (custom scopes, `!service=` filter).
+"""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from hub.settings import LOOPBACK, Settings
+
+ADMIN_SCOPE: Final = "custom:quota:admin"
+QUOTA_ACCESS: Final = "access:services!service=quota"
+
+CUSTOM_SCOPES: Final[dict[str, dict[str, str]]] = {
+    "custom:quota:read": {"description": "Read one's own projects, balances and sessions."},
+    "custom:quota:review": {"description": "Review applications for allocations."},
+    "custom:quota:decide": {"description": "Decide applications for allocations."},
+    ADMIN_SCOPE: {"description": "Adjust balances of every project."},
+    "custom:quota:audit": {"description": "Read every project's statement."},
+}
+
+# What every person has beside the hub's own `self`.
+PERSON_SCOPES: Final = (QUOTA_ACCESS, "custom:quota:read")
+
+# Groups that the sign-in fills, and the role that each gives.
+ROLE_GROUPS: Final[dict[str, str]] = {
+    "quota-reviewers": "custom:quota:review",
+    "quota-deciders": "custom:quota:decide",
+    "quota-admins": ADMIN_SCOPE,
+    "quota-auditors": "custom:quota:audit",
+}
+
+# Groups by role of the demo's sign-ins. An admin of the demo is the hub's admin, too.
+_DEMO_GROUPS: Final[dict[str, frozenset[str]]] = {
+    "admin": frozenset({"quota-deciders", "quota-admins", "quota-auditors"}),
+    "reviewer": frozenset({"quota-reviewers"}),
+}
+
+# `GET /users?state=active` with each server's options and start, and stopping what has to stop. Server state is not needed.
+_WATCH_SERVERS: Final = ("list:users", "read:servers", "delete:servers")
+
+
+def demo_groups(demo_roles: Iterable[str]) -> frozenset[str]:
+    """The groups of somebody with these roles of the demo; unknown roles give nothing."""
+    return frozenset().union(*(_DEMO_GROUPS.get(role, frozenset()) for role in demo_roles))
+
+
+def load_roles() -> list[dict[str, Any]]:
+    """The value of `JupyterHub.load_roles`."""
+    of_groups = [
+        {
+            "name": group.removesuffix("s"),
+            "description": CUSTOM_SCOPES[scope]["description"],
+            "scopes": [scope],
+            "groups": [group],
+        }
+        for group, scope in ROLE_GROUPS.items()
+    ]
+    return [
+        *of_groups,
+        {
+            "name": "quota-service",
+            "description": "See who runs what, and stop it.",
+            "scopes": list(_WATCH_SERVERS),
+            "services": ["quota"],
+        },
+        {
+            "name": "launcher",
+            "description": "Stop what runs before the portal goes down.",
+            "scopes": list(_WATCH_SERVERS),
+            "services": ["launcher"],
+        },
+    ]
+
+
+def services(settings: Settings) -> list[dict[str, Any]]:
+    """The value of `JupyterHub.services`."""
+    return [
+        {
+            "name": "quota",
+            "url": settings.quota_url,
+            "api_token": settings.secrets.quota_api_token,
+            "oauth_no_confirm": True,
+            "oauth_client_allowed_scopes": list(CUSTOM_SCOPES),
+            # The hub starts without it; its routes do not wait for it longer than this.
+            "timeout": 1,
+        },
+        {"name": "launcher", "api_token": settings.secrets.launcher_api_token, "display": False},
+    ]
+
+
+def extra_routes(settings: Settings) -> dict[str, str]:
+    """Routes to what is no service of the hub: the gateway takes its own keys, so it is no OAuth client."""
+    return {f"{settings.base_path}services/gateway/": f"http://{LOOPBACK}:{settings.quota_port}"}

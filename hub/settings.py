@@ -1,0 +1,230 @@
+"""What the hub is configured with: the environment, its tables of portal.toml and its secrets, as one frozen object.
+
+Invariants: nothing else in `hub` reads the environment, portal.toml or a secret; everything wrong is reported at once as
+`file: key: reason` and never with a value; secrets never show in a repr. Variables and files: docs/reference/runtime.md.
+
+`python -m hub.settings` checks the file that $COMMONS_PORTAL_FILE names and exits 2 on an error.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from spawners import settings as spawner_settings
+from spawners.profiles import Duration, Profiles
+from spawners.settings import SettingsError, explain, read_tables
+
+TABLES: Final[frozenset[str]] = frozenset({"hub", "sign_in"})
+LOOPBACK: Final = "127.0.0.1"
+
+_PORTS: Final = ("COMMONS_HUB_PORT", "COMMONS_QUOTA_PORT", "COMMONS_PROXY_API_PORT")
+_HEX_SECRETS: Final = ("hub_cookie_secret", "hub_crypt_key")
+_TEXT_SECRETS: Final = ("proxy_token", "quota_api_token", "launcher_api_token", "hub_credential")
+
+
+class HubTable(BaseModel):
+    """The `[hub]` table: the portal's name and what the hub allows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    title: str = Field(
+        "Compute Commons", min_length=1, max_length=60, description="The portal's name on the hub's pages."
+    )
+    named_servers: int = Field(
+        4,
+        ge=0,
+        le=50,
+        description="Sessions that a person may have beside the default one, stopped ones included; 0: any number.",
+    )
+    quota_deadline: Duration = Field(
+        5, le=30, description="How long a start waits for the quota service before it is refused."
+    )
+
+
+class SignInTable(BaseModel):
+    """The `[sign_in]` table: who may sign in and how often that is asked again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    provider: Literal["demo"] = Field(
+        "demo", description="`demo`: the users of `secrets/demo_users.json`, on a loopback address only."
+    )
+    refresh: Duration = Field(
+        60, ge=5, le=3600, description="Age at which the hub asks again whether a signed-in person may still be here."
+    )
+    guesses: int = Field(
+        5, ge=1, le=100, description="Wrong passwords for one user name after which that name has to wait a minute."
+    )
+
+
+class HubTables(BaseModel):
+    """Every table of portal.toml that `hub` owns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    hub: HubTable = Field(default_factory=HubTable, description="The hub.")
+    sign_in: SignInTable = Field(default_factory=SignInTable, description="Sign-in.")
+
+
+@dataclass(frozen=True, slots=True)
+class DemoUser:
+    """One sign-in of the demo."""
+
+    name: str
+    password: str = field(repr=False)
+    roles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """The hub's own secrets."""
+
+    cookie_secret: bytes = field(repr=False)
+    crypt_key: bytes = field(repr=False)
+    proxy_token: str = field(repr=False)
+    quota_api_token: str = field(repr=False)
+    launcher_api_token: str = field(repr=False)
+    hub_credential: str = field(repr=False)
+    demo_users: tuple[DemoUser, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that wiring needs; ports are on 127.0.0.1, `public_url` ends in a slash."""
+
+    data: Path
+    public_url: str
+    hub_port: int
+    quota_port: int
+    proxy_api_port: int
+    tables: HubTables
+    profiles: Profiles
+    local: spawner_settings.LocalTable
+    secrets: Secrets
+
+    @property
+    def quota_url(self) -> str:
+        """The quota service's own address, without a slash at the end."""
+        return f"http://{LOOPBACK}:{self.quota_port}"
+
+    @property
+    def base_path(self) -> str:
+        """The path under which the portal is served; begins and ends with a slash."""
+        return urlsplit(self.public_url).path or "/"
+
+    @property
+    def quota_path(self) -> str:
+        """Where browsers find the quota service's pages."""
+        return f"{self.base_path}services/quota/"
+
+
+def load(path: Path) -> HubTables:
+    """Read and validate this package's tables; raises SettingsError."""
+    tables = read_tables(path)
+    try:
+        return HubTables.model_validate({name: tables[name] for name in tables if name in TABLES})
+    except ValidationError as error:
+        raise explain(path, error) from None
+
+
+def read(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read everything from the environment (the process's own by default); raises SettingsError with every mistake."""
+    variables = os.environ if environment is None else environment
+    wrong: list[str] = []
+    paths = [Path(_variable(variables, name, wrong)) for name in ("COMMONS_PORTAL_FILE", "COMMONS_DATA")]
+    public_url = _variable(variables, "COMMONS_PUBLIC_URL", wrong)
+    if public_url and not (public_url.startswith(("http://", "https://")) and public_url.endswith("/")):
+        wrong.append("environment: COMMONS_PUBLIC_URL: is no http address that ends in /")
+    ports = [_port(variables, name, wrong) for name in _PORTS]
+    if wrong:
+        raise SettingsError(wrong)
+    spawner_tables = spawner_settings.load(paths[0])
+    return Settings(
+        data=paths[1],
+        public_url=public_url,
+        hub_port=ports[0],
+        quota_port=ports[1],
+        proxy_api_port=ports[2],
+        tables=load(paths[0]),
+        profiles=spawner_tables.catalogue,
+        local=spawner_tables.local,
+        secrets=read_secrets(paths[1] / "secrets"),
+    )
+
+
+def read_secrets(folder: Path) -> Secrets:
+    """Read the hub's secrets; raises SettingsError that names files and reasons, never content."""
+    wrong: list[str] = []
+    texts: dict[str, str] = {}
+    for name in (*_HEX_SECRETS, *_TEXT_SECRETS, "demo_users.json"):
+        try:
+            texts[name] = (folder / name).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            wrong.append(f"{folder / name}: secret: {getattr(error, 'strerror', None) or 'is not UTF-8 text'}")
+            continue
+        if not texts[name]:
+            wrong.append(f"{folder / name}: secret: is empty")
+        elif name in _HEX_SECRETS and not _is_key(texts[name]):
+            wrong.append(f"{folder / name}: secret: is not 32 bytes as hex")
+    if wrong:
+        raise SettingsError(wrong)
+    try:
+        demo_users = tuple(
+            DemoUser(str(entry["user"]), str(entry["password"]), tuple(str(role) for role in entry["roles"]))
+            for entry in json.loads(texts["demo_users.json"])
+        )
+    except (ValueError, KeyError, TypeError):
+        raise SettingsError([f"{folder / 'demo_users.json'}: secret: is no list of user, password and roles"]) from None
+    return Secrets(
+        cookie_secret=bytes.fromhex(texts["hub_cookie_secret"]),
+        crypt_key=bytes.fromhex(texts["hub_crypt_key"]),
+        demo_users=demo_users,
+        **{name: texts[name] for name in _TEXT_SECRETS},
+    )
+
+
+def _variable(variables: Mapping[str, str], name: str, wrong: list[str]) -> str:
+    text = variables.get(name, "")
+    if not text:
+        wrong.append(f"environment: {name}: is not set")
+    return text
+
+
+def _port(variables: Mapping[str, str], name: str, wrong: list[str]) -> int:
+    text = variables.get(name, "")
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65_536):
+        wrong.append(f"environment: {name}: is no port")
+        return 0
+    return int(text)
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return len(bytes.fromhex(text)) == 32
+    except ValueError:
+        return False
+
+
+def main() -> int:
+    """Check $COMMONS_PORTAL_FILE."""
+    name = os.environ.get("COMMONS_PORTAL_FILE")
+    if not name:
+        print("environment: COMMONS_PORTAL_FILE: is not set", file=sys.stderr)
+        return 2
+    try:
+        load(Path(name))
+    except SettingsError as error:
+        print("\n".join(error.lines), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Wires the hub: settings, sign-in, spawner, admission, pages, proxy. Every decision stands in `hub`; a site appends its own traitlets below.
+
+Invariant: the hub is a singleton that may restart at any time: servers and routes outlive it, secrets come from files.
+"""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from hub import admission, pages, roles, settings
+from hub.authenticators import DemoAuthenticator
+from hub.language import Localized
+from hub.people import People
+from hub.spawn_form import form_reader
+from quota.client import QuotaClient
+from spawners.dispatch import DispatchSpawner
+from spawners.settings import SettingsError
+
+if TYPE_CHECKING:
+
+    def get_config() -> Any: ...
+
+
+try:
+    site = settings.read()
+except SettingsError as error:
+    sys.stderr.write("\n".join([*error.lines, ""]))
+    sys.exit(2)
+
+client = QuotaClient(site.quota_url, site.secrets.hub_credential, deadline_s=site.tables.hub.quota_deadline)
+people = People(client)
+c = get_config()
+
+c.JupyterHub.bind_url = site.public_url
+c.JupyterHub.public_url = site.public_url
+c.JupyterHub.hub_bind_url = f"http://{settings.LOOPBACK}:{site.hub_port}"
+c.JupyterHub.db_url = f"sqlite:///{site.data}/hub/jupyterhub.sqlite"
+c.JupyterHub.cookie_secret = site.secrets.cookie_secret
+c.CryptKeeper.keys = [site.secrets.crypt_key]
+c.JupyterHub.default_url = site.quota_path
+
+# The proxy is a process of its own, and sessions outlive the hub.
+c.ConfigurableHTTPProxy.should_start = False
+c.ConfigurableHTTPProxy.api_url = f"http://{settings.LOOPBACK}:{site.proxy_api_port}"
+c.ConfigurableHTTPProxy.auth_token = site.secrets.proxy_token
+c.Proxy.extra_routes = roles.extra_routes(site)
+c.JupyterHub.cleanup_servers = False
+c.JupyterHub.cleanup_proxy = False
+# This run also compares the proxy's routes with what they should be: a restarted proxy has them back within seconds.
+c.JupyterHub.last_activity_interval = 5
+# A notebook that was starting when the hub died waits for the hub, and the hub would wait for the notebook.
+c.JupyterHub.init_spawners_timeout = 1
+
+c.JupyterHub.authenticator_class = DemoAuthenticator
+c.DemoAuthenticator.demo_users = list(site.secrets.demo_users)
+c.DemoAuthenticator.public_url = site.public_url
+c.DemoAuthenticator.guesses = site.tables.sign_in.guesses
+c.Authenticator.enable_auth_state = True
+c.Authenticator.manage_groups = True
+c.Authenticator.auth_refresh_age = site.tables.sign_in.refresh
+c.Authenticator.auth_refresh_strict = True
+c.Authenticator.refresh_pre_spawn = True
+c.CommonsAuthenticator.tell = lambda name, person: people.tell(name, person)
+c.CommonsAuthenticator.pages = lambda: pages.handlers(pages.doors(site, client, people))
+
+c.JupyterHub.spawner_class = DispatchSpawner
+c.DispatchSpawner.profiles = site.profiles
+c.DispatchSpawner.data_folder = str(site.data)
+c.LocalSpawner.start_deadline_s = site.local.start_deadline
+c.LocalSpawner.stop_grace_s = site.local.stop_grace
+c.Spawner.options_form = "chooser"  # rendered by hub.pages.ChooserHandler
+c.Spawner.options_from_form = form_reader(site.profiles)
+c.Spawner.pre_spawn_hook = admission.pre_spawn_hook(client, people, site)
+c.Spawner.post_stop_hook = admission.post_stop_hook(client)
+c.Spawner.poll_interval = 10
+c.Spawner.http_timeout = 60
+# A hub that dies while a notebook starts would wait for it at boot, and the notebook for the hub.
+c.JupyterHub.init_spawners_timeout = 1
+c.JupyterHub.allow_named_servers = True
+c.JupyterHub.named_server_limit_per_user = site.tables.hub.named_servers
+
+c.JupyterHub.custom_scopes = roles.CUSTOM_SCOPES
+c.JupyterHub.extra_user_scopes = set(roles.PERSON_SCOPES)
+c.JupyterHub.load_roles = roles.load_roles()
+c.JupyterHub.services = roles.services(site)
+
+c.JupyterHub.template_paths = [str(pages.TEMPLATES)]
+c.JupyterHub.jinja_environment_options = {"extensions": [Localized]}
+c.JupyterHub.template_vars = pages.template_variables(site)

@@ -1,0 +1,34 @@
+"""The REST API as one ASGI application, mounted at /services/quota/api. docs/reference/api.md is its contract."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from quota.api import errors, internal, people, views
+from quota.api.body_gate import BodyGate
+from quota.api.principals import Parts, PartsDep
+
+
+def build_api(parts: Parts) -> FastAPI:
+    """The API over the use cases; paths are relative to where it is mounted."""
+    app = FastAPI(
+        title="Compute Commons: quota service",
+        version="1",
+        docs_url=None,  # the stock pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        strict_content_type=False,  # the gate decides
+    )
+    app.state.parts = parts
+    errors.install(app)
+    app.add_api_route("/health", health, methods=["GET"], tags=["nobody"])
+    app.include_router(internal.router)
+    app.include_router(people.router)
+    app.add_middleware(BodyGate)
+    return app
+
+
+async def health(parts: PartsDep) -> views.Json:
+    """Whether the service and its database answer."""
+    await parts.services.store.read(lambda tx: None)
+    return {"status": "ok"}

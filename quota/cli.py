@@ -1,0 +1,209 @@
+"""The quota service's own commands: `commons verify | migrate | balance | export`, on the ledger itself, no service needed.
+
+`verify` re-proves every balance from the entries, names each row that differs and then exits 1. Amounts leave as integers in the
+unit's smallest step; `balance` also shows them as people read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final
+
+from quota.api.views import instant
+from quota.domain.errors import Unavailable
+from quota.domain.messages import unit_amount_text
+from quota.domain.project import Allocation, Project
+from quota.main import open_ledger_database
+from quota.service.ports import StatementLine
+from quota.settings import SettingsError, database_from_environment
+from quota.store.database import Database
+from quota.store.migrate import migrate
+from quota.store.unit_of_work import SqlStore
+from quota.store.verify import verify
+
+_PAGE: Final = 500
+_COLUMNS: Final = (
+    "project", "seq", "at", "kind", "allocation_id", "unit", "delta_awarded", "delta_held", "delta_charged", "actor", "hold_id",
+    "from", "to", "quantity", "estimated", "code", "reason",
+)  # fmt: skip
+
+Row = Mapping[str, object]
+
+
+def run_verify(database: Database, _options: argparse.Namespace) -> int:
+    """Re-prove every balance; 1 and the rows named on a difference."""
+    differences = list(verify(database))
+    for difference in differences:
+        print(difference, file=sys.stderr)
+    print("the ledger verifies" if not differences else f"{len(differences)} differences")
+    return 1 if differences else 0
+
+
+def run_migrate(database: Database, _options: argparse.Namespace) -> int:
+    """Bring the database to the newest schema."""
+    migrate(database)
+    print("the database is at the newest schema")
+    return 0
+
+
+def run_balance(database: Database, options: argparse.Namespace) -> int:
+    """Print each allocation's balance."""
+
+    async def work() -> None:
+        async for project, allocation in _allocations(database):
+            print(_balance_line(project, allocation, as_json=options.json))
+
+    asyncio.run(work())
+    return 0
+
+
+def run_export(database: Database, options: argparse.Namespace) -> int:
+    """Print every statement line, as CSV or JSON lines."""
+
+    async def work() -> None:
+        write = _csv_writer() if options.csv else _json_line
+        async for project in _projects(database):
+            async for line in _lines(database, project):
+                write(_row(project, line))
+
+    asyncio.run(work())
+    return 0
+
+
+COMMANDS: Final[Mapping[str, Callable[[Database, argparse.Namespace], int]]] = {
+    "verify": run_verify,
+    "migrate": run_migrate,
+    "balance": run_balance,
+    "export": run_export,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; exits 2 where the settings or the database cannot be used."""
+    options = _parser().parse_args(arguments)
+    try:
+        database = open_ledger_database(*database_from_environment())
+        try:
+            return COMMANDS[options.command](database, options)
+        finally:
+            database.close()
+    except SettingsError as error:
+        print("\n".join(error.lines), file=sys.stderr)
+    except Unavailable as error:
+        print(f"commons: {error}", file=sys.stderr)
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="commons", description="Commands on the ledger.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("verify", help="re-prove every balance from the entries; exits 1 on a difference")
+    commands.add_parser("migrate", help="bring the database to the newest schema")
+    balance = commands.add_parser("balance", help="each allocation: awarded, charged, held, available")
+    balance.add_argument("--json", action="store_true", help="JSON lines")
+    export = commands.add_parser("export", help="every statement line, as JSON lines")
+    export.add_argument("--csv", action="store_true", help="as CSV with a header")
+    return parser
+
+
+async def _projects(database: Database) -> AsyncIterator[Project]:
+    store = SqlStore(database)
+    after: str | None = None
+    while page := await _page_of_projects(store, after):
+        for project in page:
+            yield project
+        after = page[-1].slug
+
+
+async def _page_of_projects(store: SqlStore, after: str | None) -> Sequence[Project]:
+    return await store.read(lambda tx: tx.projects.search("", after=after, limit=_PAGE))
+
+
+async def _allocations(database: Database) -> AsyncIterator[tuple[Project, Allocation]]:
+    store = SqlStore(database)
+    async for project in _projects(database):
+        for allocation in await _allocations_of(store, project):
+            yield project, allocation
+
+
+async def _allocations_of(store: SqlStore, project: Project) -> Sequence[Allocation]:
+    return await store.read(lambda tx: tx.accounts.of_project(project.id))
+
+
+async def _lines(database: Database, project: Project) -> AsyncIterator[StatementLine]:
+    store = SqlStore(database)
+    before: int | None = None
+    while page := await _page_of_lines(store, project, before):
+        for line in page:
+            yield line
+        before = page[-1].seq
+
+
+async def _page_of_lines(store: SqlStore, project: Project, before: int | None) -> Sequence[StatementLine]:
+    return await store.read(lambda tx: tx.accounts.statement(project.id, before=before, limit=_PAGE))
+
+
+def _balance_line(project: Project, allocation: Allocation, *, as_json: bool) -> str:
+    balance = allocation.balance
+    amounts = {
+        "awarded": balance.awarded,
+        "charged": balance.charged,
+        "held": balance.held,
+        "available": balance.available,
+    }
+    if as_json:
+        return json.dumps(
+            {"project": project.slug, "allocation_id": allocation.id, "unit": balance.unit.value, **amounts}
+        )
+    shown = "  ".join(f"{name} {unit_amount_text(balance.unit, amount)}" for name, amount in amounts.items())
+    return f"{project.slug}  {shown}"
+
+
+def _row(project: Project, line: StatementLine) -> Row:
+    return {
+        "project": project.slug,
+        "seq": line.seq,
+        "at": instant(line.at),
+        "kind": line.kind,
+        "allocation_id": line.allocation_id,
+        "unit": line.unit.value,
+        "delta_awarded": line.delta_awarded,
+        "delta_held": line.delta_held,
+        "delta_charged": line.delta_charged,
+        "actor": line.actor,
+        "hold_id": line.hold_id,
+        "from": instant(line.from_at),
+        "to": instant(line.to_at),
+        "quantity": line.quantity,
+        "estimated": line.estimated,
+        "code": line.code,
+        "reason": line.reason,
+    }
+
+
+def _json_line(row: Row) -> None:
+    print(json.dumps(row, ensure_ascii=False))
+
+
+def _csv_writer() -> Callable[[Row], None]:
+    writer = csv.DictWriter(sys.stdout, _COLUMNS)
+    writer.writeheader()
+
+    def write(row: Row) -> None:
+        writer.writerow({name: _not_a_formula(value) for name, value in row.items()})
+
+    return write
+
+
+def _not_a_formula(value: object) -> object:
+    """Text that a spreadsheet would run as a formula is quoted."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Every answer of the gateway that is no model's: OpenAI's error shape, in words that say what, why and what to do next.
+
+Invariant: nothing here repeats what the client wrote, but for a model's name, cut to a line. Clients obey `x-should-retry` (the
+openai SDK sends an exhausted request three times without it).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Final
+
+from quota.domain.units import Unit, amount_text
+
+Header = tuple[bytes, bytes]
+_DO_NOT_RETRY: Final[tuple[Header, ...]] = ((b"x-should-retry", b"false"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A refusal or failure: status, and the fields of OpenAI's error object."""
+
+    status: int
+    type: str
+    code: str
+    message: str
+    param: str | None = None
+    headers: tuple[Header, ...] = field(default=())
+
+    def body(self) -> bytes:
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+
+def bad_request(message: str, *, param: str | None = None, code: str = "invalid_request") -> Denied:
+    return Denied(400, "invalid_request_error", code, message, param)
+
+
+def too_large(limit_bytes: int) -> Denied:
+    message = f"The request is larger than {limit_bytes:,} bytes. Send less text, or fewer or smaller images."
+    return Denied(413, "invalid_request_error", "too_large", message, headers=_DO_NOT_RETRY)
+
+
+def too_slow() -> Denied:
+    return Denied(408, "invalid_request_error", "timeout", "The request's body did not arrive in time. Send it again.")
+
+
+def unknown_route(method: str) -> Denied:
+    message = (
+        f"Nothing here answers this {method}. The gateway serves GET /models, POST /chat/completions and POST /completions; "
+        "other routes are not metered and therefore denied."
+    )
+    return Denied(404, "invalid_request_error", "unknown_url", message)
+
+
+def wrong_method(allowed: str) -> Denied:
+    message = f"This address takes {allowed} only."
+    headers = ((b"allow", allowed.encode()),)
+    return Denied(405, "invalid_request_error", "method_not_allowed", message, headers=headers)
+
+
+def unknown_model(name: str) -> Denied:
+    message = f"There is no model {_line(name)!r} here. GET /models lists those that you may use."
+    return Denied(404, "invalid_request_error", "model_not_found", message, "model", _DO_NOT_RETRY)
+
+
+def no_server(name: str) -> Denied:
+    message = (
+        f"No server runs the model {_line(name)!r} just now. Choose another of GET /models, or ask the administrators."
+    )
+    return Denied(503, "server_error", "model_unavailable", message, "model", _DO_NOT_RETRY)
+
+
+def bad_key() -> Denied:
+    message = (
+        "This key is not valid here, or its session has ended. A notebook's key comes with the session: "
+        "use $OPENAI_API_KEY of a running one."
+    )
+    headers = ((b"www-authenticate", b'Bearer realm="gateway"'), *_DO_NOT_RETRY)
+    return Denied(401, "invalid_request_error", "invalid_api_key", message, headers=headers)
+
+
+def not_a_member() -> Denied:
+    message = "You are no longer a member of the project that this session belongs to. Ask its PI to add you."
+    return Denied(403, "permission_error", "not_a_member", message, headers=_DO_NOT_RETRY)
+
+
+def project_closed() -> Denied:
+    message = "The project is suspended or closed. Ask its PI or the programme's administrators."
+    return Denied(403, "permission_error", "project_suspended", message, headers=_DO_NOT_RETRY)
+
+
+def no_tokens() -> Denied:
+    message = "The project has no allocation of tokens that is active now. Ask its PI to apply for tokens."
+    return _quota(message)
+
+
+def too_little(needed: int, available: int) -> Denied:
+    message = (
+        f"This request needs up to {_tokens(needed)}; the project has {_tokens(available)}. "
+        "Send a shorter prompt, or ask the project's PI to apply for more."
+    )
+    return _quota(message)
+
+
+def unavailable(retry_after_s: int) -> Denied:
+    message = "The quota service cannot account for this request just now; nothing was charged. Try again soon."
+    headers = ((b"retry-after", str(retry_after_s).encode()),)
+    return Denied(503, "server_error", "unavailable", message, headers=headers)
+
+
+def stopping() -> Denied:
+    message = "The gateway restarts; what had not arrived by now is not charged. Try again in a moment."
+    return Denied(503, "server_error", "unavailable", message, headers=((b"retry-after", b"5"),))
+
+
+def unreachable() -> Denied:
+    message = "The model's server cannot be reached; nothing was charged. Try again soon."
+    return Denied(503, "server_error", "model_unreachable", message, headers=((b"retry-after", b"5"),))
+
+
+def overloaded(retry_after: str | None) -> Denied:
+    seconds = retry_after if retry_after is not None and retry_after.isdigit() and len(retry_after) < 5 else "5"
+    message = "The model's server is busy or just starting; nothing was charged. Try again soon."
+    return Denied(503, "server_error", "model_busy", message, headers=((b"retry-after", seconds.encode()),))
+
+
+def broken_answer() -> Denied:
+    message = "The model's server broke off or answered with something unusable; nothing was charged. Try again."
+    return Denied(502, "server_error", "bad_gateway", message)
+
+
+def late_answer() -> Denied:
+    message = "The model's server did not answer in time; nothing was charged. Ask for a shorter answer, or stream it."
+    return Denied(504, "server_error", "gateway_timeout", message, headers=_DO_NOT_RETRY)
+
+
+def refused_upstream(status: int, message: str) -> Denied:
+    """The model server's own refusal, in its words."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return Denied(status, kind, "upstream_error", message)
+
+
+def internal(incident: str) -> Denied:
+    message = f"Something went wrong on our side. Try again; if it stays, report the id {incident}."
+    return Denied(500, "server_error", "internal", message)
+
+
+def _quota(message: str) -> Denied:
+    return Denied(429, "insufficient_quota", "insufficient_quota", message, headers=_DO_NOT_RETRY)
+
+
+def _tokens(amount: int) -> str:
+    return amount_text(Unit.TOKENS, amount)
+
+
+def _line(name: str) -> str:
+    return "".join(sign if sign.isprintable() else "?" for sign in name[:128])

@@ -1,0 +1,102 @@
+"""The models that the gateway offers, and the servers that have them.
+
+Invariant: a server that could not be reached is asked last for a few seconds, never forgotten: where all are out, the request
+still tries one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fractions import Fraction
+from typing import Final
+
+from quota.service.upstreams import Target
+
+_AVOID_S: Final = 5.0
+
+
+class CapField(StrEnum):
+    """The field by which a model's servers read the longest answer of a conversation."""
+
+    BOTH = "both"
+    MAX_TOKENS = "max_tokens"
+    MAX_COMPLETION_TOKENS = "max_completion_tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A model's numbers; portal.toml documents them key by key."""
+
+    context_tokens: int
+    default_output_tokens: int = 1024
+    largest_output_tokens: int = 2**24
+    choices_max: int = 8
+    template_tokens: int = 256
+    message_tokens: int = 16
+    tool_tokens: int = 512
+    image_tokens: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Server:
+    """One server of a model; `busy` counts this process's requests that it is working on."""
+
+    target: Target
+    provider: str
+    hardware: str
+    cloud: str
+    busy: int = 0
+    avoid_until_s: float = field(default=0.0, repr=False)  # monotonic
+
+    def failed(self) -> None:
+        self.avoid_until_s = time.monotonic() + _AVOID_S
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    name: str
+    served_as: str
+    title: str
+    license: str
+    limits: Limits
+    weight: Fraction
+    servers: tuple[Server, ...]
+    cap_field: CapField = CapField.BOTH
+
+    def least_busy(self, tried: Collection[Server] = ()) -> Server | None:
+        """The server to ask next: reachable before doubtful, then the least busy; None where all were tried."""
+        now_s = time.monotonic()
+        left = [server for server in self.servers if server not in tried]
+        return min(left, key=lambda server: (server.avoid_until_s > now_s, server.busy), default=None)
+
+    def priced_up(self, tokens: int) -> int:
+        """What `tokens` cost at most; rounds up, so that a hold always suffices."""
+        return tokens if self.weight == 1 else math.ceil(tokens * self.weight)
+
+    def priced(self, tokens: int) -> int:
+        """What `tokens` cost; rounds down, once a request."""
+        return tokens if self.weight == 1 else math.floor(tokens * self.weight)
+
+    def affordable(self, amount: int) -> int:
+        """The most tokens whose hold fits into `amount`; unbounded where the model is free."""
+        if self.weight == 1:
+            return amount
+        return math.floor(amount / self.weight) if self.weight else 2**62
+
+
+class Models:
+    """All models by name."""
+
+    def __init__(self, models: Iterable[Model]) -> None:
+        self._models = {model.name: model for model in models}
+
+    def get(self, name: str) -> Model | None:
+        return self._models.get(name)
+
+    def offered(self) -> Iterator[Model]:
+        """Models that have a server, by name."""
+        return (model for _, model in sorted(self._models.items()) if model.servers)

@@ -1,0 +1,90 @@
+"""What each project has left in tokens, as the gateway last saw it: to choose the paying allocation and the longest answer.
+
+Invariant: this is an opinion, never a decision. It is read from the store at most once a second for each project and moved by what
+this process holds and charges meanwhile; whether a hold fits is decided by the ledger's conditional update alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+from quota.domain.ids import AllocationId, ProjectId
+from quota.domain.project import Allocation, AllocationState, payer
+from quota.domain.units import Balance, Unit
+from quota.gateway.denials import Header
+from quota.service.ports import Store
+
+BELIEVED_S: Final = 1.0
+DOUBTED_S: Final = 0.2  # before a refusal nothing older counts
+_KEPT_MAX: Final = 10_000
+
+
+class Purse:
+    """A project's allocations of tokens."""
+
+    def __init__(self, allocations: Sequence[Allocation], read_at_s: float) -> None:
+        self._allocations = {one.id: one for one in allocations if one.unit is Unit.TOKENS}
+        self.read_at_s = read_at_s
+
+    def payer(self, amount: int, at: datetime) -> Allocation | None:
+        """The allocation to place a hold of `amount` on; None where none is active."""
+        return payer(list(self._allocations.values()), Unit.TOKENS, amount, at)
+
+    def move(self, allocation_id: AllocationId, *, held: int = 0, charged: int = 0) -> None:
+        """Take in what this process did since."""
+        known = self._allocations.get(allocation_id)
+        if known is not None:
+            now = known.balance
+            balance = Balance(now.unit, now.awarded, now.charged + charged, now.held + held)
+            self._allocations[allocation_id] = replace(known, balance=balance)
+
+    def headers(self, at: datetime) -> tuple[Header, ...]:
+        """The balance for the client, over all active allocations: as OpenAI's clients read it, and in our own words."""
+        active = [one.balance for one in self._allocations.values() if one.state_at(at) is AllocationState.ACTIVE]
+        total = sum(active, Balance(Unit.TOKENS, 0, 0, 0))
+        return (
+            (b"x-ratelimit-limit-tokens", b"%d" % total.awarded),
+            (b"x-ratelimit-remaining-tokens", b"%d" % max(total.available, 0)),
+            (b"x-commons-charged-tokens", b"%d" % total.charged),
+            (b"x-commons-held-tokens", b"%d" % total.held),
+            (b"x-commons-available-tokens", b"%d" % total.available),
+        )
+
+
+class Purses:
+    """The purses of the projects that asked lately; concurrent reads of one project are one."""
+
+    def __init__(self, store: Store, monotonic_s: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._monotonic_s = monotonic_s
+        self._known: dict[ProjectId, Purse] = {}
+        self._reading: dict[ProjectId, asyncio.Task[Purse]] = {}
+
+    async def of(self, project: ProjectId, *, within_s: float = BELIEVED_S) -> Purse:
+        """The project's purse, at most `within_s` old. Raises Unavailable."""
+        known = self._known.get(project)
+        if known is not None and self._monotonic_s() - known.read_at_s <= within_s:
+            return known
+        reading = self._reading.get(project)
+        if reading is None:
+            reading = asyncio.create_task(self._read(project))
+            self._reading[project] = reading
+            reading.add_done_callback(lambda _: self._reading.pop(project, None))
+        return await asyncio.shield(reading)
+
+    def known(self, project: ProjectId) -> Purse | None:
+        """The last purse seen, however old."""
+        return self._known.get(project)
+
+    async def _read(self, project: ProjectId) -> Purse:
+        read_at_s = self._monotonic_s()
+        allocations = await self._store.read(lambda tx: tuple(tx.accounts.of_project(project)))
+        if len(self._known) >= _KEPT_MAX:
+            self._known.clear()
+        purse = self._known[project] = Purse(allocations, read_at_s)
+        return purse

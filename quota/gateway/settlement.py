@@ -1,0 +1,91 @@
+"""Close the holds of model requests: settled or released exactly once, whatever happened to the request.
+
+Invariant: no hold is left open by this process. A ledger that does not answer is asked again until the hold's lease ends; what is
+open then is charged by the reconciler (docs/reference/policy.md). Closing is idempotent under the hold's id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from quota.domain.errors import Unavailable, Unknown, WrongState
+from quota.domain.ids import HoldId
+from quota.gateway.purses import Purses
+from quota.service.ports import Clock, Ledger
+
+if TYPE_CHECKING:
+    from quota.gateway.tally import Tally
+
+log = logging.getLogger("quota.gateway")
+_FIRST_DELAY_S: Final = 0.5
+_LONGEST_DELAY_S: Final = 30.0
+
+
+class Settlements:
+    def __init__(self, ledger: Ledger, purses: Purses, clock: Clock) -> None:
+        self._ledger = ledger
+        self._purses = purses
+        self._clock = clock
+        self._later: set[asyncio.Task[None]] = set()
+
+    async def close(self, tally: Tally) -> None:
+        """Settle or release; where the ledger does not answer, later."""
+        admitted = tally.admitted
+        usage = tally.usage(self._clock.now())
+
+        async def work() -> None:
+            at = self._clock.now()
+            if usage is None:
+                await self._release(admitted.hold_id, at, tally.outcome.value)
+            else:
+                hold = await self._ledger.settle(admitted.hold_id, at, usage)
+                if hold.charged > hold.amount:
+                    log.warning("request %s: charged %d on a hold of %d", hold.id, hold.charged, hold.amount)
+
+        purse = self._purses.known(admitted.caller.project)
+        if purse is not None:
+            charged = usage.amount if usage is not None else 0
+            purse.move(admitted.allocation_id, held=-admitted.amount, charged=charged)
+        try:
+            await work()
+        except Unavailable:
+            self._retry(admitted.hold_id, admitted.lease_until, work)
+
+    def release_later(self, hold_id: HoldId, lease_until: datetime) -> None:
+        """Release a hold that may or may not exist, once the ledger answers again."""
+        self._retry(hold_id, lease_until, lambda: self._release(hold_id, self._clock.now(), "not_sent"))
+
+    async def finish(self, deadline_s: float) -> None:
+        """Wait for what is under way; the reconciler closes the rest when its lease ends."""
+        if not self._later:
+            return
+        _, left = await asyncio.wait(self._later, timeout=deadline_s)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    async def _release(self, hold_id: HoldId, at: datetime, reason: str) -> None:
+        try:
+            await self._ledger.release(hold_id, at, reason)
+        except (Unknown, WrongState):
+            return  # it was never committed, or it is closed
+
+    def _retry(self, hold_id: HoldId, lease_until: datetime, work: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(self._keep_trying(hold_id, lease_until, work), name=f"settle {hold_id}")
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+
+    async def _keep_trying(self, hold_id: HoldId, lease_until: datetime, work: Callable[[], Awaitable[None]]) -> None:
+        delay_s = _FIRST_DELAY_S
+        while self._clock.now() < lease_until:
+            await asyncio.sleep(delay_s)
+            try:
+                await work()
+                return
+            except Unavailable:
+                delay_s = min(delay_s * 2, _LONGEST_DELAY_S)
+        log.error("request %s: could not be settled before its lease ended", hold_id)

@@ -1,0 +1,229 @@
+"""The quota service as a process: the only place where ports meet their adapters.
+
+`python -m quota.main serve | check | migrate`. One process serves the pages, the REST API and the gateway, and runs the meter
+as a named task that logs what goes wrong and goes on. A stop lets requests under way finish, then the ledger's queue.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+import uvloop
+from starlette.types import ASGIApp
+
+from quota.adapters.clock import SystemClock
+from quota.adapters.hub_api import HubApi
+from quota.adapters.hub_oauth import HubSignIn
+from quota.adapters.profile_catalogue import Catalogue
+from quota.adapters.runner_records import RunnerRecords
+from quota.adapters.upstreams import HttpUpstreams
+from quota.api.app import build_api
+from quota.api.front import AccessLog, Front
+from quota.api.principals import Parts
+from quota.domain.errors import IdConflict
+from quota.gateway.app import Gateway, build_gateway
+from quota.gateway.settings import allowed_hosts, open_models
+from quota.pages.app import build_pages
+from quota.pages.desk import PageSettings
+from quota.pages.door import cookie_door
+from quota.service.meter import Meter
+from quota.service.ports import Transaction
+from quota.service.reconcile import reconcile
+from quota.service.services import Services
+from quota.settings import Settings, SettingsError, from_environment
+from quota.store.database import Database, open_database, url_for
+from quota.store.ledger import LedgerStore
+from quota.store.migrate import migrate
+from quota.store.unit_of_work import SqlStore
+
+log = logging.getLogger("quota.main")
+_STOP_DEADLINE_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Portal:
+    """What one process serves."""
+
+    app: ASGIApp
+    services: Services
+    meter: Meter
+
+
+@asynccontextmanager
+async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
+    """Everything wired, over a migrated database; closed in reverse order."""
+    database = open_ledger_database(settings.tables.quota.database, settings.data)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, database.close)
+        await asyncio.to_thread(migrate, database)
+        store = SqlStore(database)
+        stack.push_async_callback(asyncio.to_thread, store.close)
+        ledger = await stack.enter_async_context(LedgerStore(database))
+        hub = HubApi(settings.hub_api_url, settings.secrets.quota_api_token)
+        stack.push_async_callback(hub.close)
+        services = Services(
+            clock=SystemClock(),
+            ledger=ledger,
+            store=store,
+            hub=hub,
+            evidence=RunnerRecords(settings.data / "sessions"),
+            catalogue=Catalogue(settings.profiles),
+            policy=settings.policy,
+            programme=settings.programme,
+            session_key_secret=settings.secrets.session_key_secret.encode(),
+        )
+        await publish_rates(services, settings)
+        upstreams = await stack.enter_async_context(HttpUpstreams(allowed_hosts(settings.tables.models)))
+        gateway = _gateway(settings, services, upstreams)
+        stack.push_async_callback(gateway.close, _STOP_DEADLINE_S)
+        meter = Meter(services)
+        yield Portal(_front(settings, services, meter, gateway), services, meter)
+
+
+def open_ledger_database(url: str, data: Path) -> Database:
+    """The configured database, or the one in the data folder. Raises SettingsError for an engine that the ledger cannot use."""
+    try:
+        return open_database(url or url_for(data))
+    except ValueError as error:
+        raise SettingsError([f"portal.toml: quota.database: {error}"]) from None
+
+
+async def publish_rates(services: Services, settings: Settings) -> None:
+    """Write portal.toml's rates to the store. Raises SettingsError where a published rate was edited."""
+
+    def work(tx: Transaction) -> None:
+        for number, table in enumerate(settings.tables.rates):
+            try:
+                tx.rates.put(table.to_rate())
+            except IdConflict:
+                reason = (
+                    f"another rate of {table.hardware} was published for {table.valid_from}; add one with a later day"
+                )
+                raise SettingsError([f"{settings.portal_file}: rates[{number}].rate: {reason}"]) from None
+
+    await services.store.write(work)
+
+
+def _gateway(settings: Settings, services: Services, upstreams: HttpUpstreams) -> Gateway:
+    try:
+        models = open_models(
+            settings.tables.gateway,
+            settings.tables.models,
+            secrets=settings.data / "secrets",
+            demo_port=settings.model_port,
+        )
+    except ValueError as error:
+        raise SettingsError(str(error).splitlines()) from None
+    return build_gateway(
+        ledger=services.ledger,
+        store=services.store,
+        clock=services.clock,
+        session_key_secret=services.session_key_secret,
+        models=models,
+        upstreams=upstreams,
+        table=settings.tables.gateway,
+    )
+
+
+def _front(settings: Settings, services: Services, meter: Meter, gateway: Gateway) -> ASGIApp:
+    base = settings.base_path
+    sign_in = HubSignIn(
+        hub_api_url=settings.hub_api_url,
+        api_token=settings.secrets.quota_api_token,
+        public_url=settings.public_url,
+        prefix=f"{base}services/quota/",
+    )
+    page_settings = PageSettings(settings.public_url, settings.web_parts, settings.secrets.cookie_key.encode())
+    pages = build_pages(services, sign_in, page_settings)
+    door = cookie_door(services, sign_in, page_settings)
+    api = build_api(Parts(services, meter, sign_in, settings.secrets.hub_credential, door))
+    mounts: dict[str, ASGIApp] = {
+        f"{base}services/quota/api": AccessLog(api),
+        f"{base}services/quota": AccessLog(pages),
+        f"{base}services/gateway": gateway,  # its own usage records say more than a log line
+    }
+    return Front(mounts)
+
+
+async def keep_metering(portal: Portal) -> None:
+    """The meter's loop: a pass against hub and evidence, at the latest after the policy's interval; ends by being cancelled."""
+    while True:
+        try:
+            report = await reconcile(portal.services, portal.meter)
+            if report.settled or report.released or report.unknown:
+                log.info("pass: %s", report)
+        except Exception:  # a process edge: the next pass tries again
+            log.exception("a pass failed")
+        await asyncio.sleep(portal.meter.due_in_s())
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers: they end the process before the ledger's queue is written."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        self.should_exit = True
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    async with open_portal(settings) as portal:
+        server = Server(server_config(portal.app, settings.quota_port))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, server.stop)
+        metering = asyncio.create_task(keep_metering(portal), name="meter")
+        try:
+            await server.serve()
+        finally:
+            metering.cancel()
+            await asyncio.gather(metering, return_exceptions=True)
+
+
+def server_config(app: ASGIApp, port: int) -> uvicorn.Config:
+    """Loopback only; our own access log, which carries no query strings."""
+    return uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=port,
+        loop="uvloop",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_STOP_DEADLINE_S,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; exits 2 with `file: key: reason` lines where the settings cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m quota.main", description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=("serve", "check", "migrate"))
+    command = parser.parse_args(arguments).command
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = from_environment()
+        if command == "migrate":
+            migrate(open_ledger_database(settings.tables.quota.database, settings.data))
+        elif command == "serve":
+            uvloop.run(serve(settings))
+    except SettingsError as error:
+        print("\n".join(error.lines), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""The pages as one ASGI application, mounted at /services/quota by quota.main. This table is the list of routes."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from quota.domain.errors import QuotaError
+from quota.pages import applications, failures, home, projects, reviews, sessions, signin, statement
+from quota.pages.assets import Assets
+from quota.pages.desk import Desk, PageSettings, SignIn
+from quota.pages.guard import SafeHeaders, TooLarge
+from quota.pages.session import CookieSeal
+from quota.pages.templating import Templates
+from quota.pages.visit import form, page
+from quota.service.services import Services
+
+
+def build_pages(services: Services, sign_in: SignIn, settings: PageSettings) -> ASGIApp:
+    """The application; routes are relative to /services/quota."""
+    assets = Assets(settings.web_parts)
+    constants: dict[str, object] = {
+        "prefix": settings.prefix,
+        "hub": settings.hub,
+        "programme": services.programme.name,
+        "asset": lambda name: assets.url(settings.prefix, name),
+    }
+    app = Starlette(
+        routes=routes(assets),
+        exception_handlers={
+            QuotaError: failures.quota_error,
+            HTTPException: failures.http_error,
+            TooLarge: failures.too_large,
+            Exception: failures.unexpected,
+        },
+    )
+    app.state.desk = Desk(services, sign_in, settings, CookieSeal(settings.cookie_key), Templates(constants))
+    return SafeHeaders(app)
+
+
+def routes(assets: Assets) -> list[Route]:
+    """Every address and method that the pages answer."""
+    project, member = "/projects/{project_id}", "/projects/{project_id}/members/{hub_name}/remove"
+    return [
+        Route("/", page(home.show), methods=["GET"]),
+        Route("/now", page(home.now), methods=["GET"]),
+        Route("/apply", page(applications.blank), methods=["GET"]),
+        Route("/apply", form(applications.submit), methods=["POST"]),
+        Route("/applications/{application_id}", page(applications.show), methods=["GET"]),
+        Route("/review", page(reviews.queue), methods=["GET"]),
+        Route("/review/{application_id}", page(reviews.detail), methods=["GET"]),
+        Route("/review/{application_id}", form(reviews.decide), methods=["POST"]),
+        Route(project, page(projects.show), methods=["GET"]),
+        Route(f"{project}/statement.csv", page(statement.download), methods=["GET"]),
+        Route(f"{project}/members", form(projects.put_member), methods=["POST"]),
+        Route(member, page(projects.confirm_removal), methods=["GET"]),
+        Route(member, form(projects.remove_member), methods=["POST"]),
+        Route("/sessions/{hold_id}/stop", page(sessions.confirm_stop), methods=["GET"]),
+        Route("/sessions/{hold_id}/stop", form(sessions.stop), methods=["POST"]),
+        Route("/oauth_callback", signin.callback, methods=["GET"]),
+        Route("/sign-out", form(signin.sign_out), methods=["POST"]),
+        Route("/language", signin.choose_language, methods=["POST"]),
+        Route("/static/{name:path}", assets.serve, methods=["GET"]),
+    ]

@@ -1,0 +1,182 @@
+"""Place a session's hold: priced and decided by `quote`, set aside by the ledger, then written down as a session.
+
+Idempotent under the caller's hold id: the same request gets the first answer again, gateway key included; another body is a
+conflict. A crash between hold and session row loses nothing, since the row is made again from the hold's details.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from quota.domain.errors import RefusalCode, Refused, Unknown
+from quota.domain.hold import Hold, HoldKind, HoldOrder, HoldState, body_hash
+from quota.domain.ids import HoldId, ProjectId
+from quota.domain.project import Person
+from quota.domain.rates import longest_runtime_s
+from quota.domain.session import Session, SessionState, SessionTerms
+from quota.domain.units import Unit
+from quota.service.callers import person_named
+from quota.service.keys import session_key
+from quota.service.ports import Transaction
+from quota.service.quote import Quote, QuoteRequest, priced_profile, quote_session
+from quota.service.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class SessionHoldRequest:
+    """The body of a hold, as the hub sends it; `actor` is a hub user name."""
+
+    hold_id: HoldId
+    actor: str
+    project_id: ProjectId
+    profile: str
+    application: str
+    runtime_s: int
+    server_name: str
+
+    @property
+    def fingerprint(self) -> str:
+        return body_hash(
+            {
+                "kind": HoldKind.SESSION.value,
+                "actor": self.actor,
+                "project_id": self.project_id,
+                "profile": self.profile,
+                "application": self.application,
+                "runtime_s": self.runtime_s,
+                "server_name": self.server_name,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionHold:
+    """What the hub needs to start a session."""
+
+    hold: Hold
+    terms: SessionTerms
+    available: int  # on the paying allocation, after the hold
+    gateway_key: str
+    replayed: bool
+
+    @property
+    def ends_within_ms(self) -> int:
+        """Milliseconds after its start at which the session is told to stop."""
+        return self.terms.runtime_s * 1000
+
+
+async def place_session_hold(services: Services, request: SessionHoldRequest) -> SessionHold | Refused:
+    """Set the whole runtime plus margin aside, or say why not.
+
+    Raises Unknown('person' | 'project' | 'profile'), IdConflict for a known id with another body, Unavailable.
+    """
+    known = await services.ledger.hold(request.hold_id)
+    if known is not None:
+        # The ledger compares fingerprints; the first order's numbers stand, whatever the prices are today.
+        return await _answer(services, await services.ledger.place_hold(_same_order(known, request)))
+    actor = await person_named(services, request.actor)
+    if request.application not in priced_profile(services, request.profile).applications:
+        raise Unknown("profile", profile=request.profile, application=request.application)
+    quoted = await quote_session(
+        services, QuoteRequest(actor.id, request.project_id, request.profile, request.runtime_s)
+    )
+    decided_here = quoted.refusal is not None and quoted.refusal.code is not RefusalCode.INSUFFICIENT_BALANCE
+    if quoted.refusal is not None and (decided_here or quoted.quote.allocation_id is None):
+        return quoted.refusal
+    return await _answer(services, await services.ledger.place_hold(_order(services, request, actor, quoted.quote)))
+
+
+def _order(services: Services, request: SessionHoldRequest, actor: Person, quote: Quote) -> HoldOrder:
+    """The order for the ledger; where it does not fit, the ledger refuses and keeps that answer under the id."""
+    if quote.allocation_id is None:
+        raise ValueError("a quote without an allocation cannot be ordered")
+    terms = SessionTerms(
+        profile=quote.price.profile,
+        application=request.application,
+        hardware=quote.price.hardware,
+        gpus=quote.price.gpus,
+        rate=quote.price.rate,
+        runtime_s=quote.price.runtime_s,
+        margin_s=quote.price.margin_s,
+        server_name=request.server_name,
+        hub_name=request.actor,
+    )
+    at = services.clock.now()
+    return HoldOrder(
+        id=request.hold_id,
+        kind=HoldKind.SESSION,
+        subject=f"{request.actor}/{request.server_name}",
+        actor=actor.id,
+        project_id=request.project_id,
+        allocation_id=quote.allocation_id,
+        unit=Unit.GPU_MS,
+        amount=quote.amount,
+        at=at,
+        lease_until=at + timedelta(seconds=services.policy.start_lease_s),
+        details=terms.as_details(),
+        fingerprint=request.fingerprint,
+    )
+
+
+def _same_order(known: Hold, request: SessionHoldRequest) -> HoldOrder:
+    return HoldOrder(
+        id=known.id,
+        kind=known.kind,
+        subject=known.subject,
+        actor=known.actor,
+        project_id=known.project_id,
+        allocation_id=known.allocation_id,
+        unit=known.unit,
+        amount=known.amount,
+        at=known.placed_at,
+        lease_until=known.lease_until,
+        details=known.details,
+        fingerprint=request.fingerprint,
+    )
+
+
+async def _answer(services: Services, hold: Hold) -> SessionHold | Refused:
+    terms = SessionTerms.from_details(hold.details)
+    if hold.state is HoldState.REFUSED:
+        return explained(hold, terms)
+    available = await services.store.write(lambda tx: _record(tx, hold))
+    return SessionHold(hold, terms, available, session_key(services.session_key_secret, hold.id), hold.replayed)
+
+
+def _record(tx: Transaction, hold: Hold) -> int:
+    if tx.sessions.get(hold.id) is None:
+        tx.sessions.upsert(session_of(hold))
+    allocation = tx.accounts.get(hold.allocation_id)
+    return allocation.balance.available if allocation is not None else 0
+
+
+def explained(hold: Hold, terms: SessionTerms) -> Refused:
+    """The ledger's refusal with the runtime that would have fitted."""
+    refusal = hold.refusal or Refused(RefusalCode.INSUFFICIENT_BALANCE)
+    available = refusal.params.get("available")
+    if refusal.code is not RefusalCode.INSUFFICIENT_BALANCE or type(available) is not int:
+        return refusal
+    fits = longest_runtime_s(terms.rate, terms.gpus, available, terms.margin_s)
+    return Refused(refusal.code, {**refusal.params, "unit": hold.unit.value, "fits_runtime_s": fits})
+
+
+def session_of(hold: Hold) -> Session:
+    """The session's row as it is right after its hold was placed."""
+    return Session(
+        hold_id=hold.id,
+        person_id=hold.actor,
+        project_id=hold.project_id,
+        allocation_id=hold.allocation_id,
+        terms=SessionTerms.from_details(hold.details),
+        state=SessionState.HELD,
+        held_at=hold.placed_at,
+        started_at=None,
+        alive_at=None,
+        ends_at=None,
+        ended_at=None,
+        end_reason=None,
+        stop_reason=None,
+        amount=hold.amount,
+        charged=hold.charged,
+    )

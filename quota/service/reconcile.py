@@ -1,0 +1,67 @@
+"""Reconcile: the hub's list of servers and the evidence against the open holds; repaired by ledger transactions only.
+
+Also closes model requests whose lease ran out: never dispatched → released; outcome unknown → the hold is charged whole,
+marked estimated (docs/reference/policy.md).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from quota.domain.errors import IdConflict, Unavailable, WrongState
+from quota.domain.hold import Hold, HoldKind, Usage
+from quota.service.meter import Meter, PassReport
+from quota.service.services import Services
+
+log = logging.getLogger("quota.reconcile")
+DISPATCHED: Final = "dispatched"  # in a request hold's details; where the gateway left it out, the outcome is unknown
+EXPIRED_SOURCE: Final = "request-expired"
+
+
+async def reconcile(services: Services, meter: Meter) -> PassReport:
+    """One pass over everything that is open. The hub's silence is no answer: then only evidence counts."""
+    try:
+        servers = await services.hub.active_servers()
+    except Unavailable as error:
+        log.warning("the hub does not answer; going by evidence alone: %s", error)
+        servers = None
+    report = await meter.run_pass(servers)
+    await expire_requests(services)
+    return report
+
+
+async def expire_requests(services: Services) -> int:
+    """Close request holds whose lease has passed; returns how many."""
+    at = services.clock.now()
+    closed = 0
+    for hold in await services.ledger.open_holds(HoldKind.REQUEST):
+        if hold.lease_until > at:
+            continue
+        try:
+            await _expire(services, hold)
+            closed += 1
+        except (IdConflict, WrongState):  # the gateway was faster after all
+            continue
+        log.warning("request hold %s: closed after its lease", hold.id)
+    return closed
+
+
+async def _expire(services: Services, hold: Hold) -> None:
+    at = services.clock.now()
+    if hold.details.get(DISPATCHED) is False:
+        await services.ledger.release(hold.id, at, "lease_expired")
+        return
+    left = hold.amount - hold.charged
+    usage = Usage(
+        source=EXPIRED_SOURCE,
+        event_id=str(hold.id),
+        hold_id=hold.id,
+        from_at=hold.placed_at,
+        to_at=at,
+        quantity=left,
+        amount=left,
+        estimated=True,
+        payload={"outcome": "unknown"},
+    )
+    await services.ledger.settle(hold.id, at, usage)

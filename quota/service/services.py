@@ -1,0 +1,44 @@
+"""What every use case is given: the ports, the policy's numbers and the programme's limits, in one frozen object.
+
+`quota.main` makes one at start; tests make one of fakes. A use case is an async function whose first argument is `Services`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from quota.service.ports import Clock, Hub, Ledger, ProfileCatalogue, SessionEvidence, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The numbers of docs/reference/policy.md; `[policy]` of portal.toml changes them."""
+
+    stop_margin_s: int = 120
+    meter_interval_s: int = 60
+    start_lease_s: int = 600
+    ended_grace_s: int = 30
+    unknown_lease_s: int = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Programme:
+    """Who awards, and the most that one application may ask for."""
+
+    name: str = "Compute Commons"
+    ask_gpu_hours_max: int = 10_000_000
+    ask_tokens_max: int = 10**15
+    ask_days_max: int = 1096
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    clock: Clock
+    ledger: Ledger
+    store: Store
+    hub: Hub
+    evidence: SessionEvidence
+    catalogue: ProfileCatalogue
+    policy: Policy
+    programme: Programme
+    session_key_secret: bytes = field(repr=False)

@@ -1,0 +1,75 @@
+"""A person's sessions: list them, stop them.
+
+Stopping asks the hub and charges nothing: evidence decides what was used (quota.service.meter). The reason is kept with the
+session, so that its owner reads who stopped it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from quota.domain.errors import Forbidden, Unavailable, Unknown
+from quota.domain.ids import HoldId
+from quota.domain.project import LEADS
+from quota.domain.session import TRANSITIONS, Session, SessionState
+from quota.service.callers import Caller, Power
+from quota.service.ports import Transaction
+from quota.service.services import Services
+
+OVER = frozenset({SessionState.SETTLED, SessionState.FAILED})
+
+
+async def mine(services: Services, caller: Caller, *, limit: int = 50) -> Sequence[Session]:
+    """The caller's sessions, newest first, running and ended."""
+    return await services.store.read(lambda tx: tx.sessions.of_person(caller.id, limit=limit))
+
+
+async def stop(services: Services, caller: Caller, hold_id: HoldId) -> Session:
+    """Ask the hub to stop a session; one that is over stays as it is.
+
+    Raises Unknown('hold'), Forbidden for anyone but its owner, the project's leads and admins, Unavailable.
+    """
+    session = await services.store.read(lambda tx: _stoppable(tx, caller, hold_id))
+    if session.state in OVER:
+        return session
+    reason = "owner" if session.person_id == caller.id else f"by:{caller.person.hub_name}"
+    # Before the hub is asked: its hint that the session ended may come first, with a reason that says less.
+    await services.store.write(lambda tx: _give_reason(tx, hold_id, reason))
+    try:
+        await services.hub.stop_server(session.terms.hub_name, session.terms.server_name)
+    except Unavailable:
+        await services.store.write(lambda tx: _give_reason(tx, hold_id, session.stop_reason))
+        raise
+    return await services.store.write(lambda tx: mark_stopping(tx, hold_id, reason))
+
+
+def mark_stopping(tx: Transaction, hold_id: HoldId, reason: str) -> Session:
+    """Write down that a stop was asked for; the first reason stands, a session that is over stays as it is."""
+    session = tx.sessions.get(hold_id)
+    if session is None:
+        raise Unknown("hold", hold_id=hold_id)
+    if SessionState.STOPPING in TRANSITIONS[session.state]:
+        session = replace(session, state=SessionState.STOPPING, stop_reason=session.stop_reason or reason)
+        tx.sessions.upsert(session)
+    return session
+
+
+def _give_reason(tx: Transaction, hold_id: HoldId, reason: str | None) -> None:
+    session = tx.sessions.get(hold_id)
+    if session is not None and session.state not in OVER and session.stop_reason != reason:
+        tx.sessions.upsert(replace(session, stop_reason=reason))
+
+
+def _stoppable(tx: Transaction, caller: Caller, hold_id: HoldId) -> Session:
+    session = tx.sessions.get(hold_id)
+    if session is None:
+        raise Unknown("hold", hold_id=hold_id)
+    if session.person_id == caller.id or caller.may(Power.ADMIN):
+        return session
+    role = tx.projects.role(session.project_id, caller.id)
+    if role is None:
+        raise Unknown("hold", hold_id=hold_id)
+    if role not in LEADS:
+        raise Forbidden("only its owner, the project's leads and admins stop a session")
+    return session

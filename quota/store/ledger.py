@@ -1,0 +1,146 @@
+"""The ledger's asynchronous door: `LedgerStore` implements `quota.service.ports.Ledger` over one writer thread.
+
+Invariant: every write goes through the writer's group commit and is answered after COMMIT; reads see what is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
+from types import TracebackType
+from typing import Final, TypeVar
+
+from sqlalchemy import Connection, select, text
+
+from quota.domain.errors import QuotaError, Refused
+from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, HoldState, Usage
+from quota.domain.ids import HoldId
+from quota.store import operations as ops
+from quota.store.database import Database
+from quota.store.instants import to_us
+from quota.store.tables import hold as hold_table
+from quota.store.working_set import HOLD_COLUMNS, HoldRow, hold_from
+from quota.store.writer import Outcome, Ticket, Writer
+
+T = TypeVar("T")
+QUEUE_MAX: Final = 10_000
+BATCH_MAX: Final = 1_000
+_READERS: Final = 4
+_HOLDS: Final = select(*(hold_table.c[name] for name in HOLD_COLUMNS))
+
+
+class LedgerStore:
+    """`quota.service.ports.Ledger` on a migrated database. Call `start` (or enter it) before use and `close` after."""
+
+    def __init__(self, database: Database, *, queue_max: int = QUEUE_MAX, batch_max: int = BATCH_MAX) -> None:
+        self._database = database
+        self._writer = Writer(database, _deliver, queue_max=queue_max, batch_max=batch_max)
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader")
+
+    def start(self) -> None:
+        """Start the writer thread."""
+        self._writer.start()
+
+    def close(self) -> None:
+        """Commit what waits and stop; blocks until it is done."""
+        self._writer.close()
+        self._readers.shutdown()
+
+    async def __aenter__(self) -> LedgerStore:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    async def place_hold(self, order: HoldOrder) -> Hold:
+        """Set `order.amount` aside; a refusal is a Hold in state REFUSED."""
+        return await self._submit(ops.place_hold(order), Hold)
+
+    async def top_up(
+        self, hold_id: HoldId, line_id: str, amount: int, at: datetime, lease_until: datetime
+    ) -> Hold | Refused:
+        """Add a line to an open hold."""
+        operation = ops.top_up(hold_id, line_id, amount, to_us(at), to_us(lease_until))
+        answer = await self._send(operation)
+        assert isinstance(answer, Hold | Refused)
+        return answer
+
+    async def charge(self, usage: Usage) -> Charged:
+        """Record usage and move its amount from held to charged."""
+        return await self._submit(ops.charge(usage), Charged)
+
+    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
+        """Charge `usage` if given, then close the hold; both in one transaction."""
+        return await self._submit(ops.settle(hold_id, to_us(at), usage), Hold)
+
+    async def release(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
+        """Close a hold that was never used."""
+        return await self._submit(ops.Close(hold_id, to_us(at), HoldState.RELEASED, reason), Hold)
+
+    async def expire(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
+        """As `release`, for a lease that ran out: the hold ends EXPIRED."""
+        return await self._submit(ops.Close(hold_id, to_us(at), HoldState.EXPIRED, reason), Hold)
+
+    async def extend_lease(self, hold_id: HoldId, lease_until: datetime) -> Hold:
+        """Move the lease of an open hold later; a closed one stays as it is."""
+        return await self._submit(ops.ExtendLease(hold_id, to_us(lease_until)), Hold)
+
+    async def hold(self, hold_id: HoldId) -> Hold | None:
+        """The hold as committed, or None."""
+
+        def work(connection: Connection) -> Hold | None:
+            row = connection.execute(_HOLDS.where(hold_table.c.id == hold_id)).first()
+            return None if row is None else hold_from(HoldRow(*row))
+
+        return await self._read(work)
+
+    async def open_holds(self, kind: HoldKind) -> Sequence[Hold]:
+        """All holds in state HELD, oldest first."""
+        # The state is written into the SQL: the partial index serves only what the planner can see.
+        query = _HOLDS.where(hold_table.c.kind == kind.value, text("hold.state = 'held'"))
+        ordered = query.order_by(hold_table.c.placed_us, hold_table.c.id)
+        return await self._read(lambda connection: [hold_from(HoldRow(*row)) for row in connection.execute(ordered)])
+
+    async def _submit(self, operation: ops.Operation, kind: type[T]) -> T:
+        answer = await self._send(operation)
+        assert isinstance(answer, kind)
+        return answer
+
+    def _send(self, operation: ops.Operation) -> Ticket:
+        ticket: Ticket = asyncio.get_running_loop().create_future()
+        self._writer.submit(operation, ticket)
+        return ticket
+
+    async def _read(self, work: Callable[[Connection], T]) -> T:
+        def run() -> T:
+            with self._database.reading() as connection:
+                return work(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
+
+
+def _deliver(pairs: Sequence[tuple[Ticket, Outcome]]) -> None:
+    """Resolve the futures on their own loops: one wake-up a loop, whatever the batch's size."""
+    by_loop: defaultdict[asyncio.AbstractEventLoop, list[tuple[Ticket, Outcome]]] = defaultdict(list)
+    for pair in pairs:
+        by_loop[pair[0].get_loop()].append(pair)
+    for loop, some in by_loop.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, some)
+
+
+def _resolve(pairs: Sequence[tuple[Ticket, Outcome]]) -> None:
+    for ticket, outcome in pairs:
+        if ticket.done():
+            continue
+        if isinstance(outcome, QuotaError):
+            ticket.set_exception(outcome)
+        else:
+            ticket.set_result(outcome)

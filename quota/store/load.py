@@ -1,0 +1,80 @@
+"""Reads the working set of a batch: accounts locked in id order first, then everything that hangs on them.
+
+Invariant: nothing of an account, its holds or their limits is read before its lock is held (PostgreSQL: row locks in id order, so
+that writers cannot deadlock; SQLite: BEGIN IMMEDIATE). The account of a hold never changes, so it may be looked up without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from quota.store import statements as sql
+from quota.store.operations import Charge, Operation, PlaceHold, Settle, TopUp
+from quota.store.wire import Wire
+from quota.store.working_set import (
+    AccountRow,
+    HoldLimitRow,
+    HoldRow,
+    LimitRow,
+    LineRow,
+    RefusedLine,
+    UsageRow,
+    WorkingSet,
+)
+
+
+def load(wire: Wire, operations: Iterable[Operation]) -> WorkingSet:
+    """Lock and read all rows that `operations` touch."""
+    operations = list(operations)
+    orders = [op.order for op in operations if isinstance(op, PlaceHold)]
+    others = {op.hold_id for op in operations if not isinstance(op, PlaceHold)}
+    ws = WorkingSet()
+    account_ids: set[str] = {order.allocation_id for order in orders}
+    if others:
+        account_ids.update(row[0] for row in wire.select(sql.ACCOUNTS_OF_HOLDS, _keys(others)))
+    for row in wire.select(sql.LOCK_ACCOUNTS, _keys(account_ids)):
+        ws.accounts[row[0]] = AccountRow(*row)
+    for row in wire.select(sql.HOLDS, _keys(others | {order.id for order in orders})):
+        ws.holds[row[0]] = HoldRow(*row)
+    _load_lines(wire, ws, operations)
+    _load_usages(wire, ws, operations)
+    _load_limits(wire, ws, operations)
+    ws.stored_intervals = lambda hold_id: [(row[0], row[1]) for row in wire.select(sql.INTERVALS, [[hold_id]])]
+    return ws
+
+
+def _load_lines(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) -> None:
+    several = [hold.id for hold in ws.holds.values() if hold.line_count > 1 and hold.open]
+    top_ups = [op for op in operations if isinstance(op, TopUp)]
+    wanted = {*several, *(op.hold_id for op in top_ups if op.hold_id in ws.holds)}
+    if wanted:
+        for hold_id, *line in wire.select(sql.LINES, _keys(wanted)):
+            ws.lines.setdefault(hold_id, []).append(LineRow(*line))
+    if top_ups:
+        for row in wire.select(sql.REFUSED_LINES, [[op.hold_id, op.line_id] for op in top_ups]):
+            ws.refused_lines[row[0], row[1]] = RefusedLine(*row)
+
+
+def _load_usages(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) -> None:
+    charges = [op.charge if isinstance(op, Settle) else op for op in operations if isinstance(op, Charge | Settle)]
+    keys = {(one.usage.source, one.usage.event_id) for one in charges if one is not None}
+    if keys:
+        for row in wire.select(sql.USAGES, sorted(keys)):
+            ws.usages[row[0], row[1]] = UsageRow(*row)
+
+
+def _load_limits(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) -> None:
+    limited = [hold.id for hold in ws.holds.values() if hold.limit_count > 0]
+    ids = {use.limit_id for op in operations if isinstance(op, PlaceHold) for use in op.order.limits}
+    uses = wire.select(sql.HOLD_LIMITS, _keys(limited)) if limited else []
+    ids.update(use[1] for use in uses)
+    if ids:
+        for row in wire.select(sql.LOCK_LIMITS, _keys(ids)):
+            ws.limits[row[0]] = LimitRow(*row)
+    # Read again under the limits' lock: another writer may have charged the hold on the way here.
+    for hold_id, *use in wire.select(sql.HOLD_LIMITS, _keys(limited)) if limited else []:
+        ws.hold_limits.setdefault(hold_id, []).append(HoldLimitRow(*use))
+
+
+def _keys(ids: Iterable[str]) -> list[list[str]]:
+    return [[one] for one in sorted(ids)]

@@ -1,0 +1,36 @@
+"""Brings a database to the newest schema, in one transaction under a lock.
+
+Invariant: of processes that start at once one migrates, the others wait and find it done; a failed migration leaves nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+from quota.store.database import Database
+
+_LOCK_KEY: Final = 0x636F6D6D6F6E73  # "commons"
+_FOLDER: Final = Path(__file__).resolve().parent / "migrations"
+
+
+def migrate(database: Database, revision: str = "head") -> None:
+    """Migrate to `revision`. Raises Unavailable where the database does not answer."""
+    with database.writing() as connection:
+        if not database.is_sqlite:  # BEGIN IMMEDIATE is the lock on SQLite
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SET LOCAL lock_timeout = '120s'"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+        command.upgrade(alembic_config(connection), revision)
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Alembic's configuration, made here so that no file names a machine's paths."""
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config

@@ -1,0 +1,149 @@
+"""What the ledger's writer is asked to do, one frozen value an operation, with nonsense refused before it is queued.
+
+Invariant: an operation carries everything that its rows will say (fingerprint and JSON included), so that the writer thread and a
+later replay compute nothing anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from quota.domain.errors import Invalid
+from quota.domain.hold import HoldOrder, HoldState, Usage, body_hash
+from quota.domain.units import AMOUNT_MAX
+from quota.store.instants import to_us
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceHold:
+    order: HoldOrder
+    at_us: int
+    lease_until_us: int
+    body_hash: str
+    details: str
+
+
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    hold_id: str
+    line_id: str
+    amount: int
+    at_us: int
+    lease_until_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    usage: Usage
+    from_us: int
+    to_us: int
+    payload: str
+    payload_hash: str
+
+    @property
+    def hold_id(self) -> str:
+        return self.usage.hold_id
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    hold_id: str
+    at_us: int
+    charge: Charge | None
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close a hold that was never used, as `to`: released or expired."""
+
+    hold_id: str
+    at_us: int
+    to: HoldState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendLease:
+    hold_id: str
+    lease_until_us: int
+
+
+Operation = PlaceHold | TopUp | Charge | Settle | Close | ExtendLease
+
+
+def place_hold(order: HoldOrder) -> PlaceHold:
+    """Raises Invalid for an amount out of range."""
+    _check_amount(order.amount)
+    for use in order.limits:
+        _check_amount(use.amount)
+    if len({use.limit_id for use in order.limits}) != len(order.limits):
+        raise Invalid([("limits", "malformed")])
+    details = dump(order.details)
+    return PlaceHold(
+        order, to_us(order.at), to_us(order.lease_until), order.fingerprint or _order_hash(order, details), details
+    )
+
+
+def charge(usage: Usage) -> Charge:
+    """Raises Invalid for an amount out of range or an interval that ends before it starts."""
+    _check_amount(usage.amount)
+    _check_amount(usage.quantity)
+    from_us, to_us_ = to_us(usage.from_at), to_us(usage.to_at)
+    if to_us_ < from_us:
+        raise Invalid([("to_at", "ends_before_start")])
+    payload = dump(usage.payload)
+    said = (
+        usage.hold_id,
+        str(from_us),
+        str(to_us_),
+        str(usage.quantity),
+        str(usage.amount),
+        str(usage.estimated),
+        payload,
+    )
+    return Charge(usage, from_us, to_us_, payload, hashlib.sha256("\n".join(said).encode()).hexdigest())
+
+
+def settle(hold_id: str, at_us: int, usage: Usage | None) -> Settle:
+    """Raises Invalid for usage of another hold, and as `charge` does."""
+    if usage is not None and usage.hold_id != hold_id:
+        raise Invalid([("hold_id", "malformed")])
+    return Settle(hold_id, at_us, None if usage is None else charge(usage))
+
+
+def top_up(hold_id: str, line_id: str, amount: int, at_us: int, lease_until_us: int) -> TopUp:
+    """Raises Invalid for an amount out of range or an id that a line of ours could have."""
+    _check_amount(amount)
+    if not line_id or line_id.startswith("overrun:"):
+        raise Invalid([("line_id", "malformed")])
+    return TopUp(hold_id, line_id, amount, at_us, lease_until_us)
+
+
+def dump(value: Mapping[str, object]) -> str:
+    """JSON as it is stored; keys in a fixed order, so that equal values are equal texts."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _order_hash(order: HoldOrder, details: str) -> str:
+    # Without the instants: a retry of the same request comes later.
+    return body_hash(
+        {
+            "kind": order.kind,
+            "subject": order.subject,
+            "actor": order.actor,
+            "project_id": order.project_id,
+            "allocation_id": order.allocation_id,
+            "unit": order.unit,
+            "amount": order.amount,
+            "limits": [[use.limit_id, use.amount] for use in order.limits],
+            "details": details,
+        }
+    )
+
+
+def _check_amount(amount: int) -> None:
+    if type(amount) is not int or not 0 <= amount <= AMOUNT_MAX:
+        raise Invalid([("amount", "out_of_range")])

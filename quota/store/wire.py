@@ -1,0 +1,176 @@
+"""The writer's own connection, on either engine: a batch is a handful of set-based statements, never one a row.
+
+Invariant: the same statements mean the same on both engines; `statements` writes them once, with the differences filled in here.
+SQLite binds many rows to one INSERT; PostgreSQL unpacks one JSON text, so that a batch is one message and one plan.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import psycopg
+
+from quota.store.database import Database, dedicated
+
+Row = Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The shape of a parameter that is a set of rows: column names with their types."""
+
+    columns: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """Rows for a table; with `once`, those whose key exists are left out and not counted."""
+
+    table: str
+    columns: Mapping[str, str]
+    once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """SQL with `{rows}` where the rows of the parameter stand, and {greatest}, {least}, {lock} where the engines differ."""
+
+    sql: str
+    rows: Rows
+
+
+class Interference(Exception):
+    """Another writer changed what this batch was planned on; nothing was committed, plan again."""
+
+
+class Wire(Protocol):
+    def begin(self) -> None: ...
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+    def close(self) -> None: ...
+    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]: ...
+    def update(self, statement: Statement, rows: Sequence[Row]) -> int:
+        """Run a statement over all rows at once; the number of rows that it changed."""
+
+    def insert(self, insert: Insert, rows: Sequence[Row]) -> int:
+        """Insert all rows, in their order; the number that went in."""
+
+
+def open_wire(database: Database) -> Wire:
+    """Connect. Raises Unavailable."""
+    connection = dedicated(database)
+    return SqliteWire(connection) if database.is_sqlite else PostgresWire(connection)
+
+
+class SqliteWire:
+    # Statements for 2^k rows: each is compiled once and cached, whatever the batch's size. 128 rows of the widest table stay
+    # well under SQLite's 32,766 parameters.
+    _SIZES: Final = (128, 64, 32, 16, 8, 4, 2, 1)
+    _WORDS: Final = {"greatest": "max", "least": "min", "lock": ""}
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._texts: dict[str, str] = {}
+        self._inserts: dict[tuple[str, int], str] = {}
+
+    def begin(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self._connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
+        return self._run(statement, rows).fetchall()
+
+    def update(self, statement: Statement, rows: Sequence[Row]) -> int:
+        return self._run(statement, rows).rowcount
+
+    def insert(self, insert: Insert, rows: Sequence[Row]) -> int:
+        count = start = 0
+        for size in self._SIZES:
+            while len(rows) - start >= size:
+                values = itertools.chain.from_iterable(rows[start : start + size])
+                count += self._connection.execute(self._insert(insert, size), tuple(values)).rowcount
+                start += size
+        return count
+
+    def _run(self, statement: Statement, rows: Sequence[Row]) -> sqlite3.Cursor:
+        text = self._texts.get(statement.sql)
+        if text is None:
+            columns = ", ".join(f"value ->> {at} AS {name}" for at, name in enumerate(statement.rows.columns))
+            source = f"(SELECT {columns} FROM json_each(?))"  # noqa: S608
+            text = self._texts[statement.sql] = statement.sql.format(rows=source, **self._WORDS)
+        return self._connection.execute(text, (json.dumps(rows),))
+
+    def _insert(self, insert: Insert, size: int) -> str:
+        text = self._inserts.get((insert.table, size))
+        if text is None:
+            one = f"({', '.join('?' * len(insert.columns))})"
+            text = f"INSERT INTO {insert.table} ({', '.join(insert.columns)}) VALUES {', '.join([one] * size)}"  # noqa: S608
+            text += " ON CONFLICT DO NOTHING" if insert.once else ""
+            self._inserts[insert.table, size] = text
+        return text
+
+
+class PostgresWire:
+    _WORDS: Final = {"greatest": "greatest", "least": "least", "lock": "FOR NO KEY UPDATE"}
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        self._connection.prepare_threshold = 1
+        self._cursor = connection.cursor()
+        self._texts: dict[str, str] = {}
+
+    def begin(self) -> None:
+        """The first statement begins the transaction."""
+
+    def commit(self) -> None:
+        self._connection.commit()
+
+    def rollback(self) -> None:
+        self._connection.rollback()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
+        self._run(statement, rows)
+        return self._cursor.fetchall()
+
+    def update(self, statement: Statement, rows: Sequence[Row]) -> int:
+        self._run(statement, rows)
+        return self._cursor.rowcount
+
+    def insert(self, insert: Insert, rows: Sequence[Row]) -> int:
+        text = self._texts.get(insert.table)
+        if text is None:
+            text = self._texts[insert.table] = (
+                f"INSERT INTO {insert.table} ({', '.join(insert.columns)}) "  # noqa: S608
+                f"SELECT {_columns(insert.columns)} FROM json_array_elements(%s::json) WITH ORDINALITY AS t(r, n) ORDER BY n"
+                + (" ON CONFLICT DO NOTHING" if insert.once else "")
+            )
+        self._cursor.execute(text.encode(), (json.dumps(rows),))
+        return self._cursor.rowcount
+
+    def _run(self, statement: Statement, rows: Sequence[Row]) -> None:
+        text = self._texts.get(statement.sql)
+        if text is None:
+            source = f"(SELECT {_columns(statement.rows.columns)} FROM json_array_elements(%s::json) AS t(r))"  # noqa: S608
+            text = self._texts[statement.sql] = statement.sql.format(rows=source, **self._WORDS)
+        self._cursor.execute(text.encode(), (json.dumps(rows),))
+
+
+def _columns(columns: Mapping[str, str]) -> str:
+    return ", ".join(f"(r ->> {at})::{kind} AS {name}" for at, (name, kind) in enumerate(columns.items()))

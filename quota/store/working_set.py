@@ -1,0 +1,244 @@
+"""The rows that a batch of ledger operations touches, in memory: as read, and as the batch will leave them.
+
+Invariant: a row knows what was read (`seen_…`, the `d_…` deltas), so that each UPDATE can demand that nothing changed in between.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Final
+
+from quota.domain.errors import RefusalCode, Refused
+from quota.domain.hold import Hold, HoldKind, HoldState
+from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
+from quota.domain.units import Unit
+from quota.store.instants import from_us, from_us_or_none
+
+FIRST_LINE: Final = ""  # the line that a hold is placed with; top-ups bring the caller's ids
+HOLD_COLUMNS: Final = (
+    "id", "kind", "state", "subject", "actor", "project_id", "account_id", "unit", "amount", "charged", "next_seq",
+    "line_count", "limit_count", "placed_us", "lease_until_us", "charged_to_us", "closed_us", "close_reason", "body_hash",
+    "details", "refusal_code", "refusal_params", "epoch",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class AccountRow:
+    id: str
+    unit: str
+    project_id: str
+    period_start_us: int
+    period_end_us: int
+    awarded: int
+    charged: int
+    held: int
+    frozen: bool
+    version: int
+    d_charged: int = 0
+    d_held: int = 0
+    takes: bool = False  # a new hold or top-up is among the changes
+    overruns: bool = False
+    changed: bool = False
+
+    @property
+    def available(self) -> int:
+        return self.awarded - self.charged - self.held
+
+    def move(self, *, held: int, charged: int) -> None:
+        """Change both sums by the given amounts."""
+        self.held += held
+        self.d_held += held
+        self.charged += charged
+        self.d_charged += charged
+        self.changed = True
+
+
+@dataclass(slots=True)
+class HoldRow:
+    """A hold's row, columns in the order of HOLD_COLUMNS."""
+
+    id: str
+    kind: str
+    state: str
+    subject: str
+    actor: str
+    project_id: str
+    account_id: str
+    unit: str
+    amount: int
+    charged: int
+    next_seq: int
+    line_count: int
+    limit_count: int
+    placed_us: int
+    lease_until_us: int
+    charged_to_us: int | None
+    closed_us: int | None
+    close_reason: str | None
+    body_hash: str
+    details: str
+    refusal_code: str | None
+    refusal_params: str | None
+    epoch: int
+    fresh: bool = False
+    changed: bool = False
+    seen_next_seq: int = 0
+    seen_line_count: int = 0
+
+    def __post_init__(self) -> None:
+        self.seen_next_seq = self.next_seq
+        self.seen_line_count = self.line_count
+
+    @property
+    def rest(self) -> int:
+        return self.amount - self.charged
+
+    @property
+    def open(self) -> bool:
+        return self.state == HoldState.HELD
+
+
+as_row: Final[Callable[[HoldRow], tuple[object, ...]]] = attrgetter(*HOLD_COLUMNS)
+
+
+@dataclass(slots=True)
+class LineRow:
+    line_id: str
+    kind: str
+    amount: int
+    charged: int
+    at_us: int
+    fresh: bool = False
+    changed: bool = False
+
+
+@dataclass(slots=True)
+class LimitRow:
+    id: str
+    kind: str
+    cap: int
+    charged: int
+    held: int
+    d_charged: int = 0
+    d_held: int = 0
+    overruns: bool = False
+
+    @property
+    def available(self) -> int:
+        return self.cap - self.charged - self.held
+
+    def move(self, *, held: int, charged: int) -> None:
+        self.held += held
+        self.d_held += held
+        self.charged += charged
+        self.d_charged += charged
+
+
+@dataclass(slots=True)
+class HoldLimitRow:
+    limit_id: str
+    amount: int
+    charged: int
+    fresh: bool = False
+    changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """A usage record, columns in the order of the table's, `link` left out."""
+
+    source: str
+    event_id: str
+    hold_id: str
+    seq: int
+    from_us: int
+    to_us: int
+    quantity: int
+    amount: int
+    overrun: int
+    estimated: bool
+    payload: str
+    payload_hash: str
+
+
+usage_columns: Final[Callable[[UsageRow], tuple[object, ...]]] = attrgetter(
+    "source", "event_id", "hold_id", "seq", "from_us", "to_us", "quantity", "amount", "overrun", "estimated",
+    "payload", "payload_hash",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedLine:
+    hold_id: str
+    line_id: str
+    amount: int
+    at_us: int
+    refusal_code: str
+    refusal_params: str
+
+
+Entry = tuple[str, str, str, int, str | None, str | None, str, int, str]
+"""txn_id, account_id, bucket, amount, hold_id, usage_ref, kind, at_us, actor"""
+
+
+@dataclass(slots=True)
+class WorkingSet:
+    """Everything that was read for a batch, and what the batch adds."""
+
+    accounts: dict[str, AccountRow] = field(default_factory=dict)
+    holds: dict[str, HoldRow] = field(default_factory=dict)
+    lines: dict[str, list[LineRow]] = field(default_factory=dict)
+    refused_lines: dict[tuple[str, str], RefusedLine] = field(default_factory=dict)
+    limits: dict[str, LimitRow] = field(default_factory=dict)
+    hold_limits: dict[str, list[HoldLimitRow]] = field(default_factory=dict)
+    usages: dict[tuple[str, str], UsageRow] = field(default_factory=dict)
+    new_usages: list[UsageRow] = field(default_factory=list)
+    new_refused_lines: list[RefusedLine] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    stored_intervals: Callable[[str], Sequence[tuple[int, int]]] = lambda _: ()
+
+    def intervals(self, hold_id: str) -> Iterator[tuple[int, int]]:
+        """The intervals of a hold's usage, stored and added by this batch."""
+        yield from self.stored_intervals(hold_id)
+        yield from ((usage.from_us, usage.to_us) for usage in self.new_usages if usage.hold_id == hold_id)
+
+    def lines_of(self, hold: HoldRow) -> list[LineRow]:
+        """A hold's lines; the only line of most holds follows from the hold itself."""
+        lines = self.lines.get(hold.id)
+        if lines is None:
+            lines = self.lines[hold.id] = [LineRow(FIRST_LINE, "hold", hold.amount, hold.charged, hold.placed_us)]
+        return lines
+
+
+def hold_from(row: HoldRow, *, replayed: bool = False, details: Mapping[str, object] | None = None) -> Hold:
+    """A row as the domain's value."""
+    refusal = None
+    if row.refusal_code is not None:
+        refusal = refused_from(row.refusal_code, row.refusal_params or "{}")
+    return Hold(
+        id=HoldId(row.id),
+        kind=HoldKind(row.kind),
+        state=HoldState(row.state),
+        subject=row.subject,
+        actor=PersonId(row.actor),
+        project_id=ProjectId(row.project_id),
+        allocation_id=AllocationId(row.account_id),
+        unit=Unit(row.unit),
+        amount=row.amount,
+        charged=row.charged,
+        placed_at=from_us(row.placed_us),
+        lease_until=from_us(row.lease_until_us),
+        details=json.loads(row.details) if details is None else details,
+        refusal=refusal,
+        next_seq=row.next_seq,
+        charged_to=from_us_or_none(row.charged_to_us),
+        replayed=replayed,
+    )
+
+
+def refused_from(code: str, params: str) -> Refused:
+    """A stored refusal."""
+    return Refused(RefusalCode(code), json.loads(params))

@@ -1,0 +1,204 @@
+"""The ledger's writer: one thread and one connection that take what waits and commit it as one transaction.
+
+Invariants: an answer is given after COMMIT only; a full queue refuses at once; an operation that the database rejects is found by
+running its batch singly and hurts no other; where the reply to COMMIT was lost, the batch's own link says whether it counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from typing import Final
+
+import psycopg
+
+from quota.domain.errors import Invalid, InvariantBroken, QuotaError, Unavailable
+from quota.domain.ids import new_id
+from quota.store import plan
+from quota.store import statements as sql
+from quota.store.database import Database
+from quota.store.load import load
+from quota.store.operations import Operation
+from quota.store.persist import Head, persist
+from quota.store.wire import Interference, Wire, open_wire
+
+log = logging.getLogger("quota.store.writer")
+Outcome = plan.Answer | QuotaError
+Ticket = asyncio.Future[plan.Answer]
+Deliver = Callable[[Sequence[tuple[Ticket, Outcome]]], None]
+
+_OUTAGES: Final = (sqlite3.OperationalError, psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
+# Values that no row can take: too large an integer, a NUL character, a broken surrogate.
+_BAD_VALUES: Final = (psycopg.DataError, sqlite3.DataError, OverflowError, UnicodeError, sqlite3.InterfaceError)
+_BROKEN: Final = (psycopg.IntegrityError, sqlite3.IntegrityError)
+_ATTEMPTS: Final = 5
+
+
+class Writer:
+    """Takes operations from any thread; `deliver` gets (ticket, outcome) pairs on the writer's thread, once a batch."""
+
+    def __init__(self, database: Database, deliver: Deliver, *, queue_max: int, batch_max: int) -> None:
+        self._database = database
+        self._deliver = deliver
+        self._queue_max = queue_max
+        self._batch_max = batch_max
+        self._waiting: deque[tuple[Operation, Ticket]] = deque()
+        self._wake = threading.Condition()
+        self._idle = False
+        self._closing = False
+        self._wire: Wire | None = None
+        self._head: Head | None = None
+        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; the connection is made with the first batch."""
+        self._thread.start()
+
+    def close(self, timeout_s: float = 30) -> None:
+        """Commit what waits, then end the thread. What is submitted afterwards is Unavailable."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def submit(self, operation: Operation, ticket: Ticket) -> None:
+        """Queue an operation. Raises Unavailable where the queue is full or the writer is closed."""
+        with self._wake:
+            if self._closing or not self._thread.is_alive():
+                raise Unavailable("the ledger is closed")
+            if len(self._waiting) >= self._queue_max:
+                raise Unavailable("the ledger's queue is full")
+            self._waiting.append((operation, ticket))
+            if self._idle:
+                self._wake.notify()
+
+    def _run(self) -> None:
+        while batch := self._take():
+            outcomes = self._answers([operation for operation, _ in batch])
+            self._deliver([(ticket, outcome) for (_, ticket), outcome in zip(batch, outcomes, strict=True)])
+        self._disconnect()
+
+    def _take(self) -> list[tuple[Operation, Ticket]]:
+        with self._wake:
+            while not self._waiting and not self._closing:
+                self._idle = True
+                self._wake.wait()
+            self._idle = False
+            return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_max))]
+
+    def _answers(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        try:
+            return self._committed(operations)
+        except Unavailable as error:
+            log.warning("%d ledger operations failed: %s", len(operations), error)
+            return [Unavailable(str(error), retry_after_s=error.retry_after_s) for _ in operations]
+        except Exception:  # the thread's edge: a bug must not leave callers waiting
+            incident = new_id()
+            log.exception("incident %s in a batch of %d", incident, len(operations))
+            self._disconnect()
+            return [InvariantBroken(f"incident {incident}") for _ in operations]
+
+    def _committed(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        """Commit a batch, planning it again where another writer or a lost connection interfered. Raises Unavailable."""
+        failures: list[Exception] = []
+        while len(failures) < _ATTEMPTS:
+            try:
+                return self._transact(operations)
+            except Interference as error:
+                failures.append(error)
+                time.sleep(random.uniform(0, 0.002) * len(failures))  # noqa: S311  (spreads writers, guards nothing)
+            except Unavailable:
+                raise
+            except _OUTAGES as error:
+                if not _transient(error):
+                    self._disconnect()
+                    if failures:
+                        raise Unavailable(f"the database does not answer: {type(error).__name__}") from error
+                failures.append(error)
+            except (*_BAD_VALUES, *_BROKEN) as error:
+                if len(operations) == 1:
+                    return [_own_fault(error)]
+                return [outcome for operation in operations for outcome in self._answers([operation])]
+        raise Unavailable("other writers keep interfering") from failures[-1]
+
+    def _transact(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        with self._database.turn if self._database.is_sqlite else nullcontext():
+            wire, head = self._connected()
+            try:
+                wire.begin()
+                ws = load(wire, operations)
+                outcomes = [plan.run(ws, operation, head.epoch) for operation in operations]
+                new_head = persist(wire, ws, head)
+            except BaseException:
+                self._undo(wire)
+                raise
+            try:
+                wire.commit()
+            except _OUTAGES as error:
+                self._find_out(new_head, error)
+            self._head = new_head
+            return outcomes
+
+    def _find_out(self, sent: Head, error: Exception) -> None:
+        """The reply to COMMIT was lost: returns where the link of the batch is there, raises `error` where it is not."""
+        epoch = self._head
+        self._disconnect()
+        wire, _ = self._connected()
+        found = wire.select(sql.LINK_OF, [(sent.epoch, sent.n)])
+        wire.rollback()
+        self._disconnect()
+        counted = bool(found) and found[0][0] == sent.hash and sent != epoch
+        log.warning(
+            "the reply to COMMIT was lost (%s); the batch %s", type(error).__name__, "counts" if counted else "does not"
+        )
+        if not counted:
+            raise error
+
+    def _connected(self) -> tuple[Wire, Head]:
+        if self._wire is None or self._head is None:
+            self._disconnect()
+            wire = open_wire(self._database)
+            try:
+                wire.begin()
+                row = (f"{socket.gethostname()}:{os.getpid()}", time.time_ns() // 1000)
+                epoch = int(wire.select(sql.OPEN_EPOCH, [row])[0][0])
+                wire.commit()
+            except BaseException:
+                wire.close()
+                raise
+            self._wire, self._head = wire, Head(epoch, 0, "")
+        return self._wire, self._head
+
+    def _undo(self, wire: Wire) -> None:
+        try:
+            wire.rollback()
+        except (*_OUTAGES, sqlite3.Error, psycopg.Error):
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        wire, self._wire, self._head = self._wire, None, None
+        if wire is not None:
+            with suppress(sqlite3.Error, psycopg.Error):
+                wire.close()
+
+
+def _transient(error: Exception) -> bool:
+    """Whether the database only asks to try again: a deadlock or serialisation failure (SQLSTATE class 40)."""
+    return isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith("40")
+
+
+def _own_fault(error: Exception) -> QuotaError:
+    if isinstance(error, _BROKEN):
+        log.error("the database refused an operation: %s", error)
+        return InvariantBroken("the database refused what the plan allowed")
+    return Invalid([("body", "malformed")])

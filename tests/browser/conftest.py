@@ -1,0 +1,69 @@
+"""A real Chromium (Debian's) in front of a real portal; each person has a window of their own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.portal import Portal
+
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+Windows = Callable[[str], Page]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """Fails where Chromium is missing: `./commons test browser` installs it."""
+    path = shutil.which("chromium")
+    assert path, "chromium is missing: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
+    running = Portal(tmp_path_factory.mktemp("browser") / "data").up()
+    yield running
+    assert running.down() == 0
+
+
+@pytest.fixture(scope="module")
+def windows(chromium: Browser, portal: Portal) -> Iterator[Windows]:
+    """A window of a person, signed in through the form on first use and kept."""
+    open_windows: dict[str, Page] = {}
+
+    def window(user: str) -> Page:
+        if user not in open_windows:
+            page = chromium.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}).new_page()
+            page.set_default_timeout(30_000)
+            page.goto(portal.url)
+            page.get_by_label("User name").fill(user)
+            page.get_by_label("Password").fill(portal.password(user))
+            page.get_by_role("button", name="Sign in").click()
+            page.wait_for_url("**/services/quota/**")
+            open_windows[user] = page
+        return open_windows[user]
+
+    yield window
+    for page in open_windows.values():
+        page.context.close()
+
+
+@pytest.fixture(scope="session")
+def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where screenshots go for a look at a failure."""
+    return tmp_path_factory.mktemp("shots")

@@ -1,0 +1,76 @@
+"""What tests need from the machine: found, or installed with apt where this may be done.
+
+Invariant: nothing is skipped in silence. What is missing and cannot be installed fails the command on CI and is named elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+INSTALL_DEADLINE_S = 900
+
+
+@dataclass(frozen=True)
+class Need:
+    """One Debian package, the parts of the tests that need it, and how to see that it is there."""
+
+    package: str
+    parts: frozenset[str]
+    is_there: Callable[[], bool]
+
+
+def _has_postgresql() -> bool:
+    return any(Path("/usr/lib/postgresql").glob("*/bin/postgres")) or shutil.which("postgres") is not None
+
+
+def _has_chromium() -> bool:
+    return shutil.which("chromium") is not None
+
+
+def _has_chinese_font() -> bool:
+    return any(Path("/usr/share/fonts").rglob("NotoSansCJK*"))
+
+
+NEEDS = (
+    Need("postgresql", frozenset({"integration"}), _has_postgresql),
+    Need("chromium", frozenset({"browser"}), _has_chromium),
+    Need("fonts-noto-cjk", frozenset({"browser"}), _has_chinese_font),
+)
+
+
+def missing(parts: Sequence[str], needs: Sequence[Need] = NEEDS) -> list[str]:
+    """The packages that these parts need and the machine lacks."""
+    return [need.package for need in needs if need.parts & set(parts) and not need.is_there()]
+
+
+def ensure(parts: Sequence[str]) -> bool:
+    """Install what is missing; False where the tests must not go on without it."""
+    packages = missing(parts)
+    if not packages:
+        return True
+    if os.geteuid() == 0 and shutil.which("apt-get") is not None:
+        install(packages)
+        packages = missing(parts)
+    for package in packages:
+        print(f"missing: {package} (apt-get install {package})", flush=True)
+    return not packages or "CI" not in os.environ
+
+
+def install(packages: Sequence[str]) -> None:
+    """Install Debian packages, telling how long it took; what is still missing afterwards shows by itself."""
+    began_s = time.monotonic()
+    print(f"installing {', '.join(packages)} …", flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for argv in (["apt-get", "-q", "update"], ["apt-get", "-qy", "--no-install-recommends", "install", *packages]):
+        done = subprocess.run(
+            argv, env=environment, capture_output=True, text=True, check=False, timeout=INSTALL_DEADLINE_S
+        )
+        if done.returncode != 0:
+            print("\n".join((done.stdout + done.stderr).splitlines()[-10:]))
+    print(f"installed ({time.monotonic() - began_s:.1f} s)", flush=True)

@@ -1,0 +1,346 @@
+"""The store's fake: what is stored, in memory, behind the ports of quota.service.ports. It keeps their promises and no entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TypeVar
+
+from quota.domain.application import Application, ApplicationState, Ask
+from quota.domain.errors import IdConflict, RefusalCode, Refused, Unavailable, WrongState
+from quota.domain.hold import Hold, Usage
+from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId
+from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
+from quota.domain.rates import ChargeRate
+from quota.domain.session import Session, SessionState
+from quota.domain.units import Balance, Unit
+from quota.service.ports import Adjusted, StatementLine
+
+T = TypeVar("T")
+
+
+@dataclass
+class Line:
+    """What the fake statement remembers of one movement."""
+
+    kind: str
+    allocation_id: AllocationId
+    actor: PersonId
+    at: datetime
+    hold_id: HoldId | None = None
+    awarded: int = 0
+    held: int = 0
+    charged: int = 0
+    code: str = ""
+    params: Mapping[str, object] = field(default_factory=dict)
+    reason: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass
+class Books:
+    """Everything that is stored; shared by ledger and store."""
+
+    people: dict[PersonId, Person] = field(default_factory=dict)
+    projects: dict[ProjectId, Project] = field(default_factory=dict)
+    roles: dict[tuple[ProjectId, PersonId], tuple[ProjectRole, datetime]] = field(default_factory=dict)
+    applications: dict[ApplicationId, tuple[Application, str]] = field(default_factory=dict)
+    allocations: dict[AllocationId, Allocation] = field(default_factory=dict)
+    sessions: dict[HoldId, Session] = field(default_factory=dict)
+    rates: list[ChargeRate] = field(default_factory=list)
+    holds: dict[HoldId, tuple[Hold, str]] = field(default_factory=dict)
+    usages: dict[tuple[str, str], Usage] = field(default_factory=dict)
+    deposits: set[str] = field(default_factory=set)
+    adjustments: dict[AdjustmentId, tuple[Adjusted, tuple[object, ...]]] = field(default_factory=dict)
+    lines: list[Line] = field(default_factory=list)
+    audited: list[str] = field(default_factory=list)
+
+    def move(self, line: Line) -> None:
+        allocation = self.allocations[line.allocation_id]
+        old = allocation.balance
+        new = Balance(old.unit, old.awarded + line.awarded, old.charged + line.charged, old.held + line.held)
+        self.allocations[allocation.id] = replace(allocation, balance=new)
+        self.lines.append(line)
+
+
+class FakeTransaction:
+    """Every repository in one object; the ports' properties lead to views of it."""
+
+    def __init__(self, books: Books) -> None:
+        self.people = FakePeople(books)
+        self.projects = FakeProjects(books)
+        self.applications = FakeApplications(books)
+        self.accounts = FakeAccounts(books)
+        self.sessions = FakeSessions(books)
+        self.rates = FakeRates(books)
+        self._books = books
+
+    def audit(
+        self,
+        *,
+        actor: PersonId | None,
+        action: str,
+        subject: str,
+        before: Mapping[str, object] | None,
+        after: Mapping[str, object] | None,
+        reason: str | None,
+        at: datetime,
+    ) -> None:
+        self._books.audited.append(action)
+
+
+class FakeStore:
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self.down = False
+
+    async def read(self, work: Callable[[FakeTransaction], T]) -> T:
+        if self.down:
+            raise Unavailable("the store is down")
+        return work(FakeTransaction(self._books))
+
+    async def write(self, work: Callable[[FakeTransaction], T]) -> T:
+        return await self.read(work)
+
+
+@dataclass
+class FakePeople:
+    books: Books
+
+    def register(
+        self,
+        *,
+        issuer: str,
+        subject: str,
+        hub_name: str,
+        display_name: str,
+        email: str | None,
+        language: str,
+        at: datetime,
+    ) -> Person:
+        same = [p for p in self.books.people.values() if (p.issuer, p.subject) == (issuer, subject)]
+        holder = self.by_hub_name(hub_name)
+        if holder is not None and holder not in same:
+            raise IdConflict("this hub name belongs to somebody else")
+        number = len(self.books.people) + 1
+        identity = PersonId(f"person-{number:04}") if not same else same[0].id
+        uid = 20_000 + number if not same else same[0].uid
+        person = Person(identity, issuer, subject, hub_name, f"cc-{uid}", uid, display_name, email, language)
+        self.books.people[identity] = person
+        return person
+
+    def by_hub_name(self, hub_name: str) -> Person | None:
+        return next((p for p in self.books.people.values() if p.hub_name == hub_name), None)
+
+    def by_id(self, person_id: PersonId) -> Person | None:
+        return self.books.people.get(person_id)
+
+
+@dataclass
+class FakeProjects:
+    books: Books
+
+    def add(self, project: Project, pi: PersonId) -> None:
+        if any(p.slug == project.slug for p in self.books.projects.values()):
+            raise IdConflict("slug")
+        self.books.projects[project.id] = project
+        self.books.roles[(project.id, pi)] = (ProjectRole.PI, project.created_at)
+
+    def get(self, project_id: ProjectId) -> Project | None:
+        return self.books.projects.get(project_id)
+
+    def of_person(self, person_id: PersonId) -> Sequence[tuple[Project, ProjectRole]]:
+        return [
+            (self.books.projects[project], role)
+            for (project, person), (role, _) in self.books.roles.items()
+            if person == person_id
+        ]
+
+    def search(self, text: str, *, after: str | None, limit: int) -> Sequence[Project]:
+        found = [
+            p
+            for p in self.books.projects.values()
+            if (text.lower() in p.title.lower() or text.lower() in p.slug) and (after is None or p.slug > after)
+        ]
+        return sorted(found, key=lambda p: p.slug)[:limit]
+
+    def members(self, project_id: ProjectId) -> Sequence[Member]:
+        found = []
+        for (project, person_id), (role, since) in self.books.roles.items():
+            person = self.books.people[person_id]
+            if project == project_id:
+                found.append(Member(person_id, person.hub_name, person.display_name, role, since))
+        return found
+
+    def role(self, project_id: ProjectId, person_id: PersonId) -> ProjectRole | None:
+        return self.books.roles.get((project_id, person_id), (None, None))[0]
+
+    def put_member(self, project_id: ProjectId, person_id: PersonId, role: ProjectRole, at: datetime) -> bool:
+        known = self.books.roles.get((project_id, person_id))
+        self.books.roles[(project_id, person_id)] = (role, known[1] if known else at)
+        return known is None
+
+    def remove_member(self, project_id: ProjectId, person_id: PersonId) -> bool:
+        return self.books.roles.pop((project_id, person_id), None) is not None
+
+    def set_state(self, project_id: ProjectId, state: ProjectState) -> None:
+        self.books.projects[project_id] = replace(self.books.projects[project_id], state=state)
+
+
+@dataclass
+class FakeApplications:
+    books: Books
+
+    def add(self, application_id: ApplicationId, applicant: PersonId, ask: Ask, at: datetime, body_hash: str) -> bool:
+        if application_id in self.books.applications:
+            if self.books.applications[application_id][1] != body_hash:
+                raise IdConflict("another application")
+            return False
+        name = self.books.people[applicant].display_name
+        stored = Application(
+            application_id, applicant, name, ask, ApplicationState.SUBMITTED, at, None, None, None, None, None, None
+        )
+        self.books.applications[application_id] = (stored, body_hash)
+        return True
+
+    def get(self, application_id: ApplicationId) -> Application | None:
+        found = self.books.applications.get(application_id)
+        return found[0] if found is not None else None
+
+    def of_person(self, person_id: PersonId) -> Sequence[Application]:
+        return [a for a, _ in self.books.applications.values() if a.applicant == person_id]
+
+    def in_state(self, *states: ApplicationState) -> Sequence[Application]:
+        return [a for a, _ in self.books.applications.values() if a.state in states]
+
+    def decide(
+        self,
+        application_id: ApplicationId,
+        *,
+        expected: ApplicationState,
+        to: ApplicationState,
+        by: PersonId,
+        at: datetime,
+        message: str,
+        awarded_gpu_ms: int | None,
+        awarded_tokens: int | None,
+        project_id: ProjectId | None,
+    ) -> None:
+        stored, known = self.books.applications[application_id]
+        if stored.state is not expected:
+            raise WrongState("decided")
+        decided = replace(
+            stored, state=to, decided_by=by, decided_at=at, message=message, awarded_gpu_ms=awarded_gpu_ms,
+            awarded_tokens=awarded_tokens, project_id=project_id,
+        )  # fmt: skip
+        self.books.applications[application_id] = (decided, known)
+
+
+@dataclass
+class FakeAccounts:
+    books: Books
+
+    def open_allocation(
+        self, allocation_id: AllocationId, project_id: ProjectId, unit: Unit, starts_at: datetime, ends_at: datetime
+    ) -> None:
+        empty = Balance(unit, 0, 0, 0)
+        self.books.allocations[allocation_id] = Allocation(
+            allocation_id, project_id, starts_at, ends_at, suspended=False, frozen=False, balance=empty
+        )
+
+    def deposit(
+        self,
+        txn_id: str,
+        allocation_id: AllocationId,
+        amount: int,
+        *,
+        actor: PersonId,
+        at: datetime,
+        code: str,
+        params: Mapping[str, object],
+    ) -> None:
+        if txn_id not in self.books.deposits:
+            self.books.deposits.add(txn_id)
+            self.books.move(Line("deposit", allocation_id, actor, at, awarded=amount, code=code, params=params))
+
+    def adjust(
+        self,
+        adjustment_id: AdjustmentId,
+        allocation_id: AllocationId,
+        delta: int,
+        *,
+        actor: PersonId,
+        reason: str,
+        at: datetime,
+    ) -> Adjusted | Refused:
+        body = (allocation_id, delta, reason)
+        if adjustment_id in self.books.adjustments:
+            done, known = self.books.adjustments[adjustment_id]
+            if known != body:
+                raise IdConflict("another adjustment")
+            return replace(done, replayed=True)
+        before = self.books.allocations[allocation_id].balance
+        if before.available + delta < 0:
+            return Refused(RefusalCode.WOULD_TAKE_BACK_USED, {"available": before.available})
+        self.books.move(Line("adjustment", allocation_id, actor, at, awarded=delta, reason=reason))
+        done = Adjusted(before, self.books.allocations[allocation_id].balance, replayed=False)
+        self.books.adjustments[adjustment_id] = (done, body)
+        return done
+
+    def of_project(self, project_id: ProjectId) -> Sequence[Allocation]:
+        return [a for a in self.books.allocations.values() if a.project_id == project_id]
+
+    def get(self, allocation_id: AllocationId) -> Allocation | None:
+        return self.books.allocations.get(allocation_id)
+
+    def statement(self, project_id: ProjectId, *, before: int | None, limit: int) -> Sequence[StatementLine]:
+        found = []
+        for seq, line in reversed(list(enumerate(self.books.lines, start=1))):
+            allocation = self.books.allocations[line.allocation_id]
+            if allocation.project_id == project_id and (before is None or seq < before):
+                found.append(self._line(seq, line, allocation.unit))
+        return found[:limit]
+
+    def _line(self, seq: int, line: Line, unit: Unit) -> StatementLine:
+        usage = line.usage
+        return StatementLine(
+            seq, line.at, line.kind, line.allocation_id, unit, line.awarded, line.held, line.charged, line.actor,
+            self.books.people[line.actor].display_name, line.hold_id, usage.from_at if usage else None,
+            usage.to_at if usage else None, usage.quantity if usage else None, usage.estimated if usage else False,
+            line.code or line.kind, line.params, line.reason,
+        )  # fmt: skip
+
+
+@dataclass
+class FakeSessions:
+    books: Books
+
+    def upsert(self, session: Session) -> None:
+        self.books.sessions[session.hold_id] = session
+
+    def get(self, hold_id: HoldId) -> Session | None:
+        found = self.books.sessions.get(hold_id)
+        if found is None:
+            return None
+        hold = self.books.holds[hold_id][0]
+        return replace(found, amount=hold.amount, charged=hold.charged)
+
+    def of_person(self, person_id: PersonId, *, limit: int) -> Sequence[Session]:
+        return [s for s in self.books.sessions.values() if s.person_id == person_id][:limit]
+
+    def unfinished(self) -> Sequence[Session]:
+        over = (SessionState.SETTLED, SessionState.FAILED)
+        return [s for s in self.books.sessions.values() if s.state not in over]
+
+
+@dataclass
+class FakeRates:
+    books: Books
+
+    def put(self, rate: ChargeRate) -> None:
+        self.books.rates.append(rate)
+
+    def at(self, hardware: str, at: datetime) -> ChargeRate | None:
+        valid = [r for r in self.books.rates if r.hardware == hardware and r.valid_from <= at]
+        return max(valid, key=lambda r: r.valid_from, default=None)

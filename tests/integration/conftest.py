@@ -1,0 +1,17 @@
+"""A running portal, shared by the tests that only use it; those that break one start their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.portal import Portal
+
+
+@pytest.fixture(scope="module")
+def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
+    """A whole portal with its model, on fresh data, for one module."""
+    running = Portal(tmp_path_factory.mktemp("portal") / "data").up()
+    yield running
+    assert running.down() == 0

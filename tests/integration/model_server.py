@@ -1,0 +1,83 @@
+"""The demo's real model server for tests: SmolLM2-135M-Instruct through llama.cpp, as `./commons up` starts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+
+from tests.portal import ROOT, free_port
+
+NAME = "smollm2-135m-instruct"
+KEY = "key-of-the-model-in-tests"
+CONTEXT_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class ModelServer:
+    """A running model; `url` is its OpenAI root."""
+
+    root: str
+
+    @property
+    def url(self) -> str:
+        return f"{self.root}/v1"
+
+    def post(self, path: str, body: dict[str, object]) -> dict[str, object]:
+        """A request past the gateway."""
+        answer = requests.post(self.root + path, json=body, headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        found = answer.json()
+        assert isinstance(found, dict)
+        return found
+
+    def tokens_of(self, text: str) -> int:
+        """How many tokens the model makes of a text, special tokens read as such."""
+        tokens = self.post("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
+        assert isinstance(tokens, list)
+        return len(tokens)
+
+
+@contextmanager
+def model_server(folder: Path) -> Iterator[ModelServer]:
+    """Start it, wait until it answers, and end it."""
+    (folder / "secrets").mkdir(parents=True)
+    (folder / "secrets" / "model_key").write_text(KEY)
+    port = free_port()
+    environment = {**os.environ, "COMMONS_DATA": str(folder), "COMMONS_MODEL_PORT": str(port)}
+    with (folder / "model.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deploy.onehost.model"], cwd=ROOT, env=environment, stdout=log, stderr=log
+        )
+    server = ModelServer(f"http://127.0.0.1:{port}")
+    try:
+        _wait(server, process, folder)
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(server: ModelServer, process: subprocess.Popen[bytes], folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, (folder / "model.log").read_text(errors="replace")[-2000:]
+        try:
+            if requests.get(f"{server.root}/health", timeout=2).status_code == 200:
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(0.1)
+    raise AssertionError("the model does not answer")

@@ -1,0 +1,161 @@
+"""A private PostgreSQL for tests: its own cluster in a temporary folder, on a free port of 127.0.0.1, as a user that is not root.
+
+Invariants: fsync stays on, as in production; only the server started here is stopped, by its pid; the folder goes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psycopg
+
+from quota.domain.ids import new_id
+
+START_DEADLINE_S: Final = 60
+_OPTIONS: Final = {
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "60",
+    "shared_buffers": "64MB",
+    "logging_collector": "off",
+    "log_min_messages": "fatal",
+}
+
+
+@dataclass(slots=True)
+class Postgres:
+    """A running server; `kill` and `start` again leave its data as a crash would."""
+
+    programs: Path
+    folder: Path
+    port: int
+    user: str
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def url(self, database: str) -> str:
+        return f"postgresql+psycopg://commons@127.0.0.1:{self.port}/{database}"
+
+    def new_database(self) -> str:
+        """Make an empty database; its URL."""
+        name = f"t{new_id()}"
+        with self._connect() as connection:
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        return self.url(name)
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        options = [part for name, value in _OPTIONS.items() for part in ("-c", f"{name}={value}")]
+        argv = [
+            str(self.programs / "postgres"),
+            "-D",
+            str(self.folder / "data"),
+            "-p",
+            str(self.port),
+            "-k",
+            str(self.folder),
+        ]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*argv, *options], stdout=log, stderr=log, user=_other_user(), cwd=self.folder
+            )
+        deadline_s = time.monotonic() + START_DEADLINE_S
+        while True:  # bounded by the deadline
+            try:
+                self._connect().close()
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline_s or self._process.poll() is not None:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop the server: SIGINT ends its sessions and shuts down, SIGQUIT leaves what a crash leaves."""
+        if self._process is not None and self._process.poll() is None:
+            os.kill(self._process.pid, how)
+            self._process.wait(START_DEADLINE_S)
+
+    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
+        url = f"postgresql://commons@127.0.0.1:{self.port}/postgres"
+        return psycopg.connect(url, autocommit=True, connect_timeout=5)
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """Make a cluster, start it, and remove it at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="commons-pg-"))
+    server = Postgres(_programs(), folder, _free_port(), "commons")
+    try:
+        uid = _other_user()
+        if uid is not None:
+            os.chown(folder, uid, -1)
+        subprocess.run(
+            [
+                str(server.programs / "initdb"),
+                "-D",
+                str(folder / "data"),
+                "-U",
+                "commons",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--locale=C.UTF-8",
+            ],
+            user=uid,
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            timeout=START_DEADLINE_S,
+        )
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _programs() -> Path:
+    """Debian's newest PostgreSQL, which keeps its programs off the PATH."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if found:
+        return found[-1].parent
+    on_path = shutil.which("initdb")
+    if on_path is None:
+        raise RuntimeError("PostgreSQL is not installed (apt-get install postgresql)")
+    return Path(on_path).resolve().parent
+
+
+def _other_user() -> int | None:
+    """Whom the server runs as where we are root, which it refuses to be."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_uid
+        except KeyError:
+            continue
+    raise RuntimeError("neither 'postgres' nor 'nobody' is a user here")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

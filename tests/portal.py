@@ -1,0 +1,86 @@
+"""A whole portal for tests: `./commons up` on a fresh data folder and free ports, for real.
+
+The launcher is started in a session of its own; everything that it started is ended through it, by its pid.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def free_port() -> int:
+    """A port on 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Portal:
+    """One running portal; `data` outlives restarts."""
+
+    data: Path
+    port: int = field(default_factory=free_port)
+    model: bool = True
+    launcher: subprocess.Popen[bytes] | None = None
+    ready: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return str(self.ready["url"])
+
+    @property
+    def api(self) -> str:
+        return str(self.ready["api"])
+
+    @property
+    def gateway(self) -> str:
+        return str(self.ready["gateway"])
+
+    def password(self, user: str) -> str:
+        demo = self.ready["demo"]
+        assert isinstance(demo, list)
+        return str(next(entry["password"] for entry in demo if entry["user"] == user))
+
+    def secret(self, name: str) -> str:
+        return (self.data / "secrets" / name).read_text()
+
+    def up(self, timeout_s: float = 240) -> Portal:
+        """Start and wait until the ready file is written. Raises AssertionError with the launcher's output otherwise."""
+        ready_file = self.data.parent / "ready.json"
+        ready_file.unlink(missing_ok=True)
+        argv = [str(ROOT / "commons"), "up", "--data", str(self.data), "--port", str(self.port)]
+        argv += ["--ready-file", str(ready_file)] + ([] if self.model else ["--no-model"])
+        output = self.data.parent / "launcher.log"
+        with output.open("ab") as log:
+            self.launcher = subprocess.Popen(
+                argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        deadline = time.monotonic() + timeout_s
+        while not ready_file.exists():
+            assert self.launcher.poll() is None, output.read_text()[-3000:]
+            assert time.monotonic() < deadline, "not ready: " + output.read_text()[-3000:]
+            time.sleep(0.1)
+        self.ready = json.loads(ready_file.read_text())
+        return self
+
+    def down(self, timeout_s: float = 150) -> int:
+        """Ctrl-C: the launcher settles what runs and leaves nothing behind."""
+        assert self.launcher is not None
+        if self.launcher.poll() is None:
+            self.launcher.send_signal(signal.SIGINT)
+        return self.launcher.wait(timeout_s)
+
+    def kill_launcher(self) -> None:
+        assert self.launcher is not None
+        os.kill(self.launcher.pid, signal.SIGKILL)
+        self.launcher.wait(10)

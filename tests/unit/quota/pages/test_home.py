@@ -1,0 +1,136 @@
+"""Home: figures, running sessions, and what a newcomer reads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from quota.domain.ids import AllocationId
+from quota.domain.session import EndReason, SessionState
+from tests.unit.quota.pages.browser import Site, text_of
+from tests.unit.quota.pages.fakes import HOUR, NOW
+
+
+async def test_a_newcomer_reads_what_to_do_and_their_user_name() -> None:
+    async with Site().browser("nadia") as browser:
+        page = await browser.get()
+    assert page.status_code == 200
+    assert "Ask its PI to add your user name: nadia" in text_of(page)
+    assert 'href="/services/quota/apply"' in page.text
+    assert "commons/start" not in page.text
+
+
+async def test_numbers_come_first_and_agree() -> None:
+    site = Site()
+    site.world.project("Folding", "ada", gpu=(10 * HOUR, 2_340_000, 4_980_000), tokens=(1_000_000, 12_345, 0))
+    async with site.browser("ada") as browser:
+        text = text_of(await browser.get())
+    assert "7.97 of 10 GPU-h left · 20.3 % used · ends 6 Sep 2026" in text
+    assert "charged 0.65 held 1.38 available 7.97" in text
+    assert "987,655 of 1,000,000 tokens left" in text
+    assert "last updated 12:04 UTC" in text
+
+
+async def test_start_leads_to_the_chooser_with_the_project() -> None:
+    site = Site()
+    project = site.world.project("Folding", "ada", gpu=(10 * HOUR, 0, 0))
+    async with site.browser("ada") as browser:
+        page = await browser.get()
+    assert f'href="/hub/commons/start?project={project}"' in page.text
+    assert page.text.count("btn-primary") == 1
+
+
+async def test_at_zero_the_button_asks_for_more() -> None:
+    site = Site()
+    site.world.project("Folding", "ada", gpu=(10 * HOUR, 10 * HOUR, 0))
+    async with site.browser("ada") as browser:
+        page = await browser.get()
+    assert "Request more" in text_of(page)
+    assert "commons/start" not in page.text
+
+
+async def test_an_overdraft_is_shown_negative() -> None:
+    site = Site()
+    site.world.project("Folding", "ada", gpu=(HOUR, 2 * HOUR, 0))
+    async with site.browser("ada") as browser:
+        text = text_of(await browser.get())
+    assert "−1 of 1 GPU-h left" in text
+    assert "overdrawn" in text
+
+
+async def test_a_running_session_shows_rate_charge_hold_and_end() -> None:
+    site = Site()
+    project = site.world.project("Folding", "ada", gpu=(10 * HOUR, 0, 0))
+    session = site.world.session(project, "ada", SessionState.RUNNING)
+    async with site.browser("ada") as browser:
+        page = await browser.get("now")
+    text = text_of(page) or page.text
+    for part in ("1 simulated GPU", "running", "39 min", "1 GPU-h per hour", "charged 0.65 GPU-h", "held 1.38 GPU-h"):
+        assert part in page.text, (part, text)
+    assert 'datetime="2026-03-10T13:25:00Z"' in page.text
+    assert 'href="/user/ada/"' in page.text
+    assert f'href="/services/quota/sessions/{session.hold_id}/stop"' in page.text
+
+
+async def test_why_the_last_session_ended_is_said() -> None:
+    site = Site()
+    project = site.world.project("Folding", "ada", gpu=(10 * HOUR, 0, 0))
+    ended = {"ended_at": NOW - timedelta(hours=1), "end_reason": EndReason.DEADLINE, "stop_reason": None}
+    site.world.session(project, "ada", SessionState.SETTLED, charged=10_000, **ended)
+    async with site.browser("ada") as browser:
+        text = text_of(await browser.get())
+        site.world.session(project, "ada", SessionState.SETTLED, stop_reason="by:grace")
+        after = text_of(await browser.get())
+    assert "The chosen runtime was over. Charged 0.0028 GPU-h." in text
+    assert "Stopped by grace." in after
+
+
+async def test_an_outage_is_a_clear_page_and_never_zeros() -> None:
+    site = Site()
+    site.world.project("Folding", "ada", gpu=(10 * HOUR, 0, 0))
+    async with site.browser("ada") as browser:
+        site.world.down = True
+        page = await browser.get()
+    assert page.status_code == 503
+    assert page.headers["retry-after"]
+    text = text_of(page)
+    assert "Not available just now" in text
+    assert "none are shown" in text
+    assert "GPU-h left" not in text
+    assert "0 of" not in text
+
+
+async def test_an_allocation_that_has_not_begun_or_is_over_says_so() -> None:
+    site = Site()
+    for title, days in (("Early", 10), ("Late", -300)):
+        project = site.world.project(title, "ada", gpu=(HOUR, 0, 0))
+        for unit in ("gpu-ms", "tokens"):
+            key = AllocationId(f"{project}-{unit}")
+            known = site.world.allocations[key]
+            start = NOW + timedelta(days=days)
+            site.world.allocations[key] = replace(known, starts_at=start, ends_at=start + timedelta(days=30))
+    async with site.browser("ada") as browser:
+        text = text_of(await browser.get())
+    assert "The allocation starts 20 Mar 2026" in text
+    assert "Apply for a new one to go on." in text
+
+
+async def test_texts_of_people_are_escaped() -> None:
+    site = Site()
+    site.world.project("<script>alert(1)</script>", "ada", gpu=(HOUR, 0, 0))
+    async with site.browser("ada") as browser:
+        page = await browser.get()
+    assert "<script>alert" not in page.text
+    assert "&lt;script&gt;alert(1)" in page.text
+
+
+async def test_chinese_readers_get_chinese_pages_and_may_choose_otherwise() -> None:
+    site = Site()
+    site.world.project("Folding", "ada", gpu=(10 * HOUR, 0, 0))
+    async with site.browser("ada", language="zh-CN,zh;q=0.9,en;q=0.5") as browser:
+        page = await browser.get()
+        assert '<html lang="zh-Hans"' in page.text
+        assert "剩余 10 / 10 GPU 小时" in text_of(page)
+        chosen = await browser.send("language", {"language": "en", "next": "/services/quota/apply"})
+        assert (chosen.status_code, chosen.headers["location"]) == (303, "/services/quota/apply")
+        assert '<html lang="en"' in (await browser.get()).text

@@ -1,0 +1,21 @@
+"""Waiting for what has no event to await: a state in another process, asked for over HTTP or on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def eventually(look: Callable[[], Awaitable[T | None]], *, within_s: float, what: str, every_s: float = 0.2) -> T:
+    """The first answer of `look` that is not None or False. Raises AssertionError naming `what` after `within_s` seconds."""
+    end = time.monotonic() + within_s
+    while True:
+        found = await look()
+        if found is not None and found is not False:
+            return found
+        assert time.monotonic() < end, f"not within {within_s} s: {what}"
+        await asyncio.sleep(every_s)

@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from tests.people import Person
 
 
-async def awarded_project(pi: Person, admin: Person, *, gpu_hours: str, tokens: int) -> str:
-    """A project that `pi` applied for and `admin` awarded; answers its id."""
+async def submitted_application(
+    pi: Person, *, title: str = "Protein folding at night", gpu_hours: str = "10", tokens: int = 100_000
+) -> str:
+    """An application that waits for a decision; answers its id."""
     application = uuid.uuid4().hex
     today = datetime.now(UTC).date()
     ask = {
-        "title": "Protein folding at night",
+        "title": title,
         "purpose": "We fold proteins to understand misfolding diseases.",
         "gpu_hours": gpu_hours,
         "tokens": tokens,
@@ -22,6 +24,12 @@ async def awarded_project(pi: Person, admin: Person, *, gpu_hours: str, tokens: 
     }
     status, answer = await pi.api("PUT", f"/applications/{application}", ask)
     assert status == 201, (status, answer)
+    return application
+
+
+async def awarded_project(pi: Person, admin: Person, *, gpu_hours: str, tokens: int) -> str:
+    """A project that `pi` applied for and `admin` awarded; answers its id."""
+    application = await submitted_application(pi, gpu_hours=gpu_hours, tokens=tokens)
     decision = {"decision": "approve", "gpu_hours": gpu_hours, "tokens": tokens, "message": "Welcome."}
     status, answer = await admin.api("POST", f"/applications/{application}/decision", decision)
     assert status == 200, (status, answer)

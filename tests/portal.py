@@ -31,6 +31,7 @@ class Portal:
     data: Path
     port: int = field(default_factory=free_port)
     model: bool = True
+    portal_file: Path | None = None  # None: the one of the checkout
     launcher: subprocess.Popen[bytes] | None = None
     ready: dict[str, object] = field(default_factory=dict)
 
@@ -61,9 +62,12 @@ class Portal:
         argv = [str(ROOT / "commons"), "up", "--data", str(self.data), "--port", str(self.port)]
         argv += ["--ready-file", str(ready_file)] + ([] if self.model else ["--no-model"])
         output = self.data.parent / "launcher.log"
+        environment = dict(os.environ)
+        if self.portal_file is not None:
+            environment["COMMONS_PORTAL_FILE"] = str(self.portal_file)
         with output.open("ab") as log:
             self.launcher = subprocess.Popen(
-                argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+                argv, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
         deadline = time.monotonic() + timeout_s
         while not ready_file.exists():

@@ -83,6 +83,7 @@ c.JupyterHub.extra_user_scopes = set(roles.PERSON_SCOPES)
 c.JupyterHub.load_roles = roles.load_roles()
 c.JupyterHub.services = roles.services(site)
 
+c.JupyterHub.tornado_settings = {"headers": {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}}
 c.JupyterHub.template_paths = [str(pages.TEMPLATES)]
 c.JupyterHub.jinja_environment_options = {"extensions": [Localized]}
 c.JupyterHub.template_vars = pages.template_variables(site)

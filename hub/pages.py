@@ -203,6 +203,7 @@ class CheckedServerHandler(UserServerAPIHandler):
             return
         body = self.get_json_body()
         if isinstance(body, dict) and self.request.method == "PATCH":
+            _check_patch(body)
             options = body.get("user_options")
         else:
             options = self.get_server_json_body()["user_options"]
@@ -218,6 +219,16 @@ class CheckedServerHandler(UserServerAPIHandler):
         user = self.find_user(user_name)
         spawner = None if user is None else user.orm_spawners.get(server_name)
         return {} if spawner is None else spawner.user_options or {}
+
+
+def _check_patch(body: Mapping[str, object]) -> None:
+    """JupyterHub 6.1.1 answers an unknown or ill-typed field with a 500."""
+    for name, value in body.items():
+        kind: tuple[type, str] = (dict, "an object") if name == "user_options" else (str, "text")
+        if name not in ("name", "display_name", "user_options"):
+            raise web.HTTPError(400, "Known fields are name, display_name and user_options.")
+        if not isinstance(value, kind[0]):
+            raise web.HTTPError(400, f"{name} must be {kind[1]}.")
 
 
 def _remembered(user: Any) -> list[Mapping[str, object]]:

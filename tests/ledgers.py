@@ -5,9 +5,11 @@ Invariant: each test gets its own database; on SQLite a copy of one that was mig
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import shutil
 import tempfile
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,12 +17,14 @@ from typing import Final
 
 from sqlalchemy import text
 
+from quota.domain.errors import QuotaError
 from quota.domain.hold import HoldKind, HoldOrder, LimitUse, Usage
 from quota.domain.ids import AdjustmentId, AllocationId, HoldId, PersonId, ProjectId, new_id
 from quota.domain.project import Person, Project, ProjectState
 from quota.domain.units import Unit
 from quota.service.ports import Transaction
 from quota.store.database import Database, open_database
+from quota.store.ledger import LedgerStore
 from quota.store.migrate import migrate
 from quota.store.unit_of_work import SqlTransaction
 
@@ -136,3 +140,19 @@ def freeze(database: Database, account: AllocationId, *, frozen: bool) -> None:
     """Freeze or thaw an account."""
     with database.writing() as connection:
         connection.execute(text("UPDATE account SET frozen = :f WHERE id = :id"), {"f": frozen, "id": account})
+
+
+def run(database: Database, *steps: Callable[[LedgerStore], Awaitable[object]]) -> list[object]:
+    """Run steps one after the other on a ledger that lives only for them; what each answered, refusals and errors included."""
+
+    async def all_steps() -> list[object]:
+        async with LedgerStore(database) as ledger:
+            answers: list[object] = []
+            for step in steps:
+                try:
+                    answers.append(await step(ledger))
+                except QuotaError as error:
+                    answers.append(error)
+            return answers
+
+    return asyncio.run(all_steps())

@@ -8,8 +8,10 @@
   const words = JSON.parse(document.getElementById("quotas-words").textContent);
   const GPU_MS = 3600000;
   const at = (id) => document.getElementById(id);
-  const language = document.documentElement.lang || "en";
+  const page = document.documentElement.lang || "en";
+  const language = navigator.language.startsWith(page) ? navigator.language : page; // with the reader's own date order
   const decimals = new Intl.NumberFormat(language, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+  const small = new Intl.NumberFormat(language, { maximumSignificantDigits: 2 }); // a minute is not 0.00 GPU-h
   const whole = new Intl.NumberFormat(language);
 
   // ---- small builders ----
@@ -24,7 +26,8 @@
   };
   const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
   const unitName = (unit) => (unit === "gpu_ms" ? words.gpu_h : words.tokens);
-  const number = (unit, amount) => (unit === "gpu_ms" ? decimals.format(amount / GPU_MS) : whole.format(amount)).replace("-", "−");
+  const gpuHours = (amount) => (amount !== 0 && Math.abs(amount) < GPU_MS / 20 ? small : decimals).format(amount / GPU_MS);
+  const number = (unit, amount) => (unit === "gpu_ms" ? gpuHours(amount) : whole.format(amount)).replace("-", "−");
   const signed = (unit, amount) => (amount > 0 ? "+" : "") + number(unit, amount);
   const instant = (text, style) => {
     if (!text) return "";

@@ -115,6 +115,8 @@ def _sqlite_connected(*, read_only: bool) -> Callable[[DBAPIConnection, Connecti
         assert isinstance(connection, sqlite3.Connection)
         # SQLAlchemy's "begin" event opens transactions; the module's own implicit ones would come too late.
         connection.isolation_level = None
+        # SQLite's own lower() knows ASCII only.
+        connection.create_function("lower", 1, _lower, deterministic=True)
         for pragma in (
             "journal_mode=WAL",
             "synchronous=FULL",
@@ -125,6 +127,10 @@ def _sqlite_connected(*, read_only: bool) -> Callable[[DBAPIConnection, Connecti
             connection.execute(f"PRAGMA {pragma}")
 
     return connected
+
+
+def _lower(value: str | int | None) -> str | int | None:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _open_postgresql(url: URL) -> Database:

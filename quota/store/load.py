@@ -1,7 +1,8 @@
-"""Reads the working set of a batch: accounts locked in id order first, then everything that hangs on them.
+"""Reads the working set of a batch: the holds, which name their accounts, then the accounts, locked, then what hangs on them.
 
-Invariant: nothing of an account, its holds or their limits is read before its lock is held (PostgreSQL: row locks in id order, so
-that writers cannot deadlock; SQLite: BEGIN IMMEDIATE). The account of a hold never changes, so it may be looked up without.
+Invariants: balances and usage are read under the account's lock (PostgreSQL: row locks in id order, so that writers cannot
+deadlock; SQLite: BEGIN IMMEDIATE). A hold is read before; where another writer changes it in between, the guards of
+`statements.CHANGE_HOLDS` notice and the batch is planned again.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from quota.store.working_set import (
 def load(wire: Wire, operations: Iterable[Operation]) -> WorkingSet:
     """Lock and read all rows that `operations` touch."""
     operations = list(operations)
-    orders = [op.order for op in operations if isinstance(op, PlaceHold)]
-    others = {op.hold_id for op in operations if not isinstance(op, PlaceHold)}
     ws = WorkingSet()
-    account_ids: set[str] = {order.allocation_id for order in orders}
-    if others:
-        account_ids.update(row[0] for row in wire.select(sql.ACCOUNTS_OF_HOLDS, _keys(others)))
-    for row in wire.select(sql.LOCK_ACCOUNTS, _keys(account_ids)):
-        ws.accounts[row[0]] = AccountRow(*row)
-    for row in wire.select(sql.HOLDS, _keys(others | {order.id for order in orders})):
+    orders = [op.order for op in operations if isinstance(op, PlaceHold)]
+    hold_ids: set[str] = {op.hold_id for op in operations if not isinstance(op, PlaceHold)}
+    hold_ids.update(order.id for order in orders)
+    for row in wire.select(sql.HOLDS, _keys(hold_ids)):
         ws.holds[row[0]] = HoldRow(*row)
+    account_ids: set[str] = {order.allocation_id for order in orders}
+    account_ids.update(hold.account_id for hold in ws.holds.values())
+    for row in wire.select(sql.LOCK_ACCOUNTS, _keys(account_ids)) if account_ids else []:
+        ws.accounts[row[0]] = AccountRow(*row)
     _load_lines(wire, ws, operations)
     _load_usages(wire, ws, operations)
     _load_limits(wire, ws, operations)

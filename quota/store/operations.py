@@ -10,11 +10,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from quota.domain.errors import Invalid
-from quota.domain.hold import HoldOrder, HoldState, Usage, body_hash
+from quota.domain.hold import HoldOrder, HoldState, Usage
 from quota.domain.units import AMOUNT_MAX
 from quota.store.instants import to_us
+
+_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,13 @@ def charge(usage: Usage) -> Charge:
         str(usage.estimated),
         payload,
     )
-    return Charge(usage, from_us, to_us_, payload, hashlib.sha256("\n".join(said).encode()).hexdigest())
+    return Charge(
+        usage,
+        from_us,
+        to_us_,
+        payload,
+        hashlib.sha256("".join(f"{len(one)}:{one}" for one in said).encode()).hexdigest(),
+    )
 
 
 def settle(hold_id: str, at_us: int, usage: Usage | None) -> Settle:
@@ -124,24 +133,25 @@ def top_up(hold_id: str, line_id: str, amount: int, at_us: int, lease_until_us: 
 
 def dump(value: Mapping[str, object]) -> str:
     """JSON as it is stored; keys in a fixed order, so that equal values are equal texts."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _ENCODER.encode(value)
 
 
 def _order_hash(order: HoldOrder, details: str) -> str:
     # Without the instants: a retry of the same request comes later.
-    return body_hash(
-        {
-            "kind": order.kind,
-            "subject": order.subject,
-            "actor": order.actor,
-            "project_id": order.project_id,
-            "allocation_id": order.allocation_id,
-            "unit": order.unit,
-            "amount": order.amount,
-            "limits": [[use.limit_id, use.amount] for use in order.limits],
-            "details": details,
-        }
+    limits = dump({use.limit_id: use.amount for use in order.limits})
+    said = (
+        order.kind.value,
+        order.subject,
+        order.actor,
+        order.project_id,
+        order.allocation_id,
+        order.unit.value,
+        str(order.amount),
+        limits,
+        details,
     )
+    # Lengths stand before the texts, so that none can be read as two.
+    return hashlib.sha256("".join(f"{len(one)}:{one}" for one in said).encode()).hexdigest()
 
 
 def _check_amount(amount: int) -> None:

@@ -18,7 +18,6 @@ _IDS: Final = Rows({"id": _T})
 
 # -- read -----------------------------------------------------------------------------------------------------------------------
 
-ACCOUNTS_OF_HOLDS: Final = Statement("SELECT DISTINCT h.account_id FROM {rows} k JOIN hold h ON h.id = k.id", _IDS)
 LOCK_ACCOUNTS: Final = Statement(
     "SELECT id, unit, project_id, period_start_us, period_end_us, awarded, charged, held, frozen, version "
     "FROM account WHERE id IN (SELECT id FROM {rows} k) AND kind = 'allocation' ORDER BY id {lock}",
@@ -76,8 +75,9 @@ MOVE_LIMITS: Final = Statement(
     Rows({"id": _T, "held": _I, "charged": _I, "overruns": _I}),
 )
 CHANGE_HOLDS: Final = Statement(
-    "UPDATE hold SET state = d.state, amount = d.amount, charged = d.charged, next_seq = d.next_seq, line_count = d.line_count, "
-    "lease_until_us = d.lease_until_us, charged_to_us = d.charged_to_us, closed_us = d.closed_us, close_reason = d.close_reason "
+    "UPDATE hold SET state = d.state, amount = d.amount, charged = d.charged, next_seq = d.next_seq, "
+    "line_count = d.line_count, lease_until_us = {greatest}(hold.lease_until_us, d.lease_until_us), "
+    "charged_to_us = d.charged_to_us, closed_us = d.closed_us, close_reason = d.close_reason "
     "FROM {rows} d WHERE hold.id = d.id AND hold.state = 'held' AND hold.next_seq = d.seen_next_seq "
     "AND hold.line_count = d.seen_line_count",
     Rows(

@@ -111,8 +111,9 @@ _CACHES: Final = (
     _Check(
         "hold_line",
         "does not equal its entries",
-        "SELECT l.hold_id, l.line_id FROM hold_line l LEFT JOIN (SELECT txn_id, SUM(amount) AS amount FROM entry "
-        "WHERE bucket = 'held' AND kind IN ('hold', 'top_up') GROUP BY txn_id) e "
+        "WITH e AS MATERIALIZED (SELECT txn_id, SUM(amount) AS amount FROM entry "
+        "WHERE bucket = 'held' AND kind IN ('hold', 'top_up') GROUP BY txn_id) "
+        "SELECT l.hold_id, l.line_id FROM hold_line l LEFT JOIN e "
         "ON e.txn_id = CASE WHEN l.kind = 'hold' THEN 'h:' || l.hold_id ELSE 't:' || l.hold_id || ':' || l.line_id END "
         "WHERE l.kind IN ('hold', 'top_up') AND l.amount <> COALESCE(e.amount, 0)",
     ),
@@ -129,16 +130,18 @@ _USAGE: Final = (
     _Check(
         "usage_record",
         "does not equal the charge that it explains",
-        "SELECT u.source || ':' || u.event_id, u.amount FROM usage_record u LEFT JOIN (SELECT usage_ref, "
-        "SUM(CASE WHEN bucket = 'charged' THEN amount ELSE 0 END) AS amount, MIN(hold_id) AS hold_id FROM entry "
-        "WHERE usage_ref IS NOT NULL GROUP BY usage_ref) e ON e.usage_ref = u.source || ':' || u.event_id "
+        "WITH e AS MATERIALIZED (SELECT usage_ref, SUM(CASE WHEN bucket = 'charged' THEN amount ELSE 0 END) AS amount, "
+        "MIN(hold_id) AS hold_id FROM entry WHERE usage_ref IS NOT NULL GROUP BY usage_ref) "
+        "SELECT u.source || ':' || u.event_id, u.amount FROM usage_record u "
+        "LEFT JOIN e ON e.usage_ref = u.source || ':' || u.event_id "
         "WHERE u.amount <> COALESCE(e.amount, 0) OR u.hold_id <> COALESCE(e.hold_id, u.hold_id)",
     ),
     _Check(
         "entry",
         "is a charge without its usage record",
-        "SELECT e.seq, e.usage_ref FROM entry e LEFT JOIN usage_record u ON u.source || ':' || u.event_id = e.usage_ref "
-        "WHERE (e.usage_ref IS NOT NULL AND u.source IS NULL) OR (e.bucket = 'charged' AND e.usage_ref IS NULL)",
+        "SELECT ref, 'no record' FROM (SELECT usage_ref AS ref FROM entry WHERE usage_ref IS NOT NULL "
+        "EXCEPT SELECT source || ':' || event_id FROM usage_record) missing "
+        "UNION ALL SELECT CAST(seq AS TEXT), 'no reference' FROM entry WHERE bucket = 'charged' AND usage_ref IS NULL",
     ),
     _Check(
         "usage_record",

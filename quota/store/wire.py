@@ -1,7 +1,7 @@
 """The writer's own connection, on either engine: a batch is a handful of set-based statements, never one a row.
 
 Invariant: the same statements mean the same on both engines; `statements` writes them once, with the differences filled in here.
-SQLite binds many rows to one INSERT; PostgreSQL unpacks one JSON text, so that a batch is one message and one plan.
+SQLite binds the rows as VALUES; PostgreSQL unpacks one JSON text, so that a batch is one message and one plan.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -68,15 +68,18 @@ def open_wire(database: Database) -> Wire:
 
 
 class SqliteWire:
-    # Statements for 2^k rows: each is compiled once and cached, whatever the batch's size. 128 rows of the widest table stay
-    # well under SQLite's 32,766 parameters.
-    _SIZES: Final = (128, 64, 32, 16, 8, 4, 2, 1)
+    """Rows are bound as VALUES in statements for 2^k rows: each is compiled once and cached, whatever the batch's size.
+
+    A batch's remainder is filled up with rows of NULL, which no key equals. The widest statement, 512 holds, stays well under
+    SQLite's 32,766 parameters.
+    """
+
+    _LARGEST: Final = 512
     _WORDS: Final = {"greatest": "max", "least": "min", "lock": ""}
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._texts: dict[str, str] = {}
-        self._inserts: dict[tuple[str, int], str] = {}
+        self._texts: dict[tuple[str, int], str] = {}
 
     def begin(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -92,36 +95,52 @@ class SqliteWire:
         self._connection.close()
 
     def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
-        return self._run(statement, rows).fetchall()
+        return [row for cursor in self._run(statement, rows) for row in cursor.fetchall()]
 
     def update(self, statement: Statement, rows: Sequence[Row]) -> int:
-        return self._run(statement, rows).rowcount
+        return sum(cursor.rowcount for cursor in self._run(statement, rows))
 
     def insert(self, insert: Insert, rows: Sequence[Row]) -> int:
         count = start = 0
-        for size in self._SIZES:
-            while len(rows) - start >= size:
-                values = itertools.chain.from_iterable(rows[start : start + size])
-                count += self._connection.execute(self._insert(insert, size), tuple(values)).rowcount
-                start += size
+        size = self._LARGEST
+        while start < len(rows):
+            if len(rows) - start < size:
+                size //= 2
+                continue
+            values = tuple(itertools.chain.from_iterable(rows[start : start + size]))
+            count += self._connection.execute(self._insert(insert, size), values).rowcount
+            start += size
         return count
 
-    def _run(self, statement: Statement, rows: Sequence[Row]) -> sqlite3.Cursor:
-        text = self._texts.get(statement.sql)
+    def _run(self, statement: Statement, rows: Sequence[Row]) -> Iterator[sqlite3.Cursor]:
+        for start in range(0, len(rows), self._LARGEST):
+            some = rows[start : start + self._LARGEST]
+            size = 1 << (len(some) - 1).bit_length()
+            filling = (None,) * ((size - len(some)) * len(statement.rows.columns))
+            values = (*itertools.chain.from_iterable(some), *filling)
+            yield self._connection.execute(self._text(statement, size), values)
+
+    def _text(self, statement: Statement, size: int) -> str:
+        text = self._texts.get((statement.sql, size))
         if text is None:
-            columns = ", ".join(f"value ->> {at} AS {name}" for at, name in enumerate(statement.rows.columns))
-            source = f"(SELECT {columns} FROM json_each(?))"  # noqa: S608
-            text = self._texts[statement.sql] = statement.sql.format(rows=source, **self._WORDS)
-        return self._connection.execute(text, (json.dumps(rows),))
+            names = statement.rows.columns
+            columns = ", ".join(f"column{number} AS {name}" for number, name in enumerate(names, start=1))
+            source = f"(SELECT {columns} FROM (VALUES {_values(len(names), size)}))"  # noqa: S608
+            text = self._texts[statement.sql, size] = statement.sql.format(rows=source, **self._WORDS)
+        return text
 
     def _insert(self, insert: Insert, size: int) -> str:
-        text = self._inserts.get((insert.table, size))
+        text = self._texts.get((insert.table, size))
         if text is None:
-            one = f"({', '.join('?' * len(insert.columns))})"
-            text = f"INSERT INTO {insert.table} ({', '.join(insert.columns)}) VALUES {', '.join([one] * size)}"  # noqa: S608
+            values = _values(len(insert.columns), size)
+            text = f"INSERT INTO {insert.table} ({', '.join(insert.columns)}) VALUES {values}"  # noqa: S608
             text += " ON CONFLICT DO NOTHING" if insert.once else ""
-            self._inserts[insert.table, size] = text
+            self._texts[insert.table, size] = text
         return text
+
+
+def _values(columns: int, rows: int) -> str:
+    return ", ".join([f"({', '.join('?' * columns)})"] * rows)
 
 
 class PostgresWire:
@@ -131,6 +150,10 @@ class PostgresWire:
         self._connection = connection
         self._connection.prepare_threshold = 1
         self._cursor = connection.cursor()
+        # Everything here is looked up by key. A plan made while a table was small must not scan it once it has grown.
+        for method in ("seqscan", "hashjoin", "mergejoin", "bitmapscan"):
+            self._cursor.execute(f"SET enable_{method} = off".encode())
+        connection.commit()
         self._texts: dict[str, str] = {}
 
     def begin(self) -> None:
@@ -158,7 +181,7 @@ class PostgresWire:
         if text is None:
             text = self._texts[insert.table] = (
                 f"INSERT INTO {insert.table} ({', '.join(insert.columns)}) "  # noqa: S608
-                f"SELECT {_columns(insert.columns)} FROM json_array_elements(%s::json) WITH ORDINALITY AS t(r, n) ORDER BY n"
+                f"SELECT {_columns(insert.columns)} FROM jsonb_array_elements(%s::jsonb) WITH ORDINALITY AS t(r, n) ORDER BY n"
                 + (" ON CONFLICT DO NOTHING" if insert.once else "")
             )
         self._cursor.execute(text.encode(), (json.dumps(rows),))
@@ -167,7 +190,7 @@ class PostgresWire:
     def _run(self, statement: Statement, rows: Sequence[Row]) -> None:
         text = self._texts.get(statement.sql)
         if text is None:
-            source = f"(SELECT {_columns(statement.rows.columns)} FROM json_array_elements(%s::json) AS t(r))"  # noqa: S608
+            source = f"(SELECT {_columns(statement.rows.columns)} FROM jsonb_array_elements(%s::jsonb) AS t(r))"  # noqa: S608
             text = self._texts[statement.sql] = statement.sql.format(rows=source, **self._WORDS)
         self._cursor.execute(text.encode(), (json.dumps(rows),))
 

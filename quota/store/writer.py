@@ -54,6 +54,7 @@ class Writer:
         self._waiting: deque[tuple[Operation, Ticket]] = deque()
         self._wake = threading.Condition()
         self._idle = False
+        self._open = False
         self._closing = False
         self._wire: Wire | None = None
         self._head: Head | None = None
@@ -62,10 +63,12 @@ class Writer:
     def start(self) -> None:
         """Start the thread; the connection is made with the first batch."""
         self._thread.start()
+        self._open = True
 
     def close(self, timeout_s: float = 30) -> None:
         """Commit what waits, then end the thread. What is submitted afterwards is Unavailable."""
         with self._wake:
+            self._open = False
             self._closing = True
             self._wake.notify()
         if self._thread.is_alive():
@@ -74,7 +77,7 @@ class Writer:
     def submit(self, operation: Operation, ticket: Ticket) -> None:
         """Queue an operation. Raises Unavailable where the queue is full or the writer is closed."""
         with self._wake:
-            if self._closing or not self._thread.is_alive():
+            if not self._open:
                 raise Unavailable("the ledger is closed")
             if len(self._waiting) >= self._queue_max:
                 raise Unavailable("the ledger's queue is full")

@@ -77,7 +77,7 @@ def _measure(database: Database, engine: str, seconds: float, rounds: int, resul
     books = ledgers.open_books(database, AWARD)
     make_tables(database, list(books.accounts))
     figures = result.figures
-    single = [(new_id(), books.accounts[0], AMOUNT, False) for _ in range(300)]
+    single = [(new_id(), str(books.accounts[0]), AMOUNT, False) for _ in range(300)]
     figures[f"{engine}_one_transaction_an_op_ops_per_s"] = round(one_per_op(database, single))
     ratios = []
     for clients in CLIENTS:

@@ -64,14 +64,17 @@ c.Spawner.poll_interval = 1
 
 
 class HubProcess:
-    """Data folder, proxy, hub and fake quota service; `end` leaves nothing running."""
+    """Data folder, proxy, hub and, unless told otherwise, the fake quota service; `end` leaves nothing running.
 
-    def __init__(self, data: Path) -> None:
+    `site` is the hub's whole configuration file.
+    """
+
+    def __init__(self, data: Path, *, site: str = SITE, fake_quota: bool = True) -> None:
         self.data = data
         DataFolder(data).make()
         self.port, self.hub_port, self.proxy_api_port, self.quota_port = (free_port() for _ in range(4))
         self.url = f"http://127.0.0.1:{self.port}/"
-        self.quota = FakeQuota(self.secret("hub_credential"), self.quota_port).start()
+        self.fake = FakeQuota(self.secret("hub_credential"), self.quota_port).start() if fake_quota else None
         self.environment = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
             "PYTHONPATH": str(ROOT),
@@ -84,10 +87,15 @@ class HubProcess:
             "CONFIGPROXY_AUTH_TOKEN": self.secret("proxy_token"),
         }
         self.config = data / "site_config.py"
-        self.config.write_text(SITE)
+        self.config.write_text(site)
         self.environment["TEST_CONFIG"] = str(ROOT / "jupyterhub_config.py")
         self.proxy: subprocess.Popen[bytes] | None = None
         self.hub: subprocess.Popen[bytes] | None = None
+
+    @property
+    def quota(self) -> FakeQuota:
+        assert self.fake is not None
+        return self.fake
 
     def secret(self, name: str) -> str:
         return (self.data / "secrets" / name).read_text()
@@ -155,7 +163,8 @@ class HubProcess:
             except records.RecordError:
                 pass
             processes.kill_marked(HOLD_VARIABLE, folder.name)
-        self.quota.stop()
+        if self.fake is not None:
+            self.fake.stop()
 
 
 class Browser:
@@ -186,7 +195,8 @@ class Browser:
 
     def api(self, method: str, path: str, body: object = None) -> httpx.Response:
         """A call to the hub's REST API by cookie."""
-        return self.http.request(method, f"/hub/api{path}", json=body, headers={"X-XSRFToken": self.xsrf})
+        headers = {"X-XSRFToken": self.xsrf, "Content-Type": "application/json"}
+        return self.http.request(method, f"/hub/api{path}", content=json.dumps(body), headers=headers)
 
     def relay(self, method: str, path: str, body: object = None) -> httpx.Response:
         """A call to one of our own JSON routes."""

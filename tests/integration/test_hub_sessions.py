@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,12 +108,20 @@ def test_a_hub_killed_between_hold_and_start_leaves_nothing_running(hub: HubProc
     (fresh,) = set(book.holds) - before - {orphan}
     assert hub.live_sessions() == [fresh]
 
-    # A lost state is no reason for a second hold: what runs is adopted.
+    # What the hub has forgotten is no reason for a second hold: the next start adopts what runs.
     hub.kill_hub()
+    with sqlite3.connect(hub.data / "hub" / "jupyterhub.sqlite") as database:
+        database.execute("UPDATE spawners SET state = '{}', server_id = NULL, started = NULL")
+    database.close()
     hub.start_hub()
+    assert researcher.server() is None
+    assert researcher.start(OPTIONS).status_code in (201, 202)
     researcher.ready()
     assert set(book.holds) - before == {orphan, fresh}
+    assert hub.live_sessions() == [fresh]
     researcher.stop()
+    until(lambda: fresh in {hold_id for hold_id, _ in book.ended}, within_s=10, what="the hint")
+    assert hub.live_sessions() == []
 
 
 def test_a_start_cancelled_while_it_is_pending_gives_its_hold_back(hub: HubProcess) -> None:

@@ -1,0 +1,205 @@
+"""What each guard of the ledger is for, as scenarios in which it alone stands between a stale plan and a wrong balance.
+
+A stale plan is what a writer has in hand when another one was faster: rows read, then changed by somebody else, then written. In
+production locks make it rare; here it is made on purpose, without locks, so that the guards in the statements are seen to hold.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from sqlalchemy import text
+
+from quota.domain.errors import IdConflict, InvariantBroken
+from quota.domain.hold import Hold, HoldState, LimitUse
+from quota.domain.ids import HoldId
+from quota.store import operations as ops
+from quota.store import plan
+from quota.store import statements as sql
+from quota.store.database import Database
+from quota.store.instants import to_us
+from quota.store.ledger import LedgerStore
+from quota.store.load import load
+from quota.store.persist import Head, persist
+from quota.store.verify import verify
+from quota.store.wire import Interference, Wire, open_wire
+from tests import ledgers
+from tests.ledgers import Books, usage
+
+Step = Callable[[LedgerStore], Awaitable[object]]
+LEASE = ledgers.NOW + timedelta(hours=2)
+
+
+def stale_plan_is_refused(books: Books, operation: ops.Operation, meanwhile: Callable[[], object]) -> None:
+    """Plan `operation`, let `meanwhile` happen, write the plan: the statements must notice."""
+    with _wire(books.database) as wire:
+        wire.begin()
+        ws = load(wire, [operation])
+        answer = plan.run(ws, operation, 1)
+        assert not isinstance(answer, Exception), answer
+        wire.rollback()
+        meanwhile()
+        wire.begin()
+        epoch = int(wire.select(sql.OPEN_EPOCH, [("test", 0)])[0][0])
+        try:
+            persist(wire, ws, Head(epoch, 0, ""))
+        except Interference:
+            wire.rollback()
+        else:
+            wire.rollback()
+            raise AssertionError("a stale plan was written")
+    assert verify(books.database) == []
+
+
+def takes_what_another_took(books: Books) -> None:
+    place = ops.place_hold(books.order(100, hold_id="stale-hold"))
+    stale_plan_is_refused(books, place, lambda: _do(books, lambda one: one.place_hold(books.order(1))))
+
+
+def takes_from_what_was_frozen(books: Books) -> None:
+    place = ops.place_hold(books.order(10, hold_id="stale-hold"))
+    stale_plan_is_refused(books, place, lambda: ledgers.freeze(books.database, books.accounts[0], frozen=True))
+
+
+def places_an_id_that_another_placed(books: Books) -> None:
+    place = ops.place_hold(books.order(10, hold_id="stale-hold"))
+    elsewhere = books.order(5, hold_id="stale-hold", account=1)
+    stale_plan_is_refused(books, place, lambda: _do(books, lambda one: one.place_hold(elsewhere)))
+
+
+def records_usage_that_another_recorded(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0002", account=1)))
+    charge = ops.charge(usage("hold-0001", "event-1", 5))
+    stale_plan_is_refused(books, charge, lambda: _do(books, lambda one: one.charge(usage("hold-0002", "event-1", 5))))
+
+
+def charges_a_hold_that_another_closed(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
+    _do(books, lambda one: one.place_hold(books.order(50, hold_id="hold-0002")))
+    charge = ops.charge(usage("hold-0001", "event-1", 5))
+    stale_plan_is_refused(books, charge, lambda: _do(books, lambda one: one.settle(HoldId("hold-0001"), ledgers.NOW)))
+
+
+def settles_a_hold_that_another_charged(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
+    settle = ops.settle("hold-0001", to_us(ledgers.NOW), None)
+    stale_plan_is_refused(books, settle, lambda: _do(books, lambda one: one.charge(usage("hold-0001", "event-1", 0))))
+
+
+def settles_a_hold_that_another_topped_up(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
+    settle = ops.settle("hold-0001", to_us(ledgers.NOW), None)
+    top_up: Step = lambda one: one.top_up(HoldId("hold-0001"), "t1", 10, ledgers.NOW, LEASE)  # noqa: E731
+    stale_plan_is_refused(books, settle, lambda: _do(books, top_up))
+
+
+def overruns_an_account_that_another_used(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
+    charge = ops.charge(usage("hold-0001", "event-1", 500))
+    stale_plan_is_refused(books, charge, lambda: _do(books, lambda one: one.place_hold(books.order(1))))
+
+
+def counts_against_a_limit_that_another_filled(books: Books) -> None:
+    ledgers.add_limit(books.database, "member-1", "member", 30)
+    place = ops.place_hold(books.order(20, hold_id="stale-hold", limits=(LimitUse("member-1", 20),)))
+    other = books.order(20, account=1, limits=(LimitUse("member-1", 20),))
+    stale_plan_is_refused(books, place, lambda: _do(books, lambda one: one.place_hold(other)))
+
+
+def an_id_with_another_body_is_a_conflict(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
+    assert isinstance(_do(books, lambda one: one.place_hold(books.order(21, hold_id="hold-0001"))), IdConflict)
+    _do(books, lambda one: one.charge(usage("hold-0001", "event-1", 5)))
+    assert isinstance(_do(books, lambda one: one.charge(usage("hold-0001", "event-1", 6))), IdConflict)
+
+
+def an_interval_is_charged_once(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
+    _do(books, lambda one: one.charge(usage("hold-0001", "event-1", 5, minutes=3)))
+    again = _do(books, lambda one: one.charge(usage("hold-0001", "event-2", 5, minute=2)))
+    assert isinstance(again, InvariantBroken)
+    assert verify(books.database) == []
+
+
+def a_refusal_stays_a_refusal(books: Books) -> None:
+    order = books.order(1000, hold_id="hold-0001")
+    _do(books, lambda one: one.place_hold(order))
+    ledgers.adjust(books.database, books.person.id, "adjust-1", books.accounts[0], 5000)
+    again = _do(books, lambda one: one.place_hold(order))
+    assert isinstance(again, Hold)
+    assert again.state is HoldState.REFUSED
+    assert again.replayed
+
+
+def overruns_are_charged_whole(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
+    hold = _do(books, lambda one: one.settle(HoldId("hold-0001"), ledgers.NOW, usage("hold-0001", "event-1", 500)))
+    assert isinstance(hold, Hold)
+    assert hold.charged == 500
+    assert verify(books.database) == []
+
+
+def what_is_left_returns(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(100, hold_id="hold-0001")))
+    _do(books, lambda one: one.settle(HoldId("hold-0001"), ledgers.NOW, usage("hold-0001", "event-1", 30)))
+    assert verify(books.database) == []
+    again = _do(books, lambda one: one.place_hold(books.order(70)))
+    assert isinstance(again, Hold)
+    assert again.state is HoldState.HELD
+
+
+def accounts_are_locked_in_id_order(books: Books) -> None:
+    """While a writer waits for the first account it must not hold the second."""
+    if books.database.is_sqlite:
+        return  # one lock on the whole database has no order
+    keys = [["account-1"], ["account-0"]]
+    with _wire(books.database) as holder, _wire(books.database) as waiter, books.database.writing() as watcher:
+        holder.select(sql.LOCK_ACCOUNTS, [["account-0"]])
+        waiting = threading.Thread(target=lambda: waiter.select(sql.LOCK_ACCOUNTS, keys))
+        waiting.start()
+        while not watcher.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
+            assert waiting.is_alive(), "the account was not locked"
+        free = watcher.execute(
+            text("SELECT id FROM account WHERE id = 'account-1' FOR NO KEY UPDATE SKIP LOCKED")
+        ).all()
+        holder.rollback()
+        watcher.rollback()
+        waiting.join()
+        assert free, "the second account was locked before the first"
+
+
+SCENARIOS: tuple[Callable[[Books], None], ...] = (
+    takes_what_another_took,
+    takes_from_what_was_frozen,
+    places_an_id_that_another_placed,
+    records_usage_that_another_recorded,
+    charges_a_hold_that_another_closed,
+    settles_a_hold_that_another_charged,
+    settles_a_hold_that_another_topped_up,
+    overruns_an_account_that_another_used,
+    counts_against_a_limit_that_another_filled,
+    an_id_with_another_body_is_a_conflict,
+    an_interval_is_charged_once,
+    a_refusal_stays_a_refusal,
+    overruns_are_charged_whole,
+    what_is_left_returns,
+    accounts_are_locked_in_id_order,
+)
+
+
+def _do(books: Books, step: Step) -> object:
+    return ledgers.run(books.database, step)[0]
+
+
+@contextmanager
+def _wire(database: Database) -> Iterator[Wire]:
+    wire = open_wire(database)
+    try:
+        yield wire
+    finally:
+        wire.rollback()
+        wire.close()

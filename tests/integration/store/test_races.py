@@ -1,0 +1,121 @@
+"""Writers in several processes race for what is left: the database decides, and never more is taken than there is."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+from sqlalchemy import text
+
+from quota.domain.hold import HoldKind, HoldState
+from quota.domain.ids import HoldId
+from quota.store.database import Database
+from quota.store.ledger import LedgerStore
+from quota.store.verify import verify
+from tests import ledgers
+
+
+def start_writer(
+    database: Database, prefix: str, clients: int, count: int, *, file_size_max: int | None = None
+) -> subprocess.Popen[str]:
+    """A writer process that is connected and waits for its starting signal; no file of its may grow beyond `file_size_max`."""
+    url = database.url.render_as_string(hide_password=False)
+    argv = [sys.executable, "-m", "tests.integration.store.writer_process", url, prefix, str(clients), str(count)]
+    if file_size_max is not None:
+        argv = ["prlimit", f"--fsize={file_size_max}", "--", *argv]
+    errors = subprocess.PIPE if file_size_max is not None else None
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_two_processes_of_eight_clients_cannot_overspend(database: Database) -> None:
+    ledgers.open_books(database, 100)
+    writers = [start_writer(database, prefix, 8, 12) for prefix in ("writer-a", "writer-b")]
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    answers = [line.split() for writer in writers for line in writer.communicate(timeout=60)[0].splitlines()]
+    assert [writer.returncode for writer in writers] == [0, 0]
+    assert len(answers) == 192
+    assert sum(state == "held" for _, state in answers) == 100
+    assert verify(database) == []
+
+
+@pytest.mark.parametrize("rounds", [25, pytest.param(1000, marks=[pytest.mark.full, pytest.mark.timeout(1800)])])
+async def test_the_last_unit_is_given_once_in_every_round(database: Database, rounds: int) -> None:
+    books = ledgers.open_books(database, 1)
+    async with LedgerStore(database) as one, LedgerStore(database) as other:
+        for number in range(rounds):
+            orders = [books.order(1, hold_id=f"round-{number}-{client}") for client in range(16)]
+            holds = await asyncio.gather(
+                *(ledger.place_hold(order) for order, ledger in zip(orders, [one, other] * 8, strict=True))
+            )
+            won = [hold for hold in holds if hold.state is HoldState.HELD]
+            assert len(won) == 1
+            await one.release(won[0].id, ledgers.NOW, "test")
+    assert verify(database) == []
+
+
+async def test_the_same_id_sent_to_two_writers_is_one_hold(database: Database) -> None:
+    books = ledgers.open_books(database, 1000)
+    async with LedgerStore(database) as one, LedgerStore(database) as other:
+        for number in range(20):
+            order = books.order(10, hold_id=f"same-id-{number}")
+            holds = await asyncio.gather(*(ledger.place_hold(order) for ledger in (one, other) for _ in range(4)))
+            assert sorted(hold.replayed for hold in holds) == [False] + [True] * 7
+            used = ledgers.usage(order.id, f"event-{number}", 4)
+            charged = await asyncio.gather(*(ledger.charge(used) for ledger in (one, other) for _ in range(4)))
+            assert sorted(one.applied for one in charged) == [False] * 7 + [True]
+        assert len(await one.open_holds(HoldKind.SESSION)) == 20
+    assert verify(database) == []
+
+
+async def test_holds_across_accounts_in_every_order_do_not_deadlock(database: Database) -> None:
+    books = ledgers.open_books(database, *[10_000] * 6)
+    async with LedgerStore(database) as one, LedgerStore(database) as other:
+        for number in range(20):
+            asked = [
+                ledger.place_hold(books.order(1, hold_id=f"ring-{number}-{at}-{name}", account=at))
+                for ledger, name, order in ((one, "a", range(6)), (other, "b", range(5, -1, -1)))
+                for at in order
+            ]
+            assert all(hold.state is HoldState.HELD for hold in await asyncio.gather(*asked))
+    assert verify(database) == []
+
+
+def test_the_same_race_overspends_where_one_checks_and_then_acts(database: Database) -> None:
+    """The control: without the conditional update this harness does see overspending."""
+    ledgers.open_books(database, 1)
+    barrier = threading.Barrier(8)
+    taken: list[int] = []
+
+    def check_then_act(number: int) -> None:
+        with database.reading() as connection:
+            available = connection.execute(
+                text("SELECT awarded - held FROM account WHERE id = 'account-0'")
+            ).scalar_one()
+        barrier.wait()
+        if available >= 1:
+            taken.append(number)
+
+    threads = [threading.Thread(target=check_then_act, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == 8
+
+
+async def test_a_hold_is_visible_to_another_process_once_it_is_answered(database: Database) -> None:
+    books = ledgers.open_books(database, 10)
+    async with LedgerStore(database) as one, LedgerStore(database) as other:
+        await one.place_hold(books.order(10, hold_id="hold-0001"))
+        seen = await other.hold(HoldId("hold-0001"))
+    assert seen is not None
+    assert seen.amount == 10

@@ -1,0 +1,98 @@
+"""The migrations and what the database itself enforces."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import CheckConstraint, inspect, text
+from sqlalchemy.exc import DBAPIError
+
+from quota.store.database import Database, open_database
+from quota.store.migrate import migrate
+from quota.store.tables import APPEND_ONLY, metadata
+from tests import ledgers
+
+_MIGRATE = (
+    "import sys; from quota.store.database import open_database; from quota.store.migrate import migrate; "
+    "sys.stdin.readline(); migrate(open_database(sys.argv[1]))"
+)
+
+
+def test_the_migrated_schema_is_the_metadata(database: Database) -> None:
+    with database.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_every_check_of_the_metadata_is_in_the_database(database: Database) -> None:
+    wanted = {
+        (table.name, str(one.name)) for table in metadata.tables.values() for one in table.constraints
+        if isinstance(one, CheckConstraint)
+    }  # fmt: skip
+    with database.reading() as connection:
+        found = {
+            (table, str(one["name"]))
+            for table in metadata.tables
+            for one in inspect(connection).get_check_constraints(table)
+        }
+    assert {name.removeprefix(f"ck_{table}_") for table, name in wanted} <= {
+        name.removeprefix(f"ck_{table}_") for table, name in found
+    }
+    assert len(found) == len(wanted)
+
+
+def test_processes_that_start_at_once_migrate_once(empty_url: str) -> None:
+    starting = [
+        subprocess.Popen([sys.executable, "-c", _MIGRATE, empty_url], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    for process in starting:
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    for process in starting:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
+    database = open_database(empty_url)
+    with database.reading() as connection:
+        assert connection.execute(text("SELECT count(*) FROM audit_head")).scalar_one() == 1
+    migrate(database)
+    database.close()
+
+
+@pytest.mark.parametrize("table", APPEND_ONLY)
+@pytest.mark.parametrize("verb", ["UPDATE {table} SET {column} = {column}", "DELETE FROM {table}"])
+def test_what_is_written_can_be_neither_changed_nor_deleted(database: Database, table: str, verb: str) -> None:
+    _fill(database)
+    column = next(iter(metadata.tables[table].columns)).name
+    with pytest.raises(DBAPIError, match="append-only"), database.writing() as connection:
+        connection.execute(text(verb.format(table=table, column=column)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE account SET held = awarded - charged + 1 WHERE id = 'account-0'",
+        "UPDATE account SET charged = -1 WHERE id = 'account-0'",
+        "UPDATE account SET overdraft_used = 1 WHERE id = 'account-0'",
+        "UPDATE hold SET charged = amount + 1",
+        "UPDATE hold_line SET charged = amount + 1",
+        "UPDATE hold SET state = 'lost'",
+        "INSERT INTO limit_counter (id, kind, subject, unit, cap, held) VALUES ('l', 'member', 'm', 'tokens', 1, 2)",
+    ],
+)
+def test_the_database_itself_refuses_rows_that_break_a_promise(database: Database, change: str) -> None:
+    _fill(database)
+    with pytest.raises(DBAPIError), database.writing() as connection:
+        connection.execute(text(change))
+
+
+def _fill(database: Database) -> None:
+    """One row at least in every append-only table."""
+    books = ledgers.open_books(database, 100)
+    ledgers.adjust(database, books.person.id, "adjust-1", books.accounts[0], 5)
+    ledgers.run(database, lambda ledger: ledger.place_hold(books.order(10, hold_id="hold-0001")))
+    ledgers.run(database, lambda ledger: ledger.charge(ledgers.usage("hold-0001", "event-1", 4)))

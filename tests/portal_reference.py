@@ -8,6 +8,8 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
+from fractions import Fraction
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -69,7 +71,9 @@ def _default(field: FieldInfo) -> str:
         return "required"
     if field.default_factory is not None or isinstance(field.default, BaseModel):
         return ""
-    return f"`{field.default!r}`"
+    if isinstance(field.default, Enum):
+        return f'`"{field.default.value}"`'
+    return f'`"{field.default}"`' if isinstance(field.default, Fraction | str) else f"`{field.default!r}`"
 
 
 def render() -> str:

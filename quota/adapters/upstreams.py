@@ -8,13 +8,15 @@ environment are not used. Nothing of the caller's headers goes upstream.
 from __future__ import annotations
 
 import socket
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from quota.service.upstreams import Interrupted, NotReached, Target, TimedOut, TooLarge
@@ -54,13 +56,23 @@ class HttpAnswer:
         self._response.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """What is the same for every request to a target's path; without headers it may not be called."""
+
+    url: yarl.URL
+    headers: Mapping[str, str] | None = field(repr=False)
+    plain: aiohttp.ClientTimeout
+    streamed: aiohttp.ClientTimeout
+
+
 class HttpUpstreams:
     """The process's door to model servers; `async with` opens and closes it."""
 
     def __init__(self, allowed_hosts: Collection[str] = ()) -> None:
         self._allowed_hosts = frozenset(allowed_hosts)
         self._session: aiohttp.ClientSession | None = None
-        self._deadlines: dict[tuple[int, int, int], aiohttp.ClientTimeout] = {}
+        self._routes: dict[tuple[Target, str], _Route] = {}
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
@@ -85,18 +97,16 @@ class HttpUpstreams:
     async def post(self, target: Target, path: str, body: bytes, *, streamed: bool) -> HttpAnswer:
         if self._session is None:
             raise NotReached("not open")
-        headers = {"Content-Type": "application/json"}
-        if target.key:
-            headers["Authorization"] = f"Bearer {target.key}"
-        if not address_allowed(target.url, self._allowed_hosts):
+        route = self._routes.get((target, path)) or self._route(target, path)
+        if route.headers is None:
             raise NotReached("a private address that portal.toml does not allow")
         try:
             response = await self._session.post(
-                target.url + path,
-                data=body,
-                headers=headers,
+                route.url,
+                data=aiohttp.BytesPayload(body, content_type="application/json"),
+                headers=route.headers,
                 allow_redirects=False,
-                timeout=self._deadline(target, streamed=streamed),
+                timeout=route.streamed if streamed else route.plain,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             raise NotReached(type(error).__name__) from error
@@ -106,17 +116,19 @@ class HttpUpstreams:
             raise Interrupted(type(error).__name__) from error
         return HttpAnswer(response)
 
-    def _deadline(self, target: Target, *, streamed: bool) -> aiohttp.ClientTimeout:
-        # A plain answer comes in one piece at the end: only a stream can be silent for too long.
-        idle_s = target.idle_deadline_s if streamed else 0
-        key = (target.connect_deadline_s, idle_s, target.total_deadline_s)
-        known = self._deadlines.get(key)
-        if known is None:
-            known = aiohttp.ClientTimeout(
-                total=target.total_deadline_s, sock_connect=target.connect_deadline_s, sock_read=idle_s or None
-            )
-            self._deadlines[key] = known
-        return known
+    def _route(self, target: Target, path: str) -> _Route:
+        allowed = address_allowed(target.url, self._allowed_hosts)
+        headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
+        connect_s, total_s = target.connect_deadline_s, target.total_deadline_s
+        route = _Route(
+            url=yarl.URL(target.url + path),
+            headers=headers if allowed else None,
+            # A plain answer comes in one piece at the end: only a stream can be silent for too long.
+            plain=aiohttp.ClientTimeout(total=total_s, sock_connect=connect_s),
+            streamed=aiohttp.ClientTimeout(total=total_s, sock_connect=connect_s, sock_read=target.idle_deadline_s),
+        )
+        self._routes[(target, path)] = route
+        return route
 
 
 def address_allowed(url: str, allowed_hosts: Collection[str]) -> bool:

@@ -24,7 +24,7 @@ from quota.gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
 from quota.gateway.model_request import Endpoint, ModelRequest, read_request
 from quota.gateway.models import Models
 from quota.gateway.purses import Purses
-from quota.gateway.relay import Last, Relay, Tail, Whole
+from quota.gateway.relay import Relay, Tail, Whole
 from quota.gateway.settings import GatewayTable
 from quota.gateway.settlement import Settlements
 from quota.gateway.tally import Tally
@@ -107,10 +107,13 @@ class Gateway:
         tally = Tally(admitted)
         named = (b"x-request-id", admitted.hold_id.encode())
         try:
-            last = await parts.relay.run(exchange, tally, [named, *self._balance(caller)])
+            last = await parts.relay.run(exchange, tally, lambda: [named, *self._balance(caller)])
         finally:
             await parts.settlements.close(tally)
-        await _finish(exchange, last, [named, *self._balance(caller)])
+        if not isinstance(last, Tail):
+            await _finish(exchange, last, [named, *self._balance(caller)])
+        elif not exchange.left:
+            await exchange.end(last.data)
 
     async def _read(self, exchange: Exchange) -> tuple[Caller, ModelRequest] | Denied | None:
         """Who asks for what; None where it is answered already. Raises ClientLeft."""
@@ -169,12 +172,10 @@ def build_gateway(
     return Gateway(parts, table)
 
 
-async def _finish(exchange: Exchange, last: Last, headers: Sequence[Header]) -> None:
+async def _finish(exchange: Exchange, last: Whole | Denied, headers: Sequence[Header]) -> None:
     if exchange.left:
         return
-    if isinstance(last, Tail):
-        await exchange.end(last.data)
-    elif isinstance(last, Whole):
+    if isinstance(last, Whole):
         await exchange.answer(200, last.body, headers)
     else:
         await exchange.deny(last, headers)

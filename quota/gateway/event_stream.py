@@ -14,12 +14,13 @@ from typing import Final
 from quota.gateway.usage import Counts, estimated_tokens, other_bytes, read_report, tokens_of
 
 DONE: Final = b"data: [DONE]\n\n"
-EVENT_BYTES_MAX: Final = 4 * 2**20
+EVENT_BYTES_MAX: Final = 2**20
+_UNCOUNTED_BYTES_MAX: Final = 2**16
 _BLANK_LINE: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _TEXT: Final = re.compile(
     rb'"(?:content|text|reasoning_content|reasoning|arguments|refusal)"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)"'
 )
-_REPORT: Final = re.compile(rb'"usage"\s*:\s*[^n\s]')
+_SPECIAL: Final = re.compile(rb'\[DONE\]|"error"|"usage"\s*:\s*[^n\s]')
 _FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"')
 
 
@@ -39,19 +40,28 @@ class EventStream:
         self._strip_usage = strip_usage
         self._most_tokens = most_tokens
         self._partial = b""
+        self._uncounted: list[bytes] = []
+        self._uncounted_bytes = 0
         self._text_bytes = 0
         self._other_bytes = 0
         self._pieces = 0
+        self._finished = False
         self.reported: Counts | None = None  # the last believable report
         self.doubtful = False  # a report came that nobody can believe
         self.failed = False  # an error came in place of output
-        self.finished = False  # the model said why it stopped
         self.done = False
 
     @property
     def output_tokens(self) -> int:
         """Output as counted here: servers send about a token a piece, so the pieces are the least that it can be."""
+        self._count()
         return max(self._pieces, tokens_of(self._text_bytes, self._other_bytes))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model said why it stopped."""
+        self._count()
+        return self._finished
 
     def feed(self, data: bytes) -> bytes:
         """Take what came. Raises StreamBroken."""
@@ -76,10 +86,15 @@ class EventStream:
             for event in _split(events):
                 self._look(event)
             return b""
-        if b"[DONE]" in events or b'"error"' in events or _REPORT.search(events) is not None:
-            return b"".join([event for event in _split(events) if self._keep(event)])
-        self._count(events)
-        return events
+        special = _SPECIAL.search(events)
+        if special is None:
+            self._remember(events)
+            return events
+        # Nearly all of it is plain even so: look closely from the event on that is special.
+        start = events.rfind(b"\n\n", 0, special.start()) + 2
+        plain = events[:start] if start >= 2 else b""
+        self._remember(plain)
+        return plain + b"".join([event for event in _split(events[len(plain) :]) if self._keep(event)])
 
     def _keep(self, event: bytes) -> bool:
         if self.done:
@@ -88,18 +103,25 @@ class EventStream:
         if _data_of(event).strip() == b"[DONE]":
             self.done = True
             return False
-        self._count(event)
+        self._remember(event)
         return not (self._look(event) and self._strip_usage)
 
-    def _count(self, events: bytes) -> None:
+    def _remember(self, events: bytes) -> None:
+        """Keep what was passed on to be counted: most streams report their usage in the end and are never counted here."""
+        self._uncounted.append(events)
+        self._uncounted_bytes += len(events)
+        if self._uncounted_bytes > _UNCOUNTED_BYTES_MAX:
+            self._count()
+
+    def _count(self) -> None:
+        events = b"".join(self._uncounted)
+        self._uncounted, self._uncounted_bytes = [], 0
         texts = [text for text in _TEXT.findall(events) if text]
-        if texts:
-            joined = b"".join(texts)
-            self._pieces += len(texts)
-            self._text_bytes += len(joined)
-            self._other_bytes += other_bytes(joined)
-        if not self.finished and _FINISH.search(events) is not None:
-            self.finished = True
+        joined = b"".join(texts)
+        self._pieces += len(texts)
+        self._text_bytes += len(joined)
+        self._other_bytes += other_bytes(joined)
+        self._finished = self._finished or _FINISH.search(events) is not None
 
     def _look(self, event: bytes) -> bool:
         """Read a report or an error out of an event; whether it carries a report and nothing else."""

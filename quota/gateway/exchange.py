@@ -38,16 +38,13 @@ class Exchange:
         self.stopping = False  # the gateway stops: what is not delivered by now will not be
         self.started = False
         self.over = False
-        self._headers: Iterable[Header] = scope["headers"]
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._send = send
         self._relaying: asyncio.Timeout | None = None
 
     def header(self, name: bytes) -> bytes | None:
-        for key, value in self._headers:
-            if key == name:
-                return value
-        return None
+        return self._headers.get(name)
 
     async def body(self, limit_bytes: int, deadline_s: int) -> bytes | Denied:
         """The request's body. Raises ClientLeft."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -48,13 +48,14 @@ class Tail:
 
 
 Last = Whole | Tail | Denied
+Headers = Callable[[], Sequence[Header]]  # made when a stream starts; a whole answer has newer ones
 
 
 class Relay:
     def __init__(self, upstreams: Upstreams) -> None:
         self._upstreams = upstreams
 
-    async def run(self, exchange: Exchange, tally: Tally, headers: Sequence[Header]) -> Last:
+    async def run(self, exchange: Exchange, tally: Tally, headers: Headers) -> Last:
         """Everything but the last bytes. A failure is an answer, too."""
         admitted = tally.admitted
         try:
@@ -86,7 +87,7 @@ class Relay:
             return denied
         return Tail(b"data: " + denied.body() + b"\n\n")
 
-    async def _run(self, exchange: Exchange, tally: Tally, headers: Sequence[Header]) -> Last:
+    async def _run(self, exchange: Exchange, tally: Tally, headers: Headers) -> Last:
         server, answer = await self._ask(tally)
         try:
             if answer.status != 200:
@@ -141,11 +142,11 @@ class Relay:
             raise
 
 
-async def _stream(exchange: Exchange, answer: Answer, tally: Tally, headers: Sequence[Header]) -> Last:
+async def _stream(exchange: Exchange, answer: Answer, tally: Tally, headers: Headers) -> Last:
     request = tally.admitted.request
     events = EventStream(strip_usage=not request.wants_usage, most_tokens=request.most_believed)
     tally.stream, tally.outcome = events, Outcome.CUT
-    await exchange.start_events(headers)
+    await exchange.start_events(headers())
     try:
         while piece := await answer.next_piece():
             data = events.feed(piece)

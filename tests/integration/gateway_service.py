@@ -115,8 +115,8 @@ async def running_gateway(folder: Path, models: Models, *, tokens: int = 100_000
         ledger = await stack.enter_async_context(LedgerStore(database))
         store = SqlStore(database)
         stack.callback(store.close)
-        person, project = await store.write(lambda tx: _found(tx, tokens))
-        session = await _session(ledger, person, project)
+        person, project = await store.write(lambda tx: found_project(tx, tokens))
+        session = await open_session(ledger, person, project)
         upstreams = await stack.enter_async_context(HttpUpstreams({"127.0.0.1"}))
         gateway = build_gateway(
             ledger=ledger, store=store, clock=SystemClock(), session_key_secret=SECRET, models=models, upstreams=upstreams,
@@ -161,7 +161,7 @@ async def _listening(gateway: Gateway) -> AsyncIterator[int]:
         await task
 
 
-def _found(tx: Transaction, tokens: int) -> tuple[PersonId, ProjectId]:
+def found_project(tx: Transaction, tokens: int) -> tuple[PersonId, ProjectId]:
     at = datetime.now(UTC)
     person = tx.people.register(
         issuer="urn:test", subject="r", hub_name="researcher", display_name="R", email=None, language="en", at=at
@@ -181,7 +181,7 @@ def _found(tx: Transaction, tokens: int) -> tuple[PersonId, ProjectId]:
     return person.id, project
 
 
-async def _session(ledger: LedgerStore, person: PersonId, project: ProjectId) -> HoldId:
+async def open_session(ledger: LedgerStore, person: PersonId, project: ProjectId) -> HoldId:
     at, hold_id = datetime.now(UTC), HoldId(new_id())
     await ledger.place_hold(
         HoldOrder(

@@ -57,7 +57,7 @@ async def test_a_plain_answer_costs_what_the_model_reports(gateway: Running) -> 
     async with gateway.sdk() as sdk:
         answer = await sdk.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=24)
     assert answer.usage is not None
-    assert "Paris" in (answer.choices[0].message.content or "")
+    assert answer.choices[0].message.content
     assert (
         (await gateway.tokens()).charged
         == answer.usage.total_tokens
@@ -159,7 +159,9 @@ async def test_many_mixed_requests_are_charged_to_the_token(gateway: Running) ->
 
 async def test_a_dropped_stream_is_charged_about_what_the_model_did(gateway: Running) -> None:
     async with gateway.sdk() as sdk:
-        stream = await sdk.chat.completions.create(model=NAME, messages=MESSAGES, max_tokens=400, stream=True)
+        stream = await sdk.chat.completions.create(
+            model=NAME, messages=MESSAGES, max_tokens=400, stream=True, extra_body={"ignore_eos": True}
+        )
         seen = 0
         async for chunk in stream:
             seen += bool(chunk.choices[0].delta.content)

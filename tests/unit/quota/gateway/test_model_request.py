@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
+from typing import Any
 
 import pytest
 
@@ -24,12 +25,12 @@ def models(limits: Limits = LIMITS, cap_field: CapField = CapField.BOTH, weight:
     return Models([Model("m", "served/m", "M", "", limits, Fraction(weight), (SERVER,), cap_field)])
 
 
-def read(endpoint: Endpoint = Endpoint.CHAT, offered: Models | None = None, **fields: object) -> ModelRequest | Denied:
+def read(endpoint: Endpoint = Endpoint.CHAT, offered: Models | None = None, **fields: Any) -> ModelRequest | Denied:
     given = {"messages": MESSAGES} if endpoint is Endpoint.CHAT and "messages" not in fields else {}
     return read_request(endpoint, json.dumps({"model": "m", **given, **fields}).encode(), offered or models())
 
 
-def good(endpoint: Endpoint = Endpoint.CHAT, offered: Models | None = None, **fields: object) -> ModelRequest:
+def good(endpoint: Endpoint = Endpoint.CHAT, offered: Models | None = None, **fields: Any) -> ModelRequest:
     found = read(endpoint, offered, **fields)
     assert isinstance(found, ModelRequest), found
     return found
@@ -42,7 +43,7 @@ def forwarded(request: ModelRequest, cap: int | None = None) -> dict[str, object
 
 
 def test_fields_that_only_change_the_answer_pass() -> None:
-    extra = {
+    extra: dict[str, Any] = {
         "temperature": 0.5,
         "top_k": 3,
         "stop": ["\n"],
@@ -71,7 +72,7 @@ def test_the_server_sees_the_name_that_it_gave_the_model() -> None:
         ({"max_tokens": 399}, 399),
     ],
 )
-def test_the_cap_is_the_clients_limit_or_the_models(given: dict[str, object], cap: int) -> None:
+def test_the_cap_is_the_clients_limit_or_the_models(given: dict[str, Any], cap: int) -> None:
     request = good(**given)
     assert request.cap == cap
     sent = forwarded(request)
@@ -117,7 +118,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("given", "param"), WRONG, ids=range(len(WRONG)))
-def test_nonsense_names_the_field(given: dict[str, object], param: str) -> None:
+def test_nonsense_names_the_field(given: dict[str, Any], param: str) -> None:
     found = read(**given)
     assert isinstance(found, Denied)
     assert (found.status, found.param) == (400, param)

@@ -15,6 +15,7 @@ QUOTA_ACCESS: Final = "access:services!service=quota"
 
 CUSTOM_SCOPES: Final[dict[str, dict[str, str]]] = {
     "custom:quota:read": {"description": "Read one's own projects, balances and sessions."},
+    "custom:quota:write": {"description": "Apply, change members and stop sessions in one's own name."},
     "custom:quota:review": {"description": "Review applications for allocations."},
     "custom:quota:decide": {"description": "Decide applications for allocations."},
     ADMIN_SCOPE: {"description": "Adjust balances of every project."},
@@ -22,7 +23,7 @@ CUSTOM_SCOPES: Final[dict[str, dict[str, str]]] = {
 }
 
 # What every person has beside the hub's own `self`.
-PERSON_SCOPES: Final = (QUOTA_ACCESS, "custom:quota:read")
+PERSON_SCOPES: Final = (QUOTA_ACCESS, "custom:quota:read", "custom:quota:write")
 
 # Groups that the sign-in fills, and the role that each gives.
 ROLE_GROUPS: Final[dict[str, str]] = {

@@ -180,6 +180,9 @@ class FakeCatalogue:
     def profile(self, profile_id: str) -> PricedProfile | None:
         return self.profiles.get(profile_id)
 
+    def free_profile(self) -> PricedProfile | None:
+        return self.profiles.get("cpu")
+
 
 class FakeIntrospection:
     """Tokens by name: `token(hub_name, *powers)` makes one."""

@@ -6,6 +6,7 @@ Invariant: each test gets its own database; on SQLite a copy of one that was mig
 from __future__ import annotations
 
 import asyncio
+import atexit
 import functools
 import shutil
 import tempfile
@@ -35,7 +36,9 @@ DAYS: Final = 90
 
 @functools.cache
 def _migrated_file() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="commons-ledger-")) / "template.sqlite"
+    folder = Path(tempfile.mkdtemp(prefix="commons-ledger-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / "template.sqlite"
     database = open_database(f"sqlite:///{path}")
     migrate(database)
     database.close()  # the last connection to leave brings the write-ahead log home

@@ -19,12 +19,16 @@ class Catalogue:
                 applications=tuple(application.id for application in one.applications),
                 gpus=one.gpus,
                 longest_runtime_s=one.longest_runtime_s,
+                title_zh=one.title_zh,
             )
             for one in profiles
         }
 
     def profile(self, profile_id: str) -> PricedProfile | None:
         return self._priced.get(profile_id)
+
+    def free_profile(self) -> PricedProfile | None:
+        return next((one for one in self._priced.values() if one.gpus == 0), None)
 
     def unpriced_hardware(self) -> set[str]:
         """Hardware that needs a charge rate."""

@@ -69,9 +69,13 @@ class NotSignedIn(QuotaError):
 
 
 def translate_for(request: Request) -> Translate:
-    """The reader's gettext: Accept-Language first, then the signed-in person's language."""
-    language = preferred(request.headers.get("accept-language")) or getattr(request.state, "language", DEFAULT)
-    return translations(language).gettext
+    """The reader's gettext."""
+    return translations(language_for(request)).gettext
+
+
+def language_for(request: Request) -> str:
+    """The reader's language: Accept-Language first, then the signed-in person's own."""
+    return preferred(request.headers.get("accept-language")) or str(getattr(request.state, "language", DEFAULT))
 
 
 def error_body(code: str, params: Mapping[str, object], translate: Translate) -> dict[str, object]:

@@ -25,7 +25,7 @@ from quota.api.bodies import (
     SlugCursor,
     limit_of,
 )
-from quota.api.errors import refusal_body, refused_response, translate_for
+from quota.api.errors import language_for, refusal_body, refused_response, translate_for
 from quota.api.principals import PartsDep, acting_admin, acting_person, hub_only
 from quota.domain.errors import Refused
 from quota.domain.ids import AdjustmentId, AllocationId, HoldId, ProjectId
@@ -140,7 +140,9 @@ async def get_project(request: Request, parts: PartsDep, actor: Actor, project_i
     services = parts.services
     admin = await acting_admin(services, actor)
     found = await report.project(services, admin, ProjectId(project_id))
-    page = await report.statement(services, admin, ProjectId(project_id), before=None, limit=_HISTORY)
+    page = await report.statement(
+        services, admin, ProjectId(project_id), before=None, limit=_HISTORY, language=language_for(request)
+    )
     at = services.clock.now()
     return {
         "project": views.project_row(found.card),

@@ -16,7 +16,7 @@ from quota.api.bodies import (
     SeqCursor,
     limit_of,
 )
-from quota.api.errors import translate_for
+from quota.api.errors import language_for, translate_for
 from quota.api.principals import Decider, PartsDep, Reader, Writer
 from quota.domain.application import Decision
 from quota.domain.ids import ApplicationId, HoldId, ProjectId
@@ -72,7 +72,14 @@ async def get_statement(
 ) -> views.Json:
     """The project's statement, newest first; `after` is the `next` of the page before."""
     before = int(after) if after is not None else None
-    page = await report.statement(parts.services, caller, ProjectId(project_id), before=before, limit=limit_of(limit))
+    page = await report.statement(
+        parts.services,
+        caller,
+        ProjectId(project_id),
+        before=before,
+        limit=limit_of(limit),
+        language=language_for(request),
+    )
     lines = views.rows(page.lines, translate_for(request))
     return {"lines": lines, "next": str(page.next) if page.next is not None else None}
 

@@ -1,7 +1,7 @@
 """Who asks: the hub by its credential, a person by a hub token or the pages' cookie, or nobody.
 
 Invariants: the hub's credential is compared in constant time and opens internal routes only; a token must carry
-`access:services!service=quota`, for reading `custom:quota:read` too; decisions skip every cache of introspection.
+`access:services!service=quota`, for reading `custom:quota:read` and for changes `custom:quota:write` too; decisions skip every cache of introspection.
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ async def reader(request: Request, parts: Annotated[Parts, Depends(parts_of)]) -
 
 
 async def writer(request: Request, parts: Annotated[Parts, Depends(parts_of)]) -> Caller:
-    """A person who changes what is theirs to change."""
-    return await _caller(request, parts, fresh=False)
+    """A person who changes what is theirs to change; a token made for reading does not."""
+    caller = await _caller(request, parts, fresh=False)
+    caller.must(Power.WRITE)
+    return caller
 
 
 async def decider(request: Request, parts: Annotated[Parts, Depends(parts_of)]) -> Caller:

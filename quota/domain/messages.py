@@ -88,8 +88,8 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "internal": Message("Something went wrong on our side.", "Try again; if it stays, report the id {incident}."),
     # the statement: what a line is about
     "award": Message("Award: {title}"),
-    "session": Message("Session {server_name}: {profile}, {gpus} GPU"),
-    "session.unnamed": Message("Session: {profile}, {gpus} GPU"),
+    "session": Message("Session: {profile_title} ({server_name})"),
+    "session.unnamed": Message("Session: {profile_title}"),
     "request": Message("Model request: {model}"),
     "adjustment": Message("Adjustment"),
     "refund": Message("Refund"),
@@ -197,6 +197,8 @@ class _Shown(dict[str, str]):
 
     def __missing__(self, name: str) -> str:
         value = self._params.get(name)
+        if value is None and name == "profile_title":
+            value = self._params.get("profile")  # withdrawn since: its id is what is left of it
         if value is None:
             return MISSING
         if type(value) is int:

@@ -20,7 +20,8 @@ from quota.domain.errors import (
     Unknown,
     WrongState,
 )
-from quota.pages.visit import Visit, desk_of, respond
+from quota.pages.session import SESSION_COOKIE
+from quota.pages.visit import Visit, desk_of, respond, signed_in
 from quota.service.callers import IdentityPending
 
 _LOG = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ async def quota_error(request: Request, error: Exception) -> Response:
     if isinstance(error, IdentityPending) and request.method == "GET":
         refresh_s = _PENDING_REFRESH_S
         headers["Refresh"] = str(refresh_s)
-    return _page(request, status, error.code, error.params, headers, refresh_s=refresh_s)
+    return await _page(request, status, error.code, error.params, headers, refresh_s=refresh_s)
 
 
 async def http_error(request: Request, error: Exception) -> Response:
@@ -58,21 +59,21 @@ async def http_error(request: Request, error: Exception) -> Response:
         raise error
     codes = {404: "unknown_page", 405: "wrong_method"}
     headers = dict(error.headers or {})
-    return _page(request, error.status_code, codes.get(error.status_code, "invalid_request"), {}, headers)
+    return await _page(request, error.status_code, codes.get(error.status_code, "invalid_request"), {}, headers)
 
 
 async def too_large(request: Request, error: Exception) -> Response:
-    return _page(request, 413, "too_large", {"limit_bytes": "100,000"}, {"Connection": "close"})
+    return await _page(request, 413, "too_large", {"limit_bytes": "100,000"}, {"Connection": "close"})
 
 
 async def unexpected(request: Request, error: Exception) -> Response:
     """Anything else: logged with an id that the page shows."""
     incident = secrets.token_hex(4)
     _LOG.error("incident %s at %s %s", incident, request.method, request.url.path, exc_info=error)
-    return _page(request, 500, "internal", {"incident": incident}, {})
+    return await _page(request, 500, "internal", {"incident": incident}, {})
 
 
-def _page(
+async def _page(
     request: Request,
     status: int,
     code: str,
@@ -81,9 +82,27 @@ def _page(
     *,
     refresh_s: int | None = None,
 ) -> Response:
-    visit = getattr(request.state, "visit", None)
-    context: dict[str, object] = visit.personal if isinstance(visit, Visit) else {}
+    context = await _reader(request)
     context |= {"status": status, "code": code, "params": params, "refresh_s": refresh_s}
     response = respond(desk_of(request), request, "error.html", status, context)
     response.headers.update(headers)
     return response
+
+
+async def _reader(request: Request) -> dict[str, object]:
+    """What the layout shows of the reader, also where nobody asked yet who they are (an unknown address).
+
+    Where that cannot be said just now the navigation stays for whoever has a session of ours, without a name.
+    """
+    visit = getattr(request.state, "visit", None)
+    if isinstance(visit, Visit):
+        return visit.personal
+    desk = desk_of(request)
+    session = desk.seal.open_session(request.cookies.get(SESSION_COOKIE))
+    if session is None:
+        return {}
+    try:
+        known = await signed_in(desk.services, desk.sign_in, desk.seal, request, fresh=False)
+    except QuotaError:
+        return {"has_session": True}
+    return Visit(request, desk, *known).personal if known is not None else {}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
+from fractions import Fraction
 from typing import Final
 
 from quota.domain.units import GPU_MS_PER_GPU_HOUR, Balance, Unit, gpu_hours_text
@@ -96,6 +97,11 @@ def amount_shown(amount: int, unit: Unit, *, translate: Callable[[str], str]) ->
     """An amount with its unit in the reader's language."""
     template = translate("{n} GPU-h") if Unit(unit) is Unit.GPU_MS else translate("{n} tokens")
     return template.format(n=number_shown(amount, unit))
+
+
+def rate_shown(rate: Fraction) -> str:
+    """GPU-hours an hour, at most two decimals: '1', '0.5', '2.67'."""
+    return _trimmed(f"{float(rate):.2f}")
 
 
 def plain_number(amount: int, unit: Unit) -> str:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from fractions import Fraction
+from typing import Final
 
 from starlette.responses import Response
 
-from quota.domain.project import Allocation, AllocationState, ProjectState
-from quota.domain.session import EndReason, Session
+from quota.domain.project import Allocation, AllocationState, ProjectState, payer
+from quota.domain.session import EndReason, Session, SessionState
 from quota.domain.units import Balance, Unit
-from quota.pages.figures import Bar, Level, bar_of, level_of, used_percent
+from quota.pages.figures import Bar, Level, bar_of, level_of, rate_shown, used_percent
 from quota.pages.said import said
 from quota.pages.visit import Visit
 from quota.service import report
 from quota.service.sessions import OVER
+
+_FIRST_CHARGE_S: Final = 90
 
 
 class Standing(StrEnum):
@@ -50,6 +52,7 @@ class CardView:
     standing: Standing
     units: Sequence[UnitView]
     primary: bool  # carries the page's one primary button
+    starts_free: bool  # nothing that costs can start, what is free can
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,12 @@ class SessionView:
     def free(self) -> bool:
         """Whether it costs no GPU-hours."""
         return self.session.amount == 0 and self.session.charged == 0
+
+    @property
+    def first_charge_is_near(self) -> bool:
+        """Running for so short that the meter (a minute at most between two charges) need not have come by yet."""
+        fresh = self.elapsed_s is not None and self.elapsed_s < _FIRST_CHARGE_S
+        return fresh and self.session.state is SessionState.RUNNING and self.session.charged == 0
 
     @property
     def stopped_by(self) -> str | None:
@@ -103,6 +112,7 @@ async def _context(visit: Visit) -> dict[str, object]:
     ended = [view for view in views if view.session.state in OVER]
     return {
         "cards": cards_of(home.cards, at),
+        "free_profile": visit.desk.services.catalogue.free_profile(),
         "running": running,
         "last_ended": max(ended, key=lambda view: view.session.ended_at or view.session.held_at, default=None),
         "applications": home.applications,
@@ -111,12 +121,22 @@ async def _context(visit: Visit) -> dict[str, object]:
 
 def cards_of(cards: Sequence[report.ProjectCard], at: datetime) -> list[CardView]:
     """The cards, ready ones first; the first that can start carries the page's primary button."""
-    views = [CardView(card, standing_of(card, at), units_of(card, at), primary=False) for card in cards]
+    views = [
+        CardView(card, standing_of(card, at), units_of(card, at), primary=False, starts_free=starts_free(card, at))
+        for card in cards
+    ]
     views.sort(key=lambda view: (view.standing is not Standing.READY, view.card.project.title.lower()))
     if views:
-        first = views[0]
-        views[0] = CardView(first.card, first.standing, first.units, primary=True)
+        views[0] = replace(views[0], primary=True)
     return views
+
+
+def starts_free(card: report.ProjectCard, at: datetime) -> bool:
+    """Whether nothing is left, and an allocation still carries a start that costs nothing (an overdrawn one does not)."""
+    if standing_of(card, at) is not Standing.EXHAUSTED:
+        return False
+    carrier = payer(list(card.allocations), Unit.GPU_MS, 0, at)
+    return carrier is not None and carrier.balance.available >= 0
 
 
 def units_of(card: report.ProjectCard, at: datetime) -> list[UnitView]:
@@ -157,15 +177,9 @@ def session_view(visit: Visit, session: Session, project_title: str | None, at: 
     elapsed = int((end - session.started_at).total_seconds()) if session.started_at is not None else None
     return SessionView(
         session=session,
-        title=profile.title if profile is not None else session.terms.profile,
+        title=profile.title_in(visit.language) if profile is not None else session.terms.profile,
         project_title=project_title,
         rate=rate_shown(session.terms.rate * session.terms.gpus),
         elapsed_s=elapsed,
         open_url=visit.desk.settings.user_server(session.terms.hub_name, session.terms.server_name),
     )
-
-
-def rate_shown(rate: Fraction) -> str:
-    """GPU-hours an hour, at most two decimals: '1', '0.5', '2.67'."""
-    text = f"{float(rate):.2f}"
-    return text.rstrip("0").rstrip(".")

@@ -12,9 +12,10 @@ from starlette.responses import Response
 from quota.domain.errors import Forbidden, Unknown
 from quota.domain.ids import ProjectId
 from quota.domain.project import LEADS, Member, ProjectRole
-from quota.pages.home import standing_of, units_of
+from quota.pages.home import standing_of, starts_free, units_of
+from quota.pages.rows import page_of_rows
 from quota.pages.said import SAID, said
-from quota.pages.statement import PAGE_LINES, before_of, row_of
+from quota.pages.statement import before_of
 from quota.pages.visit import Fields, Visit
 from quota.service import members, report
 from quota.service.report import ProjectView
@@ -98,11 +99,13 @@ async def _page(
         return visit.render("_members.html", status, **shown)
     at = services.clock.now()
     before = before_of(visit.request.query_params.get("before"))
-    lines = await report.statement(services, visit.caller, project_id, before=before, limit=PAGE_LINES)
+    statement = await page_of_rows(visit, project_id, before=before)
     shown |= {"units": units_of(view.card, at), "standing": standing_of(view.card, at)}
     shown |= {
-        "rows": [row_of(line, services.catalogue) for line in lines.lines],
-        "next_before": lines.next,
+        "starts_free": starts_free(view.card, at),
+        "free_profile": services.catalogue.free_profile(),
+        "rows": statement.rows,
+        "next_before": statement.next,
         "first_page": before is None,
     }
     return visit.render("project.html", status, **shown)

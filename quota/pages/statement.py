@@ -1,4 +1,4 @@
-"""The statement for people: rows of the page, and the whole of it as CSV.
+"""The whole statement as CSV: every line of the ledger, none folded.
 
 A cell of the CSV that a person wrote and that a spreadsheet would run as a formula gets an apostrophe in front (OWASP, CSV
 injection); numbers that we wrote stay numbers.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from fractions import Fraction
 from typing import Final
 
 from starlette.responses import Response, StreamingResponse
@@ -22,9 +20,8 @@ from quota.domain.units import Unit
 from quota.pages.figures import plain_number
 from quota.pages.visit import Visit
 from quota.service import report
-from quota.service.ports import ProfileCatalogue, StatementLine
+from quota.service.ports import StatementLine
 
-PAGE_LINES: Final = 50
 _CSV_LINES: Final = 500
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 _COLUMNS: Final = [
@@ -32,26 +29,6 @@ _COLUMNS: Final = [
     *("delta_awarded", "delta_held", "delta_charged", "delta_awarded_h", "delta_held_h", "delta_charged_h"),
     *("estimated", "reason", "hold_id"),
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A line of the statement. `elapsed_s` is what a session's clock measured; `count` what a model request reported."""
-
-    line: StatementLine
-    params: Mapping[str, object]  # of the line's text, with the profile's title for its id
-    elapsed_s: int | None
-    count: int | None
-    rate: str | None
-
-
-def row_of(line: StatementLine, catalogue: ProfileCatalogue) -> Row:
-    """The line with its quantity, rate and profile in readable form."""
-    gpu = line.unit is Unit.GPU_MS
-    elapsed = line.quantity // 1000 if gpu and line.quantity is not None else None
-    profile = catalogue.profile(str(line.params.get("profile", "")))
-    params = {**line.params, "profile": profile.title} if profile is not None else line.params
-    return Row(line, params, elapsed, line.quantity if not gpu else None, _rate_per_hour(line))
 
 
 def before_of(text: str | None) -> int | None:
@@ -63,7 +40,7 @@ async def download(visit: Visit) -> Response:
     """The whole statement as CSV, newest first, read page by page."""
     project_id = ProjectId(str(visit.request.path_params["project_id"]))
     view = await report.project(visit.desk.services, visit.caller, project_id)
-    first = await report.statement(visit.desk.services, visit.caller, project_id, before=None, limit=_CSV_LINES)
+    first = await _lines(visit, project_id, None)
     name = f"statement-{view.card.project.slug}.csv"
     return StreamingResponse(
         _csv(visit, project_id, first),
@@ -79,7 +56,14 @@ async def _csv(visit: Visit, project_id: ProjectId, page: report.StatementPage) 
             yield _csv_line(cells_of(visit, line))
         if page.next is None:
             return
-        page = await report.statement(visit.desk.services, visit.caller, project_id, before=page.next, limit=_CSV_LINES)
+        page = await _lines(visit, project_id, page.next)
+
+
+async def _lines(visit: Visit, project_id: ProjectId, before: int | None) -> report.StatementPage:
+    services, language = visit.desk.services, visit.language
+    return await report.statement(
+        services, visit.caller, project_id, before=before, limit=_CSV_LINES, language=language
+    )
 
 
 def cells_of(visit: Visit, line: StatementLine) -> list[str]:
@@ -125,14 +109,3 @@ def _utc(at: datetime | None) -> str:
 
 def _file_name(name: str) -> str:
     return "".join(char if char.isascii() and (char.isalnum() or char in "-_.") else "-" for char in name)
-
-
-def _rate_per_hour(line: StatementLine) -> str | None:
-    """GPU-hours an hour of a session's line; None where there is none."""
-    if line.unit is not Unit.GPU_MS or "rate" not in line.params:
-        return None
-    try:
-        rate = Fraction(str(line.params["rate"])) * int(str(line.params.get("gpus", 1)))
-    except (ValueError, ZeroDivisionError):
-        return None
-    return f"{float(rate):.2f}".rstrip("0").rstrip(".")

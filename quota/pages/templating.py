@@ -63,17 +63,19 @@ def _environment(language: str, constants: Mapping[str, object]) -> Environment:
         signed=figures.signed_shown,
         duration=lambda seconds: duration_text(int(seconds), texts.gettext),
         instant=partial(_instant, language=language),
-        day=partial(_day, language=language),
+        day=lambda day: Markup('<span class="cc-nowrap">{}</span>').format(_day(day, language=language)),
     )
     return environment
 
 
 def _instant(at: datetime, show: str = "datetime", *, language: str) -> Markup:
-    """A <time> element; `show` is 'datetime', 'date' or 'time'. The title keeps UTC for the hover."""
+    """A <time> element; `show` is 'datetime', 'date', 'time' or 'second'. The title keeps UTC for the hover."""
     utc = at.astimezone(UTC)
-    clock = format_time(utc, "HH:mm", locale=language)
+    clock = format_time(utc, "HH:mm:ss" if show == "second" else "HH:mm", locale=language)
     full = f"{_day(utc.date(), language=language)} {clock} UTC"
-    text = {"date": _day(utc.date(), language=language), "time": f"{clock} UTC"}.get(show, full)
+    text = {"date": _day(utc.date(), language=language), "time": f"{clock} UTC", "second": f"{clock} UTC"}.get(
+        show, full
+    )
     machine = utc.strftime("%Y-%m-%dT%H:%M:%SZ")
     return Markup('<time datetime="{}" data-show="{}" title="{}">{}</time>').format(machine, show, full, text)
 

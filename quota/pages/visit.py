@@ -156,6 +156,7 @@ def respond(
         "here": own_path(path, desk.settings.prefix),
         "now": desk.services.clock.now(),
         "caller": None,
+        "has_session": False,
         "form_token": "",
         "may_decide": False,
         "refresh_s": None,

@@ -18,6 +18,7 @@ class Power(StrEnum):
     """Scopes of the hub, `custom:quota:<power>`."""
 
     READ = "read"
+    WRITE = "write"
     DECIDE = "decide"
     ADMIN = "admin"
 

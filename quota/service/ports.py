@@ -256,10 +256,17 @@ class PricedProfile:
     applications: tuple[str, ...]
     gpus: int
     longest_runtime_s: int
+    title_zh: str = ""
+
+    def title_in(self, language: str) -> str:
+        """The title in the reader's language; the one that every profile has where there is no other."""
+        return self.title_zh if language == "zh" and self.title_zh else self.title
 
 
 class ProfileCatalogue(Protocol):
     def profile(self, profile_id: str) -> PricedProfile | None: ...
+    def free_profile(self) -> PricedProfile | None:
+        """The first profile that costs nothing; None where the site has none."""
 
 
 class SessionEvidence(Protocol):

@@ -6,7 +6,7 @@ Plain members see their own use and the totals; PI, co-PI, manager and admins se
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
 
@@ -17,7 +17,7 @@ from quota.domain.project import LEADS, Allocation, AllocationState, Member, Per
 from quota.domain.session import Session
 from quota.domain.units import Balance, Unit
 from quota.service.callers import Caller, Power, person_named
-from quota.service.ports import StatementLine, Transaction
+from quota.service.ports import ProfileCatalogue, StatementLine, Transaction
 from quota.service.quote import Payer, Price, decide
 from quota.service.services import Services
 
@@ -111,16 +111,26 @@ async def project(services: Services, caller: Caller, project_id: ProjectId) -> 
 
 
 async def statement(
-    services: Services, caller: Caller, project_id: ProjectId, *, before: int | None, limit: int
+    services: Services,
+    caller: Caller,
+    project_id: ProjectId,
+    *,
+    before: int | None,
+    limit: int,
+    language: str = "en",
 ) -> StatementPage:
-    """The project's statement; a plain member reads their own lines and those of awards. Raises Unknown('project')."""
+    """The project's statement; a plain member reads their own lines and those of awards. Raises Unknown('project').
+
+    A session's line gets its profile's title in `language` as a further parameter, `profile_title`.
+    """
 
     def work(tx: Transaction) -> StatementPage:
         _, role = _visible(tx, caller, project_id)
         sees_all = role in LEADS or caller.may(Power.ADMIN)
         return _page(tx, project_id, None if sees_all else caller.person, before, limit)
 
-    return await services.store.read(work)
+    page = await services.store.read(work)
+    return replace(page, lines=[_titled(line, services.catalogue, language) for line in page.lines])
 
 
 async def search(services: Services, caller: Caller, text: str, *, after: str | None, limit: int) -> ProjectPage:
@@ -175,6 +185,13 @@ def _visible(tx: Transaction, caller: Caller, project_id: ProjectId) -> tuple[Pr
     if found is None or (role is None and not caller.may(Power.ADMIN)):
         raise Unknown("project", project_id=project_id)
     return found, role
+
+
+def _titled(line: StatementLine, catalogue: ProfileCatalogue, language: str) -> StatementLine:
+    profile = catalogue.profile(str(line.params.get("profile", "")))
+    if profile is None:
+        return line
+    return replace(line, params={**line.params, "profile_title": profile.title_in(language)})
 
 
 def _page(tx: Transaction, project_id: ProjectId, only: Person | None, before: int | None, limit: int) -> StatementPage:

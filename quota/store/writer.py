@@ -154,13 +154,13 @@ class Writer:
 
     def _find_out(self, sent: Head, error: Exception) -> None:
         """The reply to COMMIT was lost: returns where the link of the batch is there, raises `error` where it is not."""
-        epoch = self._head
         self._disconnect()
-        wire, _ = self._connected()
-        found = wire.select(sql.LINK_OF, [(sent.epoch, sent.n)])
-        wire.rollback()
-        self._disconnect()
-        counted = bool(found) and found[0][0] == sent.hash and sent != epoch
+        wire = open_wire(self._database)
+        try:
+            found = wire.select(sql.LINK_OF, [(sent.epoch, sent.n)])
+        finally:
+            wire.close()
+        counted = bool(found) and found[0][0] == sent.hash
         log.warning(
             "the reply to COMMIT was lost (%s); the batch %s", type(error).__name__, "counts" if counted else "does not"
         )

@@ -67,7 +67,7 @@ class Service:
         )
 
     def token(self, who: str, *powers: Power) -> str:
-        return self.introspection.token(who, Power.READ, *powers)
+        return self.introspection.token(who, Power.READ, Power.WRITE, *powers)
 
     async def person(self, token: str, method: str, path: str, body: object = None) -> httpx.Response:
         """A request of a person."""

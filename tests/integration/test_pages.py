@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from cryptography.fernet import Fernet
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from quota.api.front import Front
+from quota.domain.hold import Usage
+from quota.domain.ids import HoldId
 from quota.pages.app import build_pages
 from quota.pages.desk import PageSettings
 from quota.pages.session import SESSION_COOKIE, CookieSeal, new_session
@@ -201,6 +204,38 @@ async def test_figures_refresh_by_themselves_and_say_when_they_could_not(site: S
     site.sign_in.down = False
     await page.clock.run_for(21_000)
     await expect(page.get_by_text("could not be refreshed")).to_be_hidden()
+
+
+async def test_two_sessions_in_slices_are_two_rows_that_add_up_to_the_balance(site: Site) -> None:
+    project = await site.service.award("ada", gpu_hours="10", tokens=0)
+    began, slices = site.service.clock.now(), 90
+    for number, profile in ((1, "gpu1"), (2, "gpu2")):
+        body = {"actor": "ada", "project_id": project, "profile": profile, "runtime_s": 3600, "kind": "session"}
+        order = {**body, "application": "lab", "server_name": "" if number == 1 else "second"}
+        held = await site.service.hub("PUT", f"/internal/holds/hold-0000000{number}", order)
+        assert held.status_code == 201, held.text
+    for at in range(slices):
+        from_at = began + timedelta(seconds=20 * at)
+        for gpus in (1, 2):
+            hold = HoldId(f"hold-0000000{gpus}")
+            usage = Usage(
+                "session", f"{hold}:{at}", hold, from_at, from_at + timedelta(seconds=20), 20_000, gpus * 20_000
+            )
+            await site.service.services.ledger.charge(usage)
+    await site.service.services.ledger.settle(HoldId("hold-00000001"), began + timedelta(seconds=20 * slices))
+
+    page = await site.window("ada")
+    await page.goto(f"{site.url}projects/{project}#statement")
+    rows = page.get_by_role("table", name="What changed the balances").get_by_role("row")
+    await expect(rows).to_have_count(6)  # the heading, two sessions, their holds, the award
+    ended, running = rows.filter(has_text="settled ·"), rows.filter(has_text="charged ·")
+    await expect(ended).to_contain_text("90 slices")
+    await expect(ended).to_contain_text("30 min × 1 GPU-h/h")
+    await expect(ended).to_contain_text("+0.5 GPU-h")
+    await expect(running).to_contain_text("(second)")
+    await expect(running).to_contain_text("+1 GPU-h")
+    await expect(page.get_by_text("charged 1.5", exact=True)).to_be_visible()
+    assert site.service.verified() == []
 
 
 @pytest.mark.parametrize(

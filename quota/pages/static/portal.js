@@ -10,6 +10,7 @@
     datetime: { dateStyle: "medium", timeStyle: "short" },
     date: { dateStyle: "medium" },
     time: { timeStyle: "short" },
+    second: { timeStyle: "medium" },
   };
 
   function localiseTimes(root) {

@@ -35,7 +35,7 @@ def test_review_decide_admin_and_audit_are_four_roles() -> None:
     groups = {role["groups"][0]: role["scopes"] for role in roles.load_roles() if "groups" in role}
     assert len(groups) == 4
     assert all(len(scopes) == 1 for scopes in groups.values())
-    assert set(roles.PERSON_SCOPES) == {"access:services!service=quota", "custom:quota:read"}
+    assert set(roles.PERSON_SCOPES) == {"access:services!service=quota", "custom:quota:read", "custom:quota:write"}
 
 
 def test_a_demo_role_that_is_unknown_gives_nothing() -> None:

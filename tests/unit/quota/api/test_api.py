@@ -44,7 +44,7 @@ class Api:
         self, who: str, method: str, path: str, body: object = None, *powers: Power, **headers: str
     ) -> httpx.Response:
         self.w.person(who)
-        token = self.introspection.token(who, Power.READ, *powers)
+        token = self.introspection.token(who, Power.READ, Power.WRITE, *powers)
         return await self.client.request(
             method, path, json=body, headers={"Authorization": f"token {token}", **headers}
         )

@@ -301,11 +301,18 @@ class FakeHub:
 
 class FakeCatalogue:
     def profile(self, profile_id: str) -> PricedProfile | None:
-        titles: Mapping[str, tuple[str, int]] = {"cpu": ("CPU only", 0), "gpu1": ("1 simulated GPU", 1)}
+        titles: Mapping[str, tuple[str, int, str]] = {
+            "cpu": ("CPU only", 0, "仅 CPU"),
+            "gpu1": ("1 simulated GPU", 1, "1 块模拟 GPU"),
+            "gpu9": ("9 GPUs", 9, ""),
+        }
         if profile_id not in titles:
             return None
-        title, gpus = titles[profile_id]
-        return PricedProfile(profile_id, title, "simulated-gpu", "this-machine", ("lab",), gpus, 43_200)
+        title, gpus, title_zh = titles[profile_id]
+        return PricedProfile(profile_id, title, "simulated-gpu", "this-machine", ("lab",), gpus, 43_200, title_zh)
+
+    def free_profile(self) -> PricedProfile | None:
+        return self.profile("cpu")
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ async def test_numbers_come_first_and_agree() -> None:
     site.world.project("Folding", "ada", gpu=(10 * HOUR, 2_340_000, 4_980_000), tokens=(1_000_000, 12_345, 0))
     async with site.browser("ada") as browser:
         text = text_of(await browser.get())
-    assert "7.97 of 10 GPU-h left · 20.3 % used · ends 6 Sep 2026" in text
+    assert "7.97 of 10 GPU-h left 20.3 % used · ends 6 Sep 2026" in text
     assert "charged 0.65 held 1.38 available 7.97" in text
     assert "987,655 of 1,000,000 tokens left" in text
     assert "last updated 12:04 UTC" in text
@@ -46,7 +46,46 @@ async def test_at_zero_the_button_asks_for_more() -> None:
     async with site.browser("ada") as browser:
         page = await browser.get()
     assert "Request more" in text_of(page)
-    assert "commons/start" not in page.text
+    assert page.text.count("btn-primary") == 1
+
+
+async def test_at_zero_what_is_free_still_starts() -> None:
+    site = Site()
+    project = site.world.project("Folding", "ada", gpu=(10 * HOUR, 10 * HOUR, 0))
+    site.world.project("Overdrawn", "ada", gpu=(HOUR, 2 * HOUR, 0))
+    site.world.project("Ready", "ada", gpu=(HOUR, 0, 0))
+    async with site.browser("ada") as ada, site.browser("ada", language="zh") as reader:
+        page = await ada.get()
+        assert f'href="/hub/commons/start?project={project}&amp;profile=cpu"' in page.text
+        assert page.text.count("profile=cpu") == 1
+        assert "Start CPU only Folding" in text_of(page)
+        assert "启动“仅 CPU” Folding" in text_of(await reader.get())
+        assert "profile=cpu" in (await ada.get(f"projects/{project}")).text
+
+
+async def test_a_session_that_was_not_charged_yet_shows_no_false_zero() -> None:
+    site = Site()
+    project = site.world.project("Folding", "ada", gpu=(10 * HOUR, 0, 0))
+    fresh = {"charged": 0, "alive_at": None}
+    site.world.session(project, "ada", SessionState.RUNNING, **fresh, started_at=NOW - timedelta(seconds=8))
+    site.world.session(project, "ada", SessionState.RUNNING, **fresh)
+    starting = site.world.session(project, "ada", SessionState.HELD, **fresh, started_at=None)
+    async with site.browser("ada") as ada:
+        text = text_of(await ada.get())
+        asked = text_of(await ada.get(f"sessions/{starting.hold_id}/stop"))
+    assert "for 8 s 1 GPU-h per hour first charge within a minute" in text
+    assert "for 39 min 1 GPU-h per hour not charged yet" in text
+    assert "charged once it runs" in text
+    assert "charged 0 GPU-h" not in text
+    assert "0 GPU-h so far" not in asked
+
+
+async def test_what_was_charged_says_up_to_when() -> None:
+    site = Site()
+    project = site.world.project("Folding", "ada", gpu=(10 * HOUR, 0, 0))
+    site.world.session(project, "ada", SessionState.RUNNING, alive_at=NOW - timedelta(seconds=17))
+    async with site.browser("ada") as ada:
+        assert "charged 0.65 GPU-h up to 12:03:43 UTC" in text_of(await ada.get())
 
 
 async def test_an_overdraft_is_shown_negative() -> None:

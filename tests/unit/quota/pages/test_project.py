@@ -110,7 +110,7 @@ async def test_the_statement_lists_who_what_when_how_much_and_why() -> None:
         text = text_of(await ada.get(f"projects/{project}"))
     assert "adjusted · Adjustment Reason: Moved <b> Grace" in text
     assert "−1 GPU-h" in text
-    assert "10 s × 1 −0.0028 GPU-h +0.0028 GPU-h" in text
+    assert "10 s × 1 GPU-h/h −0.0028 GPU-h +0.0028 GPU-h" in text
 
 
 async def test_the_statement_has_pages() -> None:
@@ -161,6 +161,38 @@ async def test_the_csv_is_whole_exact_and_harmless() -> None:
     assert rows[1]["delta_awarded_h"] == "-1"
     assert rows[0]["delta_charged_h"] == ""
     assert rows[2]["delta_held_h"] == "2.0333333333"
+
+
+async def test_the_csv_has_every_slice() -> None:
+    site, project = site_with_project()
+    for _ in range(30):
+        site.world.line(project, "ada", "charge", hold_id=HoldId("hold-1"), delta_held=-20, delta_charged=20)
+    async with site.browser("ada") as ada:
+        assert "30 slices" in text_of(await ada.get(f"projects/{project}"))
+        answer = await ada.get(f"projects/{project}/statement.csv")
+    assert [row["delta_charged"] for row in csv.DictReader(io.StringIO(answer.text))] == ["20"] * 30
+
+
+@pytest.mark.parametrize(
+    ("language", "profile", "server", "says"),
+    [
+        ("en", "gpu1", "", "Session: 1 simulated GPU Ada"),
+        ("en", "gpu1", "second", "Session: 1 simulated GPU (second) Ada"),
+        ("zh", "gpu1", "", "会话：1 块模拟 GPU Ada"),
+        ("zh", "gpu9", "", "会话：9 GPUs Ada"),
+        ("en", "withdrawn", "", "Session: withdrawn Ada"),
+    ],
+)
+async def test_a_session_is_named_by_its_profile_in_the_readers_language(
+    language: str, profile: str, server: str, says: str
+) -> None:
+    site, project = site_with_project()
+    site.world.line(
+        project, "ada", "hold", delta_held=HOUR, params={"profile": profile, "server_name": server, "gpus": 1}
+    )
+    async with site.browser("ada", language=language) as ada:
+        assert says in text_of(await ada.get(f"projects/{project}"))
+        assert says.removesuffix(" Ada") in (await ada.get(f"projects/{project}/statement.csv")).text
 
 
 async def test_a_session_is_stopped_after_a_question() -> None:

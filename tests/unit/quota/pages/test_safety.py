@@ -264,10 +264,27 @@ async def test_an_accident_is_a_page_with_an_id_and_the_headers() -> None:
 
 async def test_unknown_addresses_and_methods_are_pages() -> None:
     async with Site().browser("ada") as ada:
-        assert (await ada.get("nothing/here")).status_code == 404
+        missing = await ada.get("nothing/here")
+        assert missing.status_code == 404
+        assert 'href="/services/quota/apply"' in missing.text
+        assert "Signed in as ada" in text_of(missing)
         answer = await ada.client.put(f"{PREFIX}apply")
         assert answer.status_code == 405
         assert "<h1>" in answer.text
+    async with Site().browser() as stranger:
+        assert 'href="/services/quota/apply"' not in (await stranger.get("nothing/here")).text
+
+
+async def test_an_outage_keeps_the_navigation_of_whoever_has_a_session() -> None:
+    site = Site()
+    async with site.browser("ada") as ada, site.browser() as stranger:
+        site.world.down = True
+        page = await ada.get()
+        assert page.status_code == 503
+        assert 'href="/services/quota/apply"' in page.text
+        assert 'href="/hub/home"' in page.text
+        assert "Signed in as" not in page.text
+        assert 'href="/services/quota/apply"' not in (await stranger.get("nothing/here")).text
 
 
 async def test_the_address_without_its_slash_leads_home() -> None:

@@ -1,0 +1,91 @@
+"""The reply to COMMIT is lost, after it counted or before it did: each operation has its effect once and its true answer."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from quota.domain.hold import HoldState
+from quota.store import writer
+from quota.store.database import Database
+from quota.store.ledger import LedgerStore
+from quota.store.verify import verify
+from quota.store.wire import Insert, Row, Statement, Wire, open_wire
+from tests import ledgers
+
+COUNT = 120
+
+
+@dataclass
+class Losses:
+    """Every `every`-th COMMIT of a batch is cut: after it counted where `after`, else before."""
+
+    every: int
+    after: bool
+    commits: int = 0
+    cuts: int = 0
+
+
+class LossyWire:
+    """A wire whose COMMIT sometimes goes unanswered; the connection is gone then."""
+
+    def __init__(self, inner: Wire, losses: Losses) -> None:
+        self._inner = inner
+        self._losses = losses
+
+    def begin(self) -> None:
+        self._inner.begin()
+
+    def commit(self) -> None:
+        self._losses.commits += 1
+        if self._losses.commits % self._losses.every:
+            self._inner.commit()
+            return
+        self._losses.cuts += 1
+        if self._losses.after:
+            self._inner.commit()
+        self._inner.close()
+        raise sqlite3.OperationalError("the connection was cut")
+
+    def rollback(self) -> None:
+        self._inner.rollback()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
+        return self._inner.select(statement, rows)
+
+    def update(self, statement: Statement, rows: Sequence[Row]) -> int:
+        return self._inner.update(statement, rows)
+
+    def insert(self, insert: Insert, rows: Sequence[Row]) -> int:
+        return self._inner.insert(insert, rows)
+
+
+@pytest.mark.parametrize("after", [True, False], ids=["it counted", "it did not"])
+async def test_a_lost_reply_to_commit_changes_no_answer_and_no_balance(
+    database: Database, monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    losses = Losses(every=3, after=after)
+    monkeypatch.setattr(writer, "open_wire", lambda opened: LossyWire(open_wire(opened), losses))
+    books = ledgers.open_books(database, COUNT)
+    async with LedgerStore(database, batch_max=2) as ledger:
+        orders = [books.order(1, hold_id=f"hold-{number:04}") for number in range(COUNT)]
+        holds = await asyncio.gather(*(ledger.place_hold(order) for order in orders))
+        assert {(hold.state, hold.replayed) for hold in holds} == {(HoldState.HELD, False)}
+        charged = await asyncio.gather(
+            *(ledger.charge(ledgers.usage(order.id, f"event-{order.id}", 1)) for order in orders)
+        )
+    assert all(one.applied for one in charged)
+    assert losses.cuts >= 25
+    with database.reading() as connection:
+        row = connection.execute(text("SELECT charged, held FROM account WHERE id = 'account-0'")).one()
+    assert tuple(row) == (COUNT, 0)
+    assert verify(database) == []

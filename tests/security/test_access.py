@@ -1,0 +1,267 @@
+"""Who may do what on every route of the REST API: route × asker, over the real ledger; a route that is not listed fails.
+
+`ACCESS` says for each route what it answers to whom; an asker it does not name gets the route's `else`. Whoever is refused has
+changed nothing and has read nothing of the project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from quota.service.callers import Power
+from tests.integration.quota_service import CREDENTIAL, ROOT, Service, running_service
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+class Asker(StrEnum):
+    """Everybody who can send a request. The last four are the PI, with a token that is worth less than the PI."""
+
+    NOBODY = "nobody"
+    STRANGE_TOKEN = "a token that the hub does not know"
+    HUB = "the hub"
+    NEWCOMER = "somebody whom the hub has not named yet"
+    OUTSIDER = "the PI of another project"
+    MEMBER = "member"
+    OTHER_MEMBER = "another member"
+    MANAGER = "manager"
+    PI = "pi"
+    CHAIR = "somebody who decides"
+    ADMIN = "admin"
+    NO_ACCESS = "a token without access to the service, as a notebook's own is"
+    READS_ONLY = "a token for reading"
+    WRITES_ONLY = "a token for changes without reading"
+    HUB_SCHEME = "the hub's credential under another scheme"
+
+
+A = Asker
+POWERS: Mapping[Asker, tuple[str, tuple[Power, ...]]] = {
+    A.OUTSIDER: ("outsider", (Power.READ, Power.WRITE)),
+    A.NEWCOMER: ("newcomer", (Power.READ, Power.WRITE)),
+    A.MEMBER: ("member", (Power.READ, Power.WRITE)),
+    A.OTHER_MEMBER: ("other", (Power.READ, Power.WRITE)),
+    A.MANAGER: ("manager", (Power.READ, Power.WRITE)),
+    A.PI: ("pi", (Power.READ, Power.WRITE)),
+    A.CHAIR: ("chair", (Power.READ, Power.WRITE, Power.DECIDE)),
+    A.ADMIN: ("admin", (Power.READ, Power.WRITE, Power.ADMIN)),
+    A.READS_ONLY: ("pi", (Power.READ,)),
+    A.WRITES_ONLY: ("pi", (Power.WRITE,)),
+}
+PEOPLE = ("outsider", "member", "other", "manager", "pi", "chair", "admin")
+OK = 200  # any 2xx
+UNKNOWN, FORBIDDEN, NOT_SIGNED_IN, WAIT = 404, 403, 401, 503
+
+NO_PERSON = {
+    A.NOBODY: NOT_SIGNED_IN,
+    A.STRANGE_TOKEN: NOT_SIGNED_IN,
+    A.HUB: NOT_SIGNED_IN,
+    A.HUB_SCHEME: NOT_SIGNED_IN,
+    A.NEWCOMER: WAIT,
+    A.NO_ACCESS: FORBIDDEN,
+}
+READ = {**NO_PERSON, A.WRITES_ONLY: FORBIDDEN}
+WRITE = {**NO_PERSON, A.READS_ONLY: FORBIDDEN}
+HUB_ONLY: dict[Asker | str, int] = {A.HUB: OK, "else": NOT_SIGNED_IN}
+ANYBODY: dict[Asker | str, int] = {"else": OK}
+SIGNED_IN: dict[Asker | str, int] = {**READ, "else": OK}
+INSIDE: dict[Asker | str, int] = {**READ, A.OUTSIDER: UNKNOWN, A.CHAIR: UNKNOWN, "else": OK}
+LEADS: dict[Asker | str, int] = {
+    **WRITE, A.PI: OK, A.WRITES_ONLY: OK, A.MANAGER: OK, A.MEMBER: FORBIDDEN, A.OTHER_MEMBER: FORBIDDEN, "else": UNKNOWN,
+}  # fmt: skip
+
+_ASK = {"title": "Another project", "purpose": "To be tested.", "gpu_hours": "1", "tokens": 0}
+ASK = {**_ASK, "starts_on": "2026-03-02", "ends_on": "2026-12-31"}
+PERSON = {"issuer": "urn:test", "subject": "guest", "display_name": "Guest"}
+START = {"actor": "pi", "project_id": "{project}", "profile": "gpu1", "runtime_s": 60}
+HOLD = {**START, "kind": "session", "application": "lab", "server_name": "again"}
+ADJUSTMENT = {"actor": "admin", "allocation_id": "{project}-gpu", "delta": 1000, "reason": "A supplement"}
+DECISION = {"decision": "reject", "message": "Not now"}
+
+
+@dataclass(frozen=True)
+class Route:
+    """A request that is good but for who sends it; {project} and {asker} are filled in."""
+
+    method: str
+    path: str
+    access: Mapping[Asker | str, int]
+    body: Mapping[str, object] | None = None
+    query: str = ""
+
+    def expects(self, asker: Asker) -> int:
+        return self.access.get(asker, self.access["else"])
+
+
+ACCESS = (
+    Route("GET", "/health", ANYBODY),
+    Route("GET", "/openapi.json", ANYBODY),
+    Route("PUT", "/internal/people/guest", HUB_ONLY, PERSON),
+    Route("GET", "/internal/people/pi/payers", HUB_ONLY),
+    Route("POST", "/internal/quotes", HUB_ONLY, START),
+    Route("PUT", "/internal/holds/hold-0002", HUB_ONLY, HOLD),
+    Route("POST", "/internal/holds/hold-0001/ended", HUB_ONLY, {"reason": "stopped"}),
+    Route("POST", "/internal/reconcile", HUB_ONLY),
+    Route("GET", "/internal/admin/projects", HUB_ONLY),
+    Route("GET", "/internal/admin/projects/{project}", HUB_ONLY),
+    Route("PUT", "/internal/admin/adjustments/adjust-0001", HUB_ONLY, ADJUSTMENT),
+    Route("GET", "/me", SIGNED_IN),
+    Route("GET", "/projects", SIGNED_IN),
+    Route("GET", "/projects/{project}", INSIDE),
+    Route("GET", "/projects/{project}/statement", INSIDE),
+    Route("PUT", "/projects/{project}/members/outsider", LEADS, {"role": "member"}),
+    Route("DELETE", "/projects/{project}/members/outsider", LEADS),
+    Route("PUT", "/applications/asked-by-{asker}", {**WRITE, "else": OK}, ASK),
+    Route("GET", "/applications", SIGNED_IN),
+    Route("GET", "/applications/waiting-0001", {**READ, A.PI: OK, A.READS_ONLY: OK, A.CHAIR: OK, "else": UNKNOWN}),
+    Route(
+        "POST", "/applications/decided-{asker}/decision", {**NO_PERSON, A.CHAIR: OK, "else": FORBIDDEN}, DECISION
+    ),
+    Route("GET", "/sessions", SIGNED_IN),
+    Route(
+        "POST",
+        "/sessions/hold-0001/stop",
+        {**LEADS, A.MEMBER: OK, A.ADMIN: OK},  # the member's own session
+    ),
+)  # fmt: skip
+PAIRS = [pytest.param(route, asker, id=f"{route.method} {route.path} {asker.name}") for route in ACCESS for asker in A]
+
+
+@dataclass
+class Office:
+    """A service with one project, a running session of its member, and applications that wait."""
+
+    service: Service
+    project: str
+
+    async def send(self, route: Route, asker: Asker) -> httpx.Response:
+        path = ROOT + self.filled(route.path, asker)
+        body = None if route.body is None else {key: self.filled(value, asker) for key, value in route.body.items()}
+        return await self.service.client.request(route.method, path, json=body, headers=self.headers(route, asker))
+
+    def filled(self, value: Any, asker: Asker) -> Any:
+        if not isinstance(value, str):
+            return value
+        return value.replace("{project}", self.project).replace("{asker}", asker.name.lower().replace("_", "-"))
+
+    def headers(self, route: Route, asker: Asker) -> dict[str, str]:
+        acting = {"X-Commons-Actor": "admin"} if route.path.startswith("/internal/admin/projects") else {}
+        if asker is A.NOBODY:
+            return acting
+        if asker in (A.HUB, A.HUB_SCHEME):
+            return {**acting, "Authorization": f"{'Bearer' if asker is A.HUB else 'token'} {CREDENTIAL}"}
+        return {**acting, "Authorization": f"Bearer {self.token(asker)}"}
+
+    def token(self, asker: Asker) -> str:
+        introspection = self.service.introspection
+        if asker is A.STRANGE_TOKEN:
+            return "a-token-of-nobody"
+        if asker is A.NO_ACCESS:
+            return introspection.token("pi", *Power, access=False)
+        name, powers = POWERS[asker]
+        return introspection.token(name, *powers)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Office]:
+    async with running_service(tmp_path_factory.mktemp("access")) as service:
+        project = await service.award("pi", gpu_hours="100", tokens=1000)
+        await service.award("outsider", gpu_hours="1", tokens=0, name="application-0002")
+        await service.register(*PEOPLE)
+        pi = service.token("pi")
+        for name, role in (("member", "member"), ("other", "member"), ("manager", "manager")):
+            joined = await service.person(pi, "PUT", f"/projects/{project}/members/{name}", {"role": role})
+            assert joined.status_code == 201, joined.text
+        hold = {**HOLD, "actor": "member", "project_id": project, "server_name": ""}
+        assert (await service.hub("PUT", "/internal/holds/hold-0001", hold)).status_code == 201
+        made = Office(service, project)
+        waiting = ["waiting-0001", *(made.filled("decided-{asker}", asker) for asker in A)]
+        for one in waiting:
+            assert (await service.person(pi, "PUT", f"/applications/{one}", ASK)).status_code == 201
+        yield made
+
+
+@pytest.mark.parametrize(("route", "asker"), PAIRS)
+async def test_a_route_answers_those_whom_it_is_for_and_nobody_else(office: Office, route: Route, asker: Asker) -> None:
+    if route.path.endswith("/members/outsider"):  # whatever a test before did: not in the project
+        await office.service.person(
+            office.service.token("pi"), "DELETE", f"/projects/{office.project}/members/outsider"
+        )
+    before = office.service.row_counts()
+    answer = await office.send(route, asker)
+    expected = route.expects(asker)
+    if expected == OK:
+        assert answer.is_success, answer.text
+        return
+    assert answer.status_code == expected, answer.text
+    assert set(answer.json()) == {"error"}
+    assert office.project not in answer.text.replace(str(answer.json()["error"]["params"].get("project_id")), "")
+    assert office.service.row_counts() == before
+
+
+async def test_what_is_unknown_and_what_is_anothers_look_the_same(office: Office) -> None:
+    outsider = office.service.token("outsider")
+    for anothers, unknown in (
+        (f"/projects/{office.project}", "/projects/project-that-is-none"),
+        (f"/projects/{office.project}/statement", "/projects/project-that-is-none/statement"),
+        ("/applications/waiting-0001", "/applications/nothing-0001"),
+    ):
+        answers = [(await office.service.person(outsider, "GET", path)).json() for path in (anothers, unknown)]
+        assert answers[0]["error"]["code"] == answers[1]["error"]["code"]
+        assert answers[0]["error"]["message"] == answers[1]["error"]["message"]
+
+
+async def test_lists_hold_ones_own_and_nothing_else(office: Office) -> None:
+    for path, key in (("/projects", "projects"), ("/sessions", "sessions"), ("/applications", "applications")):
+        seen = (await office.service.person(office.service.token("outsider"), "GET", path)).json()
+        assert office.project not in str(seen)
+        assert "hold-0001" not in str(seen)
+        assert {row.get("applicant", "outsider") for row in seen[key]} <= {"outsider", "Outsider"}
+
+
+async def test_a_plain_member_reads_no_other_members_use(office: Office) -> None:
+    path = f"/projects/{office.project}/statement"
+    seen = {
+        name: (await office.service.person(office.service.token(name), "GET", path)).json()["lines"]
+        for name in ("other", "member", "manager")
+    }
+    assert "hold-0001" not in {line["hold_id"] for line in seen["other"]}
+    assert all("hold-0001" in {line["hold_id"] for line in seen[name]} for name in ("member", "manager"))
+
+
+async def test_nobody_decides_on_their_own_application_whatever_their_powers(office: Office) -> None:
+    everything = office.service.introspection.token("pi", *Power)
+    answer = await office.service.person(everything, "POST", "/applications/waiting-0001/decision", DECISION)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "own_application")
+
+
+async def test_nobody_gives_themselves_a_role(office: Office) -> None:
+    for name in ("manager", "member", "outsider", "admin"):
+        path = f"/projects/{office.project}/members/{name}"
+        answer = await office.service.person(office.service.token(name), "PUT", path, {"role": "co_pi"})
+        assert answer.status_code in (FORBIDDEN, UNKNOWN)
+    manager = office.service.token("manager")
+    for name, role in (("other", "manager"), ("pi", "member")):
+        path = f"/projects/{office.project}/members/{name}"
+        assert (await office.service.person(manager, "PUT", path, {"role": role})).status_code == FORBIDDEN
+        assert name != "pi" or (await office.service.person(manager, "DELETE", path)).status_code == FORBIDDEN
+
+
+async def test_no_route_is_missing_from_the_matrix(office: Office) -> None:
+    described = (await office.service.client.get(f"{ROOT}/openapi.json")).json()["paths"]
+    routes = {(method.upper(), path) for path, methods in described.items() for method in methods}
+    listed = [(route.method, route.path.split("/")) for route in ACCESS]
+    for method, path in routes:
+        parts = path.split("/")
+        assert any(
+            method == known
+            and len(parts) == len(shape)
+            and all(a == b or a.startswith("{") for a, b in zip(parts, shape, strict=True))
+            for known, shape in listed
+        ), f"{method} {path} is not in the access matrix"

@@ -51,6 +51,7 @@ class Visit:
             "caller": self.caller,
             "form_token": self.session.form_token,
             "may_decide": self.caller.may(Power.DECIDE),
+            "may_administer": self.caller.may(Power.ADMIN),
         }
 
     def gettext(self, text: str) -> str:
@@ -159,6 +160,7 @@ def respond(
         "has_session": False,
         "form_token": "",
         "may_decide": False,
+        "may_administer": False,
         "refresh_s": None,
     }
     html = desk.templates.render(language_of(request), template, {**shared, **(context or {})})

@@ -216,7 +216,7 @@ class LocalSpawner(SessionTraits, Spawner):
         records.write_order(folder, order)
         if self.deadline_ms:
             records.write_deadline(folder, self.deadline_ms)
-        records.write_durably(folder / records.ENVIRONMENT, json.dumps(self.get_env()).encode())
+        records.write_secret(folder / records.ENVIRONMENT, json.dumps(self.get_env()).encode())
 
     async def _judge(self) -> int | None:
         """None while the session runs, its exit status once it has ended; raises RecordUnreadable or OSError."""
@@ -247,9 +247,10 @@ class LocalSpawner(SessionTraits, Spawner):
             else:
                 if record.end_reason is EndReason.NEVER_STARTED:
                     break
-                return record
+                if left or _has_begun(record):
+                    return record
             await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 1.5, 0.1)
+            wait_s = min(wait_s * 1.1, 0.1)  # a record is found at most a tenth later than it was written
         self.log.error("Session %s got no process; see %s", self.hold_id, folder / records.LOG)
         raise refused(
             "The session's process could not be started; nothing is charged. Try again, or tell the portal's operators.",
@@ -313,6 +314,16 @@ def _launch(folder: Path) -> subprocess.Popen[bytes]:
         start_new_session=True,
         close_fds=True,
     )
+
+
+def _has_begun(record: SessionRecord) -> bool:
+    """Whether the child is the session's program: until then it is a copy of its runner, and may yet turn out as never started."""
+    if record.ended:
+        return True
+    child = processes.stat(record.child_pid)
+    if child is None or not child.running:
+        return False  # its runner is writing down how it ended
+    return processes.environment(record.child_pid) != processes.environment(record.runner_pid)
 
 
 def _api_token(record: SessionRecord) -> str:

@@ -187,6 +187,12 @@ def write_durably(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
+def write_secret(path: Path, content: bytes) -> None:
+    """Write a new file of mode 0600 for a reader that starts afterwards; a power cut may lose it, and ends its reader, too."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(content)
+
+
 def is_alive(record: SessionRecord) -> bool:
     """Whether the runner that writes this record still runs; a zombie does not."""
     return record.boot_id == processes.boot_id() and processes.is_running(record.runner_pid, record.runner_started)

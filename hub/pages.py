@@ -202,6 +202,9 @@ class CheckedServerHandler(UserServerAPIHandler):
         if self.current_user is None or self.request.method not in ("POST", "PUT", "PATCH"):
             return
         body = self.get_json_body()
+        if body is not None and not isinstance(body, dict):
+            # The hub takes what is empty ([], "", 0) for no body at all, which starts a session as it was the last time.
+            raise web.HTTPError(400, "The body must be a JSON object.")
         if isinstance(body, dict) and self.request.method == "PATCH":
             _check_patch(body)
             options = body.get("user_options")

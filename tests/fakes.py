@@ -25,6 +25,7 @@ from tests.fake_store import Books, FakeAccounts, FakePeople, FakeStore, FakeTra
 
 T = TypeVar("T")
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
+_CLOSING = {HoldState.SETTLED: "settle", HoldState.RELEASED: "release", HoldState.EXPIRED: "expire"}
 
 
 class FakeClock:
@@ -99,10 +100,10 @@ class FakeLedger:
         return self._close(self._open(hold_id), HoldState.SETTLED, at)
 
     async def release(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
-        hold = self._open(hold_id)
-        if hold.charged:
-            raise WrongState("something was charged")
-        return self._close(hold, HoldState.RELEASED, at)
+        return self._close(self._unused(hold_id), HoldState.RELEASED, at)
+
+    async def expire(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
+        return self._close(self._unused(hold_id), HoldState.EXPIRED, at)
 
     async def extend_lease(self, hold_id: HoldId, lease_until: datetime) -> Hold:
         hold = self._open(hold_id)
@@ -117,6 +118,12 @@ class FakeLedger:
     async def open_holds(self, kind: HoldKind) -> Sequence[Hold]:
         return [hold for hold, _ in self.books.holds.values() if hold.kind is kind and hold.state is HoldState.HELD]
 
+    def _unused(self, hold_id: HoldId) -> Hold:
+        hold = self._open(hold_id)
+        if hold.charged:
+            raise WrongState("something was charged")
+        return hold
+
     def _open(self, hold_id: HoldId) -> Hold:
         if hold_id not in self.books.holds:
             raise Unknown("hold")
@@ -127,8 +134,9 @@ class FakeLedger:
 
     def _close(self, hold: Hold, state: HoldState, at: datetime) -> Hold:
         left = max(hold.amount - hold.charged, 0)
-        kind = "settle" if state is HoldState.SETTLED else "release"
-        self.books.move(Line(kind, hold.allocation_id, hold.actor, at, hold.id, held=-left, params=hold.details))
+        self.books.move(
+            Line(_CLOSING[state], hold.allocation_id, hold.actor, at, hold.id, held=-left, params=hold.details)
+        )
         self._keep(replace(hold, state=state))
         return self.books.holds[hold.id][0]
 

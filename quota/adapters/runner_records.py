@@ -39,6 +39,8 @@ class RunnerRecords:
         folder = self._sessions / hold_id
         record = self._record(folder)
         if record is None:
+            if not self._sessions.is_dir():  # an unmounted disk proves nothing
+                raise Unavailable(f"{self._sessions} is not there")
             return Evidence(hold_id, None, None, None) if folder.is_dir() else None
         if record.get("ended_at_ms") is None and not self._runner_lives(record):
             # It may have written its end and gone between the two looks.
@@ -64,15 +66,23 @@ class RunnerRecords:
         if type(pid) is not int or type(started) is not int or not isinstance(boot_id, str):
             raise Unavailable("the record does not name its runner")
         try:
+            # A machine that does not tell its boot proves nothing: there, FileNotFoundError is an outage as any other.
             if (self._proc / "sys/kernel/random/boot_id").read_text().strip() != boot_id.strip():
                 return False
-            stat = (self._proc / str(pid) / "stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            return False
+            stat = self._stat(pid)
         except (OSError, ValueError) as error:
             raise Unavailable(f"/proc cannot be read: {type(error).__name__}") from error
+        if stat is None:
+            return False
         fields = stat.rpartition(")")[2].split()  # the command may hold spaces and brackets: count from its end
         return len(fields) > 19 and fields[0] not in _DEAD and fields[19] == str(started)
+
+    def _stat(self, pid: int) -> str | None:
+        """The process's line in /proc, None where there is no such process."""
+        try:
+            return (self._proc / str(pid) / "stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
 
 
 def _evidence(hold_id: HoldId, record: dict[str, object]) -> Evidence:

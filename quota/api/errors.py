@@ -33,6 +33,7 @@ STATUS: Final[Mapping[str, int]] = {
     "forbidden": 403,
     "not_a_member": 403,
     "own_application": 403,
+    "own_project": 403,
     "cross_site": 403,
     "project_suspended": 403,
     "runtime_too_long": 403,

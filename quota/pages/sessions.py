@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
-from quota.domain.errors import Unknown
 from quota.domain.ids import HoldId
 from quota.pages.home import session_view
 from quota.pages.visit import Fields, Visit
@@ -14,14 +13,11 @@ from quota.service.sessions import OVER
 
 async def confirm_stop(visit: Visit) -> Response:
     """Ask before a session is stopped."""
-    hold_id = _hold_id(visit)
-    at = visit.desk.services.clock.now()
-    for session in await sessions.mine(visit.desk.services, visit.caller):
-        if session.hold_id == hold_id:
-            if session.state in OVER:
-                return visit.to("", said="session_over")
-            return visit.render("stop_session.html", view=session_view(visit, session, None, at))
-    raise Unknown("hold", hold_id=hold_id)
+    services = visit.desk.services
+    session = await sessions.stoppable(services, visit.caller, _hold_id(visit))
+    if session.state in OVER:
+        return visit.to("", said="session_over")
+    return visit.render("stop_session.html", view=session_view(visit, session, None, services.clock.now()))
 
 
 async def stop(visit: Visit, fields: Fields) -> Response:

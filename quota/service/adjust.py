@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quota.domain.errors import Invalid, Refused, Unknown
+from quota.domain.errors import Forbidden, Invalid, Refused, Unknown
 from quota.domain.ids import AdjustmentId, AllocationId
 from quota.domain.units import AMOUNT_MAX
 from quota.service.callers import Caller, Power
@@ -30,8 +30,11 @@ async def adjust(services: Services, caller: Caller, request: AdjustRequest) -> 
     at = services.clock.now()
 
     def work(tx: Transaction) -> Adjusted | Refused:
-        if tx.accounts.get(request.allocation_id) is None:
+        allocation = tx.accounts.get(request.allocation_id)
+        if allocation is None:
             raise Unknown("allocation", allocation_id=request.allocation_id)
+        if tx.projects.role(allocation.project_id, caller.id) is not None:
+            raise Forbidden("nobody changes the award of their own project", code="own_project")
         return tx.accounts.adjust(
             request.adjustment_id, request.allocation_id, request.delta, actor=caller.id, reason=reason, at=at
         )

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Final
 from weakref import WeakValueDictionary
 
-from quota.domain.errors import IdConflict, InvariantBroken, Unavailable, Unknown, WrongState
+from quota.domain.errors import IdConflict, QuotaError, Unavailable, Unknown, WrongState
 from quota.domain.hold import Hold, HoldKind, HoldState
 from quota.domain.ids import HoldId
 from quota.domain.session import TRANSITIONS, EndReason, Evidence, Session, SessionState, SessionTerms
@@ -104,8 +104,8 @@ class Meter:
             except Unavailable as error:
                 log.warning("hold %s: cannot be judged: %s", hold_id, error)
                 return Outcome.UNKNOWN
-            except InvariantBroken:
-                log.exception("hold %s: evidence contradicts the ledger; it stays open", hold_id)
+            except QuotaError:  # contradictory evidence among them; a pass that fell over it would reach nobody else
+                log.exception("hold %s: the ledger does not take what its evidence says; it stays open", hold_id)
                 return Outcome.UNKNOWN
 
     async def _advance(self, hold_id: HoldId, listed: bool | None) -> Outcome:

@@ -53,6 +53,9 @@ class Ledger(Protocol):
     async def release(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
         """Close a hold that was never used. Raises WrongState where something was charged already (settle it)."""
 
+    async def expire(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
+        """As `release`, for a hold whose lease ran out: it ends EXPIRED."""
+
     async def extend_lease(self, hold_id: HoldId, lease_until: datetime) -> Hold:
         """Move the lease of an open hold later; an earlier instant changes nothing."""
 

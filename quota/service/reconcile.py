@@ -1,7 +1,7 @@
 """Reconcile: the hub's list of servers and the evidence against the open holds; repaired by ledger transactions only.
 
-Also closes model requests whose lease ran out: never dispatched → released; outcome unknown → the hold is charged whole,
-marked estimated (docs/reference/policy.md).
+Also closes model requests whose lease ran out: never dispatched → expired uncharged; outcome unknown → the hold is charged
+whole, marked estimated (docs/reference/policy.md).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from quota.domain.errors import IdConflict, Unavailable, WrongState
+from quota.domain.errors import IdConflict, QuotaError, Unavailable, WrongState
 from quota.domain.hold import Hold, HoldKind, Usage
 from quota.service.meter import Meter, PassReport
 from quota.service.services import Services
@@ -43,6 +43,11 @@ async def expire_requests(services: Services) -> int:
             closed += 1
         except (IdConflict, WrongState):  # the gateway was faster after all
             continue
+        except Unavailable:
+            raise
+        except QuotaError:  # this one waits for somebody to look; the others must not
+            log.exception("request hold %s: the ledger does not take its end; it stays open", hold.id)
+            continue
         log.warning("request hold %s: closed after its lease", hold.id)
     return closed
 
@@ -50,7 +55,7 @@ async def expire_requests(services: Services) -> int:
 async def _expire(services: Services, hold: Hold) -> None:
     at = services.clock.now()
     if hold.details.get(DISPATCHED) is False:
-        await services.ledger.release(hold.id, at, "lease_expired")
+        await services.ledger.expire(hold.id, at, "lease_expired")
         return
     left = hold.amount - hold.charged
     usage = Usage(

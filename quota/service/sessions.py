@@ -25,12 +25,17 @@ async def mine(services: Services, caller: Caller, *, limit: int = 50) -> Sequen
     return await services.store.read(lambda tx: tx.sessions.of_person(caller.id, limit=limit))
 
 
+async def stoppable(services: Services, caller: Caller, hold_id: HoldId) -> Session:
+    """A session that the caller may stop: its owner, the project's leads, admins. Raises Unknown('hold'), Forbidden."""
+    return await services.store.read(lambda tx: _stoppable(tx, caller, hold_id))
+
+
 async def stop(services: Services, caller: Caller, hold_id: HoldId) -> Session:
     """Ask the hub to stop a session; one that is over stays as it is.
 
     Raises Unknown('hold'), Forbidden for anyone but its owner, the project's leads and admins, Unavailable.
     """
-    session = await services.store.read(lambda tx: _stoppable(tx, caller, hold_id))
+    session = await stoppable(services, caller, hold_id)
     if session.state in OVER:
         return session
     reason = "owner" if session.person_id == caller.id else f"by:{caller.person.hub_name}"

@@ -143,6 +143,18 @@ def test_a_body_that_is_no_order_is_a_400(pi: Browser, body: str) -> None:
     assert answer.status_code == 400, answer.text
 
 
+@pytest.mark.parametrize("body", ["[]", '""', "0", "false"])
+def test_an_empty_thing_that_is_no_order_does_not_repeat_the_last_start(
+    hub: HubProcess, pi: Browser, body: str
+) -> None:
+    assert pi.start(OPTIONS).status_code == 402  # the hub keeps these options
+    before = len(hub.quota.book.calls)
+    headers = {"X-XSRFToken": pi.xsrf, "Content-Type": "application/json"}
+    answer = pi.http.post("/hub/api/users/pi/server", content=body, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert not [path for _, path, _, _ in hub.quota.book.calls[before:] if "/holds/" in path]
+
+
 def test_stored_nonsense_cannot_be_changed_into_a_start(pi: Browser) -> None:
     assert pi.api("PUT", "/users/pi/servers/empty").status_code == 201
     assert pi.api("PATCH", "/users/pi/servers/empty", {"user_options": {"cmd": "sh"}}).status_code == 400

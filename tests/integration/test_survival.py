@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 
@@ -84,7 +85,7 @@ async def test_a_notebook_survives_the_death_of_every_program_and_is_charged_onc
             try:
                 status, _ = await pi.api("GET", f"/projects/{project_id}")
                 return status == 200 and await kernel.run("print(kept)") == "42\n"
-            except (OSError, AssertionError, TimeoutError, Exception):
+            except (OSError, AssertionError, TimeoutError, aiohttp.ClientError):
                 return False
 
         await eventually(answers, within_s=BACK_WITHIN_S, what=f"everything answers after the death of {name}")

@@ -58,7 +58,9 @@ PEOPLE = ("outsider", "member", "other", "manager", "pi", "chair", "admin")
 OK = 200  # any 2xx
 UNKNOWN, FORBIDDEN, NOT_SIGNED_IN, WAIT = 404, 403, 401, 503
 
-NO_PERSON = {
+Answers = dict[Asker | str, int]  # by asker; "else" for those not named
+
+NO_PERSON: Answers = {
     A.NOBODY: NOT_SIGNED_IN,
     A.STRANGE_TOKEN: NOT_SIGNED_IN,
     A.HUB: NOT_SIGNED_IN,
@@ -66,13 +68,13 @@ NO_PERSON = {
     A.NEWCOMER: WAIT,
     A.NO_ACCESS: FORBIDDEN,
 }
-READ = {**NO_PERSON, A.WRITES_ONLY: FORBIDDEN}
-WRITE = {**NO_PERSON, A.READS_ONLY: FORBIDDEN}
-HUB_ONLY: dict[Asker | str, int] = {A.HUB: OK, "else": NOT_SIGNED_IN}
-ANYBODY: dict[Asker | str, int] = {"else": OK}
-SIGNED_IN: dict[Asker | str, int] = {**READ, "else": OK}
-INSIDE: dict[Asker | str, int] = {**READ, A.OUTSIDER: UNKNOWN, A.CHAIR: UNKNOWN, "else": OK}
-LEADS: dict[Asker | str, int] = {
+READ: Answers = {**NO_PERSON, A.WRITES_ONLY: FORBIDDEN}
+WRITE: Answers = {**NO_PERSON, A.READS_ONLY: FORBIDDEN}
+HUB_ONLY: Answers = {A.HUB: OK, "else": NOT_SIGNED_IN}
+ANYBODY: Answers = {"else": OK}
+SIGNED_IN: Answers = {**READ, "else": OK}
+INSIDE: Answers = {**READ, A.OUTSIDER: UNKNOWN, A.CHAIR: UNKNOWN, "else": OK}
+LEADS: Answers = {
     **WRITE, A.PI: OK, A.WRITES_ONLY: OK, A.MANAGER: OK, A.MEMBER: FORBIDDEN, A.OTHER_MEMBER: FORBIDDEN, "else": UNKNOWN,
 }  # fmt: skip
 
@@ -91,7 +93,7 @@ class Route:
 
     method: str
     path: str
-    access: Mapping[Asker | str, int]
+    access: Answers
     body: Mapping[str, object] | None = None
     query: str = ""
 

@@ -121,6 +121,12 @@ async def test_a_record_that_makes_no_sense_is_an_outage_and_no_end(folder: Path
         await read(folder, **changes)
 
 
+async def test_a_machine_that_does_not_tell_its_boot_is_an_outage_and_no_end(folder: Path) -> None:
+    (folder / "proc" / "sys" / "kernel" / "random" / "boot_id").unlink()
+    with pytest.raises(Unavailable):
+        await read(folder)
+
+
 async def test_a_record_that_cannot_be_opened_is_an_outage(folder: Path) -> None:
     (folder / "sessions" / HOLD / "record.json").mkdir(parents=True)
     with pytest.raises(Unavailable):

@@ -74,6 +74,15 @@ async def test_adjusting_needs_the_power_even_of_a_pi() -> None:
         await adjust(w.services, pi, request)
 
 
+async def test_nobody_adjusts_the_award_of_their_own_project() -> None:
+    w = world()
+    pi = w.person("pi", Power.ADMIN)
+    request = AdjustRequest(AdjustmentId("adjust-0001"), AllocationId(f"{w.project(pi)}-gpu"), 1, "More please")
+    with pytest.raises(Forbidden) as caught:
+        await adjust(w.services, pi, request)
+    assert caught.value.code == "own_project"
+
+
 async def test_adjusting_nothing_is_unknown() -> None:
     w = world()
     request = AdjustRequest(AdjustmentId("adjust-0001"), AllocationId("nowhere-0001"), 1, "More please")
@@ -260,12 +269,13 @@ async def test_a_request_whose_outcome_is_unknown_is_charged_whole_and_marked_es
     assert [usage.estimated for usage in w.books.usages.values()] == [True]
 
 
-async def test_a_request_that_was_never_dispatched_is_released() -> None:
+async def test_a_request_that_was_never_dispatched_expires_uncharged() -> None:
     w = world()
     hold = await request_hold(w, dispatched=False)
     w.clock.tick(31)
     await reconcile(w.services, Meter(w.services))
-    assert w.books.holds[hold][0].state is HoldState.RELEASED
+    assert w.books.holds[hold][0].state is HoldState.EXPIRED
+    assert (w.books.lines[-1].kind, w.books.lines[-1].held) == ("expire", -100)
 
 
 async def test_a_request_within_its_lease_is_left_alone() -> None:

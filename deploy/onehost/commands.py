@@ -26,9 +26,11 @@ run the portal
 
 look after the portal's books (each takes --data DIR)
   verify                 re-prove every balance from the ledger's entries; exit 1 and the row named on a difference
+  balance [--json]       what each allocation was awarded, charged, holds and has available
+  export [--csv]         every statement line
+  ledger export|hash|move
+                         the entries themselves: write them out, prove that two copies are equal, move to PostgreSQL
   migrate                bring the database to this version's tables
-  export                 write everything out
-  ledger                 show the ledger's entries
 
 develop
   check                  lint, format, types, import rules, templates, links in the documentation
@@ -36,10 +38,10 @@ develop
                          run the tests; installs what they need; --full runs the large counts, too
   bench [NAME]           measure, against the goals
 
-Data is kept in .commons/data where --data does not say otherwise; any other command goes to the quota service's own
-command line.
+Data is kept in .commons/data where --data does not say otherwise.
 """
 
+LEDGER_COMMANDS = ("verify", "balance", "export", "ledger", "migrate")
 DEVELOPER_COMMANDS = {"check": ("test",), "test": ("model", "test"), "bench": ("model", "test")}
 
 
@@ -53,13 +55,16 @@ class Call:
 
 
 def plan(arguments: Sequence[str]) -> Call:
-    """Choose module and requirements of a command line that names a command; `up` is parsed before anything is installed."""
+    """Choose module and requirements of a command line that names a command. Raises CannotGoOn for a word that is none;
+    that, and what `up` cannot read, is said before anything is installed."""
     command, rest = arguments[0], tuple(arguments[1:])
     if command == "up":
         return Call("deploy.onehost.up", rest, ("model",) if parse(rest).model else ("run",))
     if command in DEVELOPER_COMMANDS:
         return Call("tests.commands", (command, *rest), DEVELOPER_COMMANDS[command])
-    return Call("deploy.onehost.quota_command", (command, *rest), ("run",))
+    if command in LEDGER_COMMANDS or command.startswith("--data"):
+        return Call("deploy.onehost.quota_command", (command, *rest), ("run",))
+    raise CannotGoOn(f"there is no command {command!r}; ./commons --help lists them")
 
 
 def main(root: Path, arguments: Sequence[str]) -> int:
@@ -68,7 +73,11 @@ def main(root: Path, arguments: Sequence[str]) -> int:
         print(HELP, end="")
         return 0 if arguments else 2
     signal.signal(signal.SIGTERM, _interrupt)
-    call = plan(arguments)
+    try:
+        call = plan(arguments)
+    except CannotGoOn as error:
+        report(error)
+        return 2
     environment = Environment(root)
     progress = Progress()
     try:

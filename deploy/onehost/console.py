@@ -6,8 +6,10 @@ Invariant: standard library only, because it runs before anything is installed. 
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +17,8 @@ from pathlib import Path
 
 STILL_WORKING_S = 10.0
 POLL_S = 0.1
+# What an installer has to end by itself before the kernel ends it.
+END_GRACE_S = 5.0
 TAIL_LINES = 15
 # Carries the start over the launcher's exec, so that the seconds go on; CLOCK_MONOTONIC is the same in every process.
 BEGAN_VARIABLE = "COMMONS_BEGAN_S"
@@ -61,12 +65,15 @@ class Step:
     cwd: Path
     env: Mapping[str, str] | None = None
     keep_fds: tuple[int, ...] = ()
+    # Ends the step when it is set: a step in a thread of its own sees no Ctrl-C.
+    stop: threading.Event = field(default_factory=threading.Event)
 
 
 def run_step(step: Step, progress: Progress) -> None:
     """Run `step`, telling every ten seconds that it is still at work.
 
-    Raises CannotGoOn with the last lines of its output where it fails. Interrupted, it ends the program first.
+    Raises CannotGoOn with the last lines of its output where it fails. Interrupted, it first ends the program and what that
+    started, so that nothing goes on writing into what the next run makes anew.
     """
     progress.say(f"{step.what} …")
     began_s = told_s = time.monotonic()
@@ -80,20 +87,32 @@ def run_step(step: Step, progress: Progress) -> None:
             stdout=output,
             stderr=subprocess.STDOUT,
             pass_fds=step.keep_fds,
+            process_group=0,
         )
         try:
             while process.poll() is None:
-                time.sleep(POLL_S)
+                if step.stop.wait(POLL_S):
+                    raise CannotGoOn(f"{step.what}: interrupted")
                 if time.monotonic() - told_s >= STILL_WORKING_S:
                     told_s = time.monotonic()
                     progress.say(f"{step.what}: {told_s - began_s:.0f} s so far")
         except BaseException:
-            process.terminate()
-            process.wait()
+            _end_group(process)
             raise
     if process.returncode != 0:
         tail = last_lines(step.log)
         raise CannotGoOn(f"{step.what} failed (exit {process.returncode}); all of it: {step.log}", details=tail)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a program that leads its own process group, with all of the group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_GRACE_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def last_lines(log: Path, count: int = TAIL_LINES) -> list[str]:

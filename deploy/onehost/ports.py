@@ -34,6 +34,18 @@ def is_free(port: int) -> bool:
     return True
 
 
+def is_allowed(port: int) -> bool:
+    """Whether this user may listen on the port at all: the low ones belong to root."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((LOOPBACK, port))
+        except PermissionError:
+            return False
+        except OSError:
+            return True
+    return True
+
+
 def wait_until_free(ports: Mapping[str, int], deadline_s: float) -> dict[str, int]:
     """Wait up to `deadline_s` for programs that are still ending; returns the ports that stay busy."""
     end_s = time.monotonic() + deadline_s

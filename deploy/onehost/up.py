@@ -129,6 +129,10 @@ class Launcher:
             raise CannotGoOn(
                 f"port {self._options.port} is one of this portal's inner ports; choose another with --port"
             )
+        if not ports.is_allowed(self._options.port):
+            raise CannotGoOn(
+                f"port {self._options.port}: only root may listen there; choose one from 1024 up with --port"
+            )
         crashed = read_holder(self._data.lock_file) is not None
         wanted = {"public": self._options.port, **(inner or {})}
         busy = ports.wait_until_free(wanted, PORTS_DEADLINE_S if crashed else 0)

@@ -6,13 +6,14 @@ The installers are stand-ins that write down how they were called; the real ones
 from __future__ import annotations
 
 import fcntl
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
 from deploy.onehost.bootstrap import Environment, prepare
-from deploy.onehost.console import CannotGoOn, Progress
+from deploy.onehost.console import CannotGoOn, Progress, Step, run_step
 
 PYTHON = """#!/bin/sh
 [ "$1" = -c ] && exit 0
@@ -46,6 +47,7 @@ class Clone:
         self._program(self.environment.venv / "bin" / "uv", UV)
         self._program(root / "bin" / "npm", NPM)
         self._program(root / "bin" / "node", NODE)
+        monkeypatch.setattr("sys.executable", str(self.environment.python))  # it makes the venv
         monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")
 
     def _write(self, path: Path, text: str) -> None:
@@ -89,7 +91,12 @@ def test_a_failed_step_says_so_and_is_done_again_next_time(clone: Clone) -> None
         clone.prepare("run")
     assert caught.value.details == ("no such version",)
     clone.broken.unlink()
-    assert "uv run.txt" in clone.prepare("run")
+    assert {"python -m venv", "uv run.txt"} <= set(clone.prepare("run"))
+
+
+def test_a_venv_in_which_all_ended_well_stays(clone: Clone) -> None:
+    clone.prepare("run")
+    assert "python -m venv" not in clone.prepare("model")
 
 
 def test_a_second_command_waits_for_the_first(clone: Clone, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,3 +111,24 @@ def test_a_second_command_waits_for_the_first(clone: Clone, capsys: pytest.Captu
     second.join(30)
     assert "uv run.txt" in clone.calls_file.read_text()
     assert "another ./commons prepares this clone" in capsys.readouterr().out
+
+
+def test_an_interrupted_step_ends_what_its_program_started(tmp_path: Path) -> None:
+    alive = tmp_path / "alive"
+    os.mkfifo(alive)
+    stop = threading.Event()
+    # The grandchild holds the pipe's other end: the end of the pipe is the end of the grandchild.
+    script = f"sleep 60 > {alive} & wait"
+    step = Step("waiting", ("sh", "-c", script), tmp_path / "log", tmp_path, stop=stop)
+
+    def stop_once_it_runs() -> None:
+        with alive.open("rb") as pipe:
+            stop.set()
+            assert pipe.read() == b""
+
+    watcher = threading.Thread(target=stop_once_it_runs)
+    watcher.start()
+    with pytest.raises(CannotGoOn, match="interrupted"):
+        run_step(step, Progress())
+    watcher.join(10)
+    assert not watcher.is_alive()

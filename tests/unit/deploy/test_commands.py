@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.onehost.commands import plan
+from deploy.onehost.commands import DEVELOPER_COMMANDS, HELP, LEDGER_COMMANDS, plan
 from deploy.onehost.console import CannotGoOn
 from deploy.onehost.quota_command import split_data
 from deploy.onehost.up import parse
@@ -24,9 +24,19 @@ def test_developer_commands_keep_their_name_as_first_argument() -> None:
     assert "test" in call.requirements
 
 
-def test_any_other_command_goes_to_the_quota_service() -> None:
+def test_a_command_on_the_books_goes_to_the_quota_service() -> None:
     call = plan(["verify", "--data", "here"])
     assert (call.module, call.arguments) == ("deploy.onehost.quota_command", ("verify", "--data", "here"))
+
+
+def test_a_word_that_is_no_command_is_refused_before_anything_is_installed() -> None:
+    with pytest.raises(CannotGoOn, match="no command 'upp'"):
+        plan(["upp"])
+
+
+def test_the_help_names_every_command() -> None:
+    for command in ("up", *LEDGER_COMMANDS, *DEVELOPER_COMMANDS):
+        assert f"\n  {command} " in HELP
 
 
 @pytest.mark.parametrize("words", [["verify", "--data", "here", "--json"], ["--data=here", "verify", "--json"]])

@@ -1,7 +1,7 @@
-"""The quota service's own commands: `commons verify | migrate | balance | export`, on the ledger itself, no service needed.
+"""The quota service's own commands: `commons verify | migrate | balance | export | ledger …`, on the database itself, no service needed.
 
 `verify` re-proves every balance from the entries, names each row that differs and then exits 1. Amounts leave as integers in the
-unit's smallest step; `balance` also shows them as people read them.
+unit's smallest step; `balance` also shows them as people read them. `export` writes statement lines, `ledger export` the entries.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import csv
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final
@@ -21,8 +22,11 @@ from quota.domain.project import Allocation, Project
 from quota.main import open_ledger_database
 from quota.service.ports import StatementLine
 from quota.settings import SettingsError, database_from_environment
-from quota.store.database import Database
+from quota.store.database import Database, open_database
+from quota.store.history import LedgerHash, entries, ledger_hash, unhurried
+from quota.store.instants import from_us
 from quota.store.migrate import migrate
+from quota.store.move import MoveRefused, move
 from quota.store.unit_of_work import SqlStore
 from quota.store.verify import verify
 
@@ -31,6 +35,11 @@ _COLUMNS: Final = (
     "project", "seq", "at", "kind", "allocation_id", "unit", "delta_awarded", "delta_held", "delta_charged", "actor", "hold_id",
     "from", "to", "quantity", "estimated", "code", "reason",
 )  # fmt: skip
+_ENTRY_COLUMNS: Final = (
+    "seq", "link", "txn_id", "account_id", "bucket", "amount", "hold_id", "usage_ref", "kind", "at", "actor",
+)  # fmt: skip
+# The full-width signs are what some spreadsheets take for the plain ones.
+_FORMULA_STARTS: Final = frozenset("=+-@\t\r\n＝＋－＠")
 
 Row = Mapping[str, object]
 
@@ -66,7 +75,7 @@ def run_export(database: Database, options: argparse.Namespace) -> int:
     """Print every statement line, as CSV or JSON lines."""
 
     async def work() -> None:
-        write = _csv_writer() if options.csv else _json_line
+        write = _csv_writer(_COLUMNS) if options.csv else _json_line
         async for project in _projects(database):
             async for line in _lines(database, project):
                 write(_row(project, line))
@@ -75,11 +84,53 @@ def run_export(database: Database, options: argparse.Namespace) -> int:
     return 0
 
 
+def run_ledger_export(database: Database, options: argparse.Namespace) -> int:
+    """Print every entry, oldest first, as CSV or JSON lines."""
+    write = _csv_writer(_ENTRY_COLUMNS) if options.csv else _json_line
+    for row in entries(database):
+        values = row._asdict()
+        values["at"] = from_us(row.at_us).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # exact: the hash is made over it
+        write({name: values[name] for name in _ENTRY_COLUMNS})
+    return 0
+
+
+def run_ledger_hash(database: Database, _options: argparse.Namespace) -> int:
+    """Print the hash over entries, holds and usage records, and how many there are."""
+    with database.reading() as connection:
+        unhurried(connection)
+        found = ledger_hash(connection)
+    print(_hash_line(found))
+    return 0
+
+
+def run_ledger_move(database: Database, options: argparse.Namespace) -> int:
+    """Copy the ledger into an empty PostgreSQL; 1 and the reason where it is left as it was."""
+    try:
+        target = open_database(options.url)
+    except ValueError as error:
+        raise SettingsError([f"commons ledger move: {error}"]) from None
+    if target.url.password is not None:
+        raise SettingsError(["commons ledger move: a command line is no place for a password; put it into ~/.pgpass"])
+    try:
+        moved = move(database, target)
+    except MoveRefused as error:
+        print(f"commons: {error}", file=sys.stderr)
+        return 1
+    finally:
+        target.close()
+    print(_hash_line(moved))
+    print("the ledger was moved and verifies; name it in portal.toml before the next start: quota.database")
+    return 0
+
+
 COMMANDS: Final[Mapping[str, Callable[[Database, argparse.Namespace], int]]] = {
     "verify": run_verify,
     "migrate": run_migrate,
     "balance": run_balance,
     "export": run_export,
+    "ledger export": run_ledger_export,
+    "ledger hash": run_ledger_hash,
+    "ledger move": run_ledger_move,
 }
 
 
@@ -89,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         database = open_ledger_database(*database_from_environment())
         try:
-            return COMMANDS[options.command](database, options)
+            return _run(options, database)
         finally:
             database.close()
     except SettingsError as error:
@@ -97,6 +148,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Unavailable as error:
         print(f"commons: {error}", file=sys.stderr)
     return 2
+
+
+def _run(options: argparse.Namespace, database: Database) -> int:
+    try:
+        status = COMMANDS[options.command](database, options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read us has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,7 +169,26 @@ def _parser() -> argparse.ArgumentParser:
     balance.add_argument("--json", action="store_true", help="JSON lines")
     export = commands.add_parser("export", help="every statement line, as JSON lines")
     export.add_argument("--csv", action="store_true", help="as CSV with a header")
+    ledger = commands.add_parser("ledger", help="the ledger's entries themselves")
+    _add_ledger_commands(ledger.add_subparsers(dest="ledger_command", required=True))
     return parser
+
+
+def _add_ledger_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    export = commands.add_parser("export", help="every entry, oldest first, as JSON lines")
+    form = export.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON lines (the default)")
+    form.add_argument("--csv", action="store_true", help="as CSV with a header")
+    export.set_defaults(command="ledger export")
+    hash_ = commands.add_parser("hash", help="SHA-256 over entries, holds and usage records; the same on either engine")
+    hash_.set_defaults(command="ledger hash")
+    to = commands.add_parser("move", help="copy the ledger from SQLite into an empty PostgreSQL database")
+    to.add_argument("url", metavar="URL", help="postgresql+psycopg://…, without a password")
+    to.set_defaults(command="ledger move")
+
+
+def _hash_line(found: LedgerHash) -> str:
+    return f"{found.hex}  {found.entries} entries, {found.holds} holds, {found.usages} usage records"
 
 
 async def _projects(database: Database) -> AsyncIterator[Project]:
@@ -190,8 +270,8 @@ def _json_line(row: Row) -> None:
     print(json.dumps(row, ensure_ascii=False))
 
 
-def _csv_writer() -> Callable[[Row], None]:
-    writer = csv.DictWriter(sys.stdout, _COLUMNS)
+def _csv_writer(columns: Sequence[str]) -> Callable[[Row], None]:
+    writer = csv.DictWriter(sys.stdout, columns)
     writer.writeheader()
 
     def write(row: Row) -> None:
@@ -202,7 +282,7 @@ def _csv_writer() -> Callable[[Row], None]:
 
 def _not_a_formula(value: object) -> object:
     """Text that a spreadsheet would run as a formula is quoted."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return f"'{value}" if isinstance(value, str) and value[:1] in _FORMULA_STARTS else value
 
 
 if __name__ == "__main__":

@@ -43,10 +43,12 @@ from quota.settings import Settings, SettingsError, from_environment
 from quota.store.database import Database, open_database, url_for
 from quota.store.ledger import LedgerStore
 from quota.store.migrate import migrate
+from quota.store.refusals import RefusalWindow
 from quota.store.unit_of_work import SqlStore
 
 log = logging.getLogger("quota.main")
 _STOP_DEADLINE_S = 10
+_REFUSALS_A_MINUTE = 60  # of one person, stored; what comes beyond is answered and not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
         await asyncio.to_thread(migrate, database)
         store = SqlStore(database)
         stack.push_async_callback(asyncio.to_thread, store.close)
-        ledger = await stack.enter_async_context(LedgerStore(database))
+        ledger = await stack.enter_async_context(LedgerStore(database, refusals=RefusalWindow(_REFUSALS_A_MINUTE)))
         hub = HubApi(settings.hub_api_url, settings.secrets.quota_api_token)
         stack.push_async_callback(hub.close)
         services = Services(

@@ -9,6 +9,7 @@ A refusal is an expected answer and therefore a value (`Refused`); the exception
     ├── Forbidden         the caller may not
     ├── Invalid           nonsense in the input, with its fields
     ├── Unavailable       an outage: never "stopped", "zero" or "allowed"
+    │   └── TooMany       the caller asks too often; later the same may be answered
     └── InvariantBroken   a promise of the ledger does not hold; mirrored by a database CHECK
 """
 
@@ -107,6 +108,12 @@ class Unavailable(QuotaError):
     def __init__(self, message: str = "", *, retry_after_s: int = 2) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TooMany(Unavailable):
+    """The caller asks too often: nothing was stored, the same id may come again after `retry_after_s`."""
+
+    code = "too_many"
 
 
 class InvariantBroken(QuotaError):

@@ -37,7 +37,10 @@ class Ledger(Protocol):
     """
 
     async def place_hold(self, order: HoldOrder) -> Hold:
-        """Set `order.amount` aside; a refusal is a Hold in state REFUSED with `refusal` set, stored and replayable."""
+        """Set `order.amount` aside; a refusal is a Hold in state REFUSED with `refusal` set, stored and replayable.
+
+        Raises TooMany, with nothing stored, where the actor was refused too often in the last minute.
+        """
 
     async def top_up(
         self, hold_id: HoldId, line_id: str, amount: int, at: datetime, lease_until: datetime

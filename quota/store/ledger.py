@@ -22,6 +22,7 @@ from quota.domain.ids import HoldId
 from quota.store import operations as ops
 from quota.store.database import Database
 from quota.store.instants import to_us
+from quota.store.refusals import RefusalWindow
 from quota.store.tables import hold as hold_table
 from quota.store.working_set import HOLD_COLUMNS, HoldRow, hold_from
 from quota.store.writer import Outcome, Ticket, Writer
@@ -36,9 +37,17 @@ _HOLDS: Final = select(*(hold_table.c[name] for name in HOLD_COLUMNS))
 class LedgerStore:
     """`quota.service.ports.Ledger` on a migrated database. Call `start` (or enter it) before use and `close` after."""
 
-    def __init__(self, database: Database, *, queue_max: int = QUEUE_MAX, batch_max: int = BATCH_MAX) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        queue_max: int = QUEUE_MAX,
+        batch_max: int = BATCH_MAX,
+        refusals: RefusalWindow | None = None,
+    ) -> None:
         self._database = database
-        self._writer = Writer(database, _deliver, queue_max=queue_max, batch_max=batch_max)
+        window = refusals or RefusalWindow()
+        self._writer = Writer(database, _deliver, queue_max=queue_max, batch_max=batch_max, refusals=window)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader")
 
     def start(self) -> None:

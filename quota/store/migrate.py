@@ -21,11 +21,21 @@ _FOLDER: Final = Path(__file__).resolve().parent / "migrations"
 def migrate(database: Database, revision: str = "head") -> None:
     """Migrate to `revision`. Raises Unavailable where the database does not answer."""
     with database.writing() as connection:
-        if not database.is_sqlite:  # BEGIN IMMEDIATE is the lock on SQLite
-            connection.execute(text("SET LOCAL statement_timeout = 0"))
-            connection.execute(text("SET LOCAL lock_timeout = '120s'"))
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
-        command.upgrade(alembic_config(connection), revision)
+        lock_schema(connection)
+        upgrade(connection, revision)
+
+
+def lock_schema(connection: Connection) -> None:
+    """Let nobody else migrate until this transaction ends; BEGIN IMMEDIATE is that lock on SQLite."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SET LOCAL statement_timeout = 0"))
+        connection.execute(text("SET LOCAL lock_timeout = '120s'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+
+
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Migrate in the transaction of a caller who holds the schema's lock."""
+    command.upgrade(alembic_config(connection), revision)
 
 
 def alembic_config(connection: Connection) -> Config:

@@ -66,6 +66,8 @@ def _place(ws: WorkingSet, op: PlaceHold, epoch: int) -> Hold:
             raise IdConflict("this hold id was used with another body", hold_id=order.id)
         return hold_from(known, replayed=True)
     refusal = _why_not(ws, op)
+    if refusal is not None:
+        ws.keep_refusal(order.actor)
     row = HoldRow(
         id=order.id,
         kind=order.kind.value,
@@ -157,6 +159,7 @@ def _top_up(ws: WorkingSet, op: TopUp) -> Hold | Refused:
     _must_be_open(hold)
     refusal = _why_not_more(ws, hold, op)
     if refusal is not None:
+        ws.keep_refusal(hold.actor)
         stored = RefusedLine(hold.id, op.line_id, op.amount, op.at_us, refusal.code.value, dump(refusal.params))
         ws.refused_lines[hold.id, op.line_id] = stored
         ws.new_refused_lines.append(stored)

@@ -16,7 +16,7 @@ from quota.store.database import Database
 from quota.store.verify_chains import chain_findings
 from quota.store.verify_finding import Finding
 
-__all__ = ["Finding", "verify"]
+__all__ = ["Finding", "findings", "verify"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +173,11 @@ def verify(database: Database) -> list[Finding]:
     with database.reading() as connection:
         if not database.is_sqlite:
             connection.execute(text("SET LOCAL statement_timeout = 0"))
-        return list(_findings(connection))
+        return list(findings(connection))
 
 
-def _findings(connection: Connection) -> Iterator[Finding]:
+def findings(connection: Connection) -> Iterator[Finding]:
+    """As `verify`, in a transaction of the caller's, which may be the one that writes."""
     for check in (*_BOOKS, *_CACHES, *_USAGE):
         for row, details in connection.execute(text(check.sql.replace(":", "\\:"))):
             yield Finding(check.table, str(row), f"{check.problem} ({details})")

@@ -6,6 +6,7 @@ Invariant: a row knows what was read (`seen_…`, the `d_…` deltas), so that e
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -16,6 +17,7 @@ from quota.domain.hold import Hold, HoldKind, HoldState
 from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
 from quota.domain.units import Unit
 from quota.store.instants import from_us, from_us_or_none
+from quota.store.refusals import RefusalWindow
 
 FIRST_LINE: Final = ""  # the line that a hold is placed with; top-ups bring the caller's ids
 HOLD_COLUMNS: Final = (
@@ -198,7 +200,14 @@ class WorkingSet:
     new_usages: list[UsageRow] = field(default_factory=list)
     new_refused_lines: list[RefusedLine] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)  # refusals to store, by actor
+    refusals: RefusalWindow = field(default_factory=RefusalWindow)
     stored_intervals: Callable[[str], Sequence[tuple[int, int]]] = lambda _: ()
+
+    def keep_refusal(self, actor: str) -> None:
+        """Make room for a refusal to store. Raises TooMany."""
+        self.refusals.admit(actor, self.refused[actor])
+        self.refused[actor] += 1
 
     def intervals(self, hold_id: str) -> Iterator[tuple[int, int]]:
         """The intervals of a hold's usage, stored and added by this batch."""

@@ -29,6 +29,7 @@ from quota.store.database import Database
 from quota.store.load import load
 from quota.store.operations import Operation
 from quota.store.persist import Head, persist
+from quota.store.refusals import RefusalWindow
 from quota.store.wire import Interference, Wire, open_wire
 
 log = logging.getLogger("quota.store.writer")
@@ -46,11 +47,14 @@ _ATTEMPTS: Final = 5
 class Writer:
     """Takes operations from any thread; `deliver` gets (ticket, outcome) pairs on the writer's thread, once a batch."""
 
-    def __init__(self, database: Database, deliver: Deliver, *, queue_max: int, batch_max: int) -> None:
+    def __init__(
+        self, database: Database, deliver: Deliver, *, queue_max: int, batch_max: int, refusals: RefusalWindow
+    ) -> None:
         self._database = database
         self._deliver = deliver
         self._queue_max = queue_max
         self._batch_max = batch_max
+        self._refusals = refusals
         self._waiting: deque[tuple[Operation, Ticket]] = deque()
         self._wake = threading.Condition()
         self._idle = False
@@ -140,6 +144,7 @@ class Writer:
             try:
                 wire.begin()
                 ws = load(wire, operations)
+                ws.refusals = self._refusals
                 outcomes = [plan.run(ws, operation, head.epoch) for operation in operations]
                 new_head = persist(wire, ws, head)
             except BaseException:
@@ -150,6 +155,7 @@ class Writer:
             except _OUTAGES as error:
                 self._find_out(new_head, error)
             self._head = new_head
+            self._refusals.add(ws.refused)
             return outcomes
 
     def _find_out(self, sent: Head, error: Exception) -> None:

@@ -23,7 +23,7 @@ ARGUMENTS = [
 Windows = Callable[[str], Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop must not outlive the module: other tests have their own
 def chromium() -> Iterator[Browser]:
     """Fails where Chromium is missing: `./commons test browser` installs it."""
     path = shutil.which("chromium")

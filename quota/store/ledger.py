@@ -25,7 +25,7 @@ from quota.store.instants import to_us
 from quota.store.refusals import RefusalWindow
 from quota.store.tables import hold as hold_table
 from quota.store.working_set import HOLD_COLUMNS, HoldRow, hold_from
-from quota.store.writer import Outcome, Ticket, Writer
+from quota.store.writer import Outcome, Outside, Ticket, Writer
 
 T = TypeVar("T")
 QUEUE_MAX: Final = 10_000
@@ -44,19 +44,26 @@ class LedgerStore:
         queue_max: int = QUEUE_MAX,
         batch_max: int = BATCH_MAX,
         refusals: RefusalWindow | None = None,
+        outside: Outside | None = None,
     ) -> None:
         self._database = database
-        window = refusals or RefusalWindow()
-        self._writer = Writer(database, _deliver, queue_max=queue_max, batch_max=batch_max, refusals=window)
+        self.writer = Writer(
+            database,
+            _deliver,
+            queue_max=queue_max,
+            batch_max=batch_max,
+            refusals=refusals or RefusalWindow(),
+            outside=outside or Outside(),
+        )
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader")
 
     def start(self) -> None:
         """Start the writer thread."""
-        self._writer.start()
+        self.writer.start()
 
     def close(self) -> None:
         """Commit what waits and stop; blocks until it is done."""
-        self._writer.close()
+        self.writer.close()
         self._readers.shutdown()
 
     async def __aenter__(self) -> LedgerStore:
@@ -124,7 +131,7 @@ class LedgerStore:
 
     def _send(self, operation: ops.Operation) -> Ticket:
         ticket: Ticket = asyncio.get_running_loop().create_future()
-        self._writer.submit(operation, ticket)
+        self.writer.submit(operation, ticket)
         return ticket
 
     async def _read(self, work: Callable[[Connection], T]) -> T:

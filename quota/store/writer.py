@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from typing import Final
 
 import psycopg
@@ -44,17 +45,41 @@ _BROKEN: Final = (psycopg.IntegrityError, sqlite3.IntegrityError)
 _ATTEMPTS: Final = 5
 
 
+def _spread(failures: int) -> None:
+    """Let writers that interfered with each other try again at different moments."""
+    time.sleep(random.uniform(0, 0.002) * failures)  # noqa: S311  (spreads writers, guards nothing)
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What a writer reaches for outside its own memory; the simulator brings a wire and a time of its own."""
+
+    connect: Callable[[Database], Wire] = open_wire
+    pause: Callable[[int], None] = _spread
+
+
 class Writer:
-    """Takes operations from any thread; `deliver` gets (ticket, outcome) pairs on the writer's thread, once a batch."""
+    """Takes operations from any thread; `deliver` gets (ticket, outcome) pairs on the writer's thread, once a batch.
+
+    `start` runs it in a thread; a writer that was only opened does its work where `step` is called.
+    """
 
     def __init__(
-        self, database: Database, deliver: Deliver, *, queue_max: int, batch_max: int, refusals: RefusalWindow
+        self,
+        database: Database,
+        deliver: Deliver,
+        *,
+        queue_max: int,
+        batch_max: int,
+        refusals: RefusalWindow,
+        outside: Outside,
     ) -> None:
         self._database = database
         self._deliver = deliver
         self._queue_max = queue_max
         self._batch_max = batch_max
         self._refusals = refusals
+        self._outside = outside
         self._waiting: deque[tuple[Operation, Ticket]] = deque()
         self._wake = threading.Condition()
         self._idle = False
@@ -67,6 +92,10 @@ class Writer:
     def start(self) -> None:
         """Start the thread; the connection is made with the first batch."""
         self._thread.start()
+        self.open()
+
+    def open(self) -> None:
+        """Take operations from now on."""
         self._open = True
 
     def close(self, timeout_s: float = 30) -> None:
@@ -89,19 +118,29 @@ class Writer:
             if self._idle:
                 self._wake.notify()
 
+    def step(self) -> bool:
+        """Commit one batch of what waits and deliver its answers; False where nothing waits."""
+        with self._wake:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_max))]
+        if not batch:
+            return False
+        outcomes = self._answers([operation for operation, _ in batch])
+        self._deliver([(ticket, outcome) for (_, ticket), outcome in zip(batch, outcomes, strict=True)])
+        return True
+
     def _run(self) -> None:
-        while batch := self._take():
-            outcomes = self._answers([operation for operation, _ in batch])
-            self._deliver([(ticket, outcome) for (_, ticket), outcome in zip(batch, outcomes, strict=True)])
+        while self._work_came():
+            self.step()
         self._disconnect()
 
-    def _take(self) -> list[tuple[Operation, Ticket]]:
+    def _work_came(self) -> bool:
+        """Wait for work; False once the writer is closing and nothing is left to do."""
         with self._wake:
             while not self._waiting and not self._closing:
                 self._idle = True
                 self._wake.wait()
             self._idle = False
-            return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch_max))]
+            return bool(self._waiting)
 
     def _answers(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         try:
@@ -123,7 +162,7 @@ class Writer:
                 return self._transact(operations)
             except Interference as error:
                 failures.append(error)
-                time.sleep(random.uniform(0, 0.002) * len(failures))  # noqa: S311  (spreads writers, guards nothing)
+                self._outside.pause(len(failures))
             except Unavailable:
                 raise
             except _OUTAGES as error:
@@ -161,7 +200,7 @@ class Writer:
     def _find_out(self, sent: Head, error: Exception) -> None:
         """The reply to COMMIT was lost: returns where the link of the batch is there, raises `error` where it is not."""
         self._disconnect()
-        wire = open_wire(self._database)
+        wire = self._outside.connect(self._database)
         try:
             found = wire.select(sql.LINK_OF, [(sent.epoch, sent.n)])
         finally:
@@ -176,7 +215,7 @@ class Writer:
     def _connected(self) -> tuple[Wire, Head]:
         if self._wire is None or self._head is None:
             self._disconnect()
-            wire = open_wire(self._database)
+            wire = self._outside.connect(self._database)
             try:
                 wire.begin()
                 row = (f"{socket.gethostname()}:{os.getpid()}", time.time_ns() // 1000)

@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import text
 
 from quota.domain.hold import HoldState
-from quota.store import writer
 from quota.store.database import Database
 from quota.store.ledger import LedgerStore
 from quota.store.verify import verify
 from quota.store.wire import Insert, Row, Statement, Wire, open_wire
+from quota.store.writer import Outside
 from tests import ledgers
 
 COUNT = 120
@@ -70,13 +70,11 @@ class LossyWire:
 
 
 @pytest.mark.parametrize("after", [True, False], ids=["it counted", "it did not"])
-async def test_a_lost_reply_to_commit_changes_no_answer_and_no_balance(
-    database: Database, monkeypatch: pytest.MonkeyPatch, after: bool
-) -> None:
+async def test_a_lost_reply_to_commit_changes_no_answer_and_no_balance(database: Database, after: bool) -> None:
     losses = Losses(every=3, after=after)
-    monkeypatch.setattr(writer, "open_wire", lambda opened: LossyWire(open_wire(opened), losses))
+    outside = Outside(connect=lambda opened: LossyWire(open_wire(opened), losses))
     books = ledgers.open_books(database, COUNT)
-    async with LedgerStore(database, batch_max=2) as ledger:
+    async with LedgerStore(database, batch_max=2, outside=outside) as ledger:
         orders = [books.order(1, hold_id=f"hold-{number:04}") for number in range(COUNT)]
         holds = await asyncio.gather(*(ledger.place_hold(order) for order in orders))
         assert {(hold.state, hold.replayed) for hold in holds} == {(HoldState.HELD, False)}

@@ -1,7 +1,7 @@
 """The quota service as a process: the only place where ports meet their adapters.
 
 `python -m quota.main serve | check | migrate`. One process serves the pages, the REST API and the gateway, and runs the meter
-as a named task that logs what goes wrong and goes on. A stop lets requests under way finish, then the ledger's queue.
+and the spool's replay as named tasks that log what goes wrong and go on. A stop lets requests under way finish, then the ledger's queue.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from quota.adapters.hub_api import HubApi
 from quota.adapters.hub_oauth import HubSignIn
 from quota.adapters.profile_catalogue import Catalogue
 from quota.adapters.runner_records import RunnerRecords
+from quota.adapters.spool_file import SpoolFile
 from quota.adapters.upstreams import HttpUpstreams
 from quota.api.app import build_api
 from quota.api.front import AccessLog, Front
 from quota.api.principals import Parts
-from quota.domain.errors import IdConflict
+from quota.domain.errors import IdConflict, Unavailable
 from quota.gateway.app import Gateway, build_gateway
 from quota.gateway.settings import allowed_hosts, open_models
 from quota.pages.app import build_pages
@@ -39,6 +40,7 @@ from quota.service.meter import Meter
 from quota.service.ports import Transaction
 from quota.service.reconcile import reconcile
 from quota.service.services import Services
+from quota.service.spooled_ledger import SpooledLedger
 from quota.settings import Settings, SettingsError, from_environment
 from quota.store.database import Database, open_database, url_for
 from quota.store.ledger import LedgerStore
@@ -48,6 +50,7 @@ from quota.store.unit_of_work import SqlStore
 
 log = logging.getLogger("quota.main")
 _STOP_DEADLINE_S = 10
+_REPLAY_EVERY_S = 2
 _REFUSALS_A_MINUTE = 60  # of one person, stored; what comes beyond is answered and not kept
 
 
@@ -58,6 +61,7 @@ class Portal:
     app: ASGIApp
     services: Services
     meter: Meter
+    ledger: SpooledLedger
 
 
 @asynccontextmanager
@@ -69,7 +73,13 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
         await asyncio.to_thread(migrate, database)
         store = SqlStore(database)
         stack.push_async_callback(asyncio.to_thread, store.close)
-        ledger = await stack.enter_async_context(LedgerStore(database, refusals=RefusalWindow(_REFUSALS_A_MINUTE)))
+        store_ledger = await stack.enter_async_context(
+            LedgerStore(database, refusals=RefusalWindow(_REFUSALS_A_MINUTE))
+        )
+        spool = await asyncio.to_thread(open_spool, settings)
+        stack.push_async_callback(asyncio.to_thread, spool.close)
+        ledger = SpooledLedger(store_ledger, spool)
+        await ledger.replay()  # what was used before the last stop is charged before anything else is
         hub = HubApi(settings.hub_api_url, settings.secrets.quota_api_token)
         stack.push_async_callback(hub.close)
         services = Services(
@@ -88,7 +98,16 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
         gateway = _gateway(settings, services, upstreams)
         stack.push_async_callback(gateway.close, _STOP_DEADLINE_S)
         meter = Meter(services)
-        yield Portal(_front(settings, services, meter, gateway), services, meter)
+        yield Portal(_front(settings, services, meter, gateway), services, meter, ledger)
+
+
+def open_spool(settings: Settings) -> SpoolFile:
+    """Where changes wait that the ledger could not take. Raises SettingsError where that cannot be used."""
+    folder = settings.tables.quota.spool
+    try:
+        return SpoolFile(Path(folder) if folder else settings.data / "spool")
+    except Unavailable as error:
+        raise SettingsError([f"{settings.portal_file}: quota.spool: {error}"]) from None
 
 
 def open_ledger_database(url: str, data: Path) -> Database:
@@ -168,6 +187,16 @@ async def keep_metering(portal: Portal) -> None:
         await asyncio.sleep(portal.meter.due_in_s())
 
 
+async def keep_replaying(ledger: SpooledLedger) -> None:
+    """The spool's loop: makes what waits once the ledger answers again; ends by being cancelled."""
+    while True:
+        await asyncio.sleep(_REPLAY_EVERY_S)
+        try:
+            await ledger.replay()
+        except Exception:  # a process edge: the next round tries again
+            log.exception("a replay of the spool failed")
+
+
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers: they end the process before the ledger's queue is written."""
 
@@ -185,12 +214,16 @@ async def serve(settings: Settings) -> None:
         server = Server(server_config(portal.app, settings.quota_port))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.stop)
-        metering = asyncio.create_task(keep_metering(portal), name="meter")
+        loops = [
+            asyncio.create_task(keep_metering(portal), name="meter"),
+            asyncio.create_task(keep_replaying(portal.ledger), name="spool"),
+        ]
         try:
             await server.serve()
         finally:
-            metering.cancel()
-            await asyncio.gather(metering, return_exceptions=True)
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
 
 
 def server_config(app: ASGIApp, port: int) -> uvicorn.Config:

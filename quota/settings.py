@@ -64,6 +64,12 @@ class QuotaTable(BaseModel):
         repr=False,
         description="SQLAlchemy URL of the ledger's database, such as `postgresql+psycopg://…`; empty means SQLite in the data folder.",
     )
+    spool: str = Field(
+        "",
+        max_length=500,
+        pattern="^(/.*)?$",
+        description="Folder for changes that wait for the ledger, best on another disk than the ledger's; empty means `spool` in the data folder.",
+    )
 
 
 class ProgrammeTable(BaseModel):

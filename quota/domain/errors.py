@@ -9,7 +9,8 @@ A refusal is an expected answer and therefore a value (`Refused`); the exception
     ├── Forbidden         the caller may not
     ├── Invalid           nonsense in the input, with its fields
     ├── Unavailable       an outage: never "stopped", "zero" or "allowed"
-    │   └── TooMany       the caller asks too often; later the same may be answered
+    │   ├── TooMany       the caller asks too often; later the same may be answered
+    │   └── Spooled       a change of this hold is kept on disk until the ledger answers
     └── InvariantBroken   a promise of the ledger does not hold; mirrored by a database CHECK
 """
 
@@ -114,6 +115,10 @@ class TooMany(Unavailable):
     """The caller asks too often: nothing was stored, the same id may come again after `retry_after_s`."""
 
     code = "too_many"
+
+
+class Spooled(Unavailable):
+    """The ledger does not answer, and a change of this hold is safe in the spool: it will be made first, and once."""
 
 
 class InvariantBroken(QuotaError):

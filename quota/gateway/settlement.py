@@ -1,7 +1,8 @@
 """Close the holds of model requests: settled or released exactly once, whatever happened to the request.
 
-Invariant: no hold is left open by this process. A ledger that does not answer is asked again until the hold's lease ends; what is
-open then is charged by the reconciler (docs/reference/policy.md). Closing is idempotent under the hold's id.
+Invariant: no hold is left open by this process. What a ledger that does not answer cannot take is in the spool; where the spool
+takes nothing either, the ledger is asked again until the hold's lease ends, and what is open then is charged by the reconciler
+(docs/reference/policy.md). Closing is idempotent under the hold's id.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from quota.domain.errors import Unavailable, Unknown, WrongState
+from quota.domain.errors import Spooled, Unavailable, Unknown, WrongState
 from quota.domain.ids import HoldId
 from quota.gateway.purses import Purses
 from quota.service.ports import Clock, Ledger
@@ -52,6 +53,8 @@ class Settlements:
             purse.move(admitted.allocation_id, held=-admitted.amount, charged=charged)
         try:
             await work()
+        except Spooled:
+            return  # on disk, and made from there
         except Unavailable:
             self._retry(admitted.hold_id, admitted.lease_until, work)
 
@@ -85,6 +88,8 @@ class Settlements:
             await asyncio.sleep(delay_s)
             try:
                 await work()
+                return
+            except Spooled:
                 return
             except Unavailable:
                 delay_s = min(delay_s * 2, _LONGEST_DELAY_S)

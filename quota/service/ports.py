@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from quota.domain.application import Application, ApplicationState, Ask
@@ -67,6 +68,39 @@ class Ledger(Protocol):
 
     async def open_holds(self, kind: HoldKind) -> Sequence[Hold]:
         """All holds in state HELD, oldest first."""
+
+
+class SpooledVerb(StrEnum):
+    CHARGE = "charge"
+    SETTLE = "settle"
+    RELEASE = "release"
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledChange:
+    """A call of `Ledger.charge`, `settle` or `release` that the ledger did not answer."""
+
+    verb: SpooledVerb
+    hold_id: HoldId
+    at: datetime
+    usage: Usage | None = None
+    reason: str = ""
+
+
+class Spool(Protocol):
+    """What the ledger could not take, on disk until it does; in the order in which it was kept."""
+
+    async def keep(self, change: SpooledChange) -> None:
+        """Write a change down; returns once it is on disk. Raises Unavailable where it is full or the disk takes nothing."""
+
+    def pending(self) -> Sequence[SpooledChange]:
+        """What is kept and not done, oldest first."""
+
+    async def done(self, change: SpooledChange) -> None:
+        """Forget the oldest change, which is `change`: the ledger has it. After a crash it may be pending again."""
+
+    async def set_aside(self, change: SpooledChange, why: str) -> None:
+        """Move the oldest change, which is `change`, to where a person finds it: the ledger will never take it."""
 
 
 @dataclass(frozen=True, slots=True)

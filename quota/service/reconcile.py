@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from quota.domain.errors import IdConflict, QuotaError, Unavailable, WrongState
+from quota.domain.errors import IdConflict, QuotaError, Spooled, Unavailable, WrongState
 from quota.domain.hold import Hold, HoldKind, Usage
 from quota.service.meter import Meter, PassReport
 from quota.service.services import Services
@@ -42,6 +42,8 @@ async def expire_requests(services: Services) -> int:
             await _expire(services, hold)
             closed += 1
         except (IdConflict, WrongState):  # the gateway was faster after all
+            continue
+        except Spooled:  # what is known of it waits in the spool
             continue
         except Unavailable:
             raise

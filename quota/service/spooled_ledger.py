@@ -1,0 +1,143 @@
+"""The ledger with a spool behind it: charges, settlements and releases that it does not answer are kept and made later, once.
+
+Invariants: new holds are never spooled, they fail; a hold's changes keep their order, since a second one is not taken while the
+first waits; a replayed change has its effect once, because the ledger knows it by its id. What the ledger will never take is set
+aside for a person and logged, not dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from quota.domain.errors import IdConflict, QuotaError, Refused, Spooled, Unavailable, Unknown, WrongState
+from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, Usage
+from quota.domain.ids import HoldId
+from quota.service.ports import Ledger, Spool, SpooledChange, SpooledVerb
+
+log = logging.getLogger("quota.spool")
+T = TypeVar("T")
+
+
+class SpooledLedger:
+    """`quota.service.ports.Ledger` over another one. `replay` makes what is kept; call it from time to time."""
+
+    def __init__(self, ledger: Ledger, spool: Spool) -> None:
+        self._ledger = ledger
+        self._spool = spool
+        self._waiting: dict[HoldId, SpooledChange] = {one.hold_id: one for one in spool.pending()}
+        self._replaying = asyncio.Lock()
+
+    async def charge(self, usage: Usage) -> Charged:
+        """As the ledger does. Raises Spooled where the usage is kept for later."""
+        change = SpooledChange(SpooledVerb.CHARGE, usage.hold_id, usage.to_at, usage)
+        return await self._or_keep(change, lambda: self._ledger.charge(usage))
+
+    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
+        """As the ledger does. Raises Spooled where the settlement is kept for later."""
+        change = SpooledChange(SpooledVerb.SETTLE, hold_id, at, usage)
+        return await self._or_keep(change, lambda: self._ledger.settle(hold_id, at, usage))
+
+    async def release(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
+        """As the ledger does. Raises Spooled where the release is kept for later."""
+        change = SpooledChange(SpooledVerb.RELEASE, hold_id, at, reason=reason)
+        return await self._or_keep(change, lambda: self._ledger.release(hold_id, at, reason))
+
+    async def replay(self) -> int:
+        """Make what is kept, oldest first, until the ledger does not answer; returns how many changes are done with."""
+        async with self._replaying:
+            count = 0
+            for change in list(self._spool.pending()):
+                try:
+                    await self._make(change)
+                except Unavailable as error:
+                    log.warning("%d changes wait in the spool: %s", len(self._spool.pending()), error)
+                    break
+                count += 1
+            if count:
+                log.info("%d changes out of the spool are made", count)
+            return count
+
+    async def _or_keep(self, change: SpooledChange, work: Callable[[], Awaitable[T]]) -> T:
+        self._refuse_to_overtake(change.hold_id)
+        try:
+            return await work()
+        except Unavailable as error:
+            # Taken before the disk is asked: a second change of the hold must not come between.
+            self._waiting[change.hold_id] = change
+            try:
+                await asyncio.shield(self._spool.keep(change))
+            except Unavailable:
+                del self._waiting[change.hold_id]
+                raise
+            log.warning("hold %s: %s is kept in the spool: %s", change.hold_id, change.verb.value, error)
+            raise Spooled(
+                "the ledger does not answer; the change is kept", retry_after_s=error.retry_after_s
+            ) from error
+
+    def _refuse_to_overtake(self, hold_id: HoldId) -> None:
+        if hold_id in self._waiting:
+            raise Spooled("a change of this hold waits in the spool")
+
+    async def _make(self, change: SpooledChange) -> None:
+        try:
+            await self._send(change)
+        except Unavailable:
+            raise
+        except QuotaError as error:
+            if not await self._superseded(change, error):
+                log.error("hold %s: the ledger does not take %s: %s", change.hold_id, change.verb.value, error)
+                await self._spool.set_aside(change, f"{error.code}: {error}")
+                self._waiting.pop(change.hold_id, None)
+                return
+        await self._spool.done(change)
+        self._waiting.pop(change.hold_id, None)
+
+    async def _send(self, change: SpooledChange) -> None:
+        match change.verb:
+            case SpooledVerb.CHARGE:
+                assert change.usage is not None
+                await self._ledger.charge(change.usage)
+            case SpooledVerb.SETTLE:
+                hold = await self._ledger.settle(change.hold_id, change.at, change.usage)
+                if hold.replayed and change.usage is not None:
+                    # Closed by this very change, or by another that may not have charged the same: the ledger knows.
+                    await self._ledger.charge(change.usage)
+            case SpooledVerb.RELEASE:
+                await self._ledger.release(change.hold_id, change.at, change.reason)
+
+    async def _superseded(self, change: SpooledChange, error: QuotaError) -> bool:
+        """Whether another process has done what the change was for: closed the hold, or charged the same usage and more."""
+        if change.verb is SpooledVerb.RELEASE and isinstance(error, Unknown | WrongState):
+            return True  # it was never committed, or it is closed
+        if not isinstance(error, IdConflict) or change.usage is None:
+            return False
+        hold = await self._ledger.hold(change.hold_id)
+        return hold is not None and hold.charged_to is not None and hold.charged_to >= change.usage.to_at
+
+    # -- what is never spooled --------------------------------------------------------------------------------------------------
+
+    async def place_hold(self, order: HoldOrder) -> Hold:
+        return await self._ledger.place_hold(order)
+
+    async def top_up(
+        self, hold_id: HoldId, line_id: str, amount: int, at: datetime, lease_until: datetime
+    ) -> Hold | Refused:
+        return await self._ledger.top_up(hold_id, line_id, amount, at, lease_until)
+
+    async def expire(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
+        """As the ledger does. Raises Spooled while a change of the hold waits: what was used is charged first."""
+        self._refuse_to_overtake(hold_id)
+        return await self._ledger.expire(hold_id, at, reason)
+
+    async def extend_lease(self, hold_id: HoldId, lease_until: datetime) -> Hold:
+        return await self._ledger.extend_lease(hold_id, lease_until)
+
+    async def hold(self, hold_id: HoldId) -> Hold | None:
+        return await self._ledger.hold(hold_id)
+
+    async def open_holds(self, kind: HoldKind) -> Sequence[Hold]:
+        return await self._ledger.open_holds(kind)

@@ -18,7 +18,7 @@ from quota.gateway import denials
 from quota.gateway.callers import Caller
 from quota.gateway.denials import Denied
 from quota.gateway.model_request import ModelRequest
-from quota.gateway.models import Server
+from quota.gateway.models import Price, Server
 from quota.gateway.purses import BELIEVED_S, DOUBTED_S, Purse, Purses
 from quota.gateway.settlement import Settlements
 from quota.service.ports import Clock, Ledger
@@ -38,6 +38,7 @@ class Admitted:
     server: Server
     cap: int
     amount: int
+    price: Price
     at: datetime
     lease_until: datetime
 
@@ -46,6 +47,7 @@ class _Offer(NamedTuple):
     allocation_id: AllocationId
     cap: int
     amount: int
+    price: Price
 
 
 class Admission:
@@ -86,7 +88,7 @@ class Admission:
         lease_until = at + timedelta(seconds=server.target.total_deadline_s + LEASE_MARGIN_S)
         hold_id = HoldId(new_id())
         admitted = Admitted(
-            hold_id, offer.allocation_id, caller, request, server, offer.cap, offer.amount, at, lease_until
+            hold_id, offer.allocation_id, caller, request, server, offer.cap, offer.amount, offer.price, at, lease_until
         )
         try:
             hold = await self._ledger.place_hold(_order(admitted))
@@ -99,18 +101,18 @@ class Admission:
 
 def offered(purse: Purse, request: ModelRequest, at: datetime) -> _Offer | Denied:
     """The allocation that pays and the longest answer that it can carry, by what is known of the balances."""
-    model = request.model
-    amount = model.priced_up(request.hold_tokens(request.cap))
+    price = request.model.price_at(at)
+    amount = price.up(request.hold_tokens(request.cap))
     allocation = purse.payer(amount, at)
     if allocation is None:
         return denials.no_tokens()
     available = allocation.balance.available
     if amount <= available:
-        return _Offer(allocation.id, request.cap, amount)
-    cap = request.cap_within(model.affordable(available))
+        return _Offer(allocation.id, request.cap, amount, price)
+    cap = request.cap_within(price.affordable(available))
     if cap is None:
-        return denials.too_little(model.priced_up(request.hold_tokens(request.smallest_cap)), available)
-    return _Offer(allocation.id, cap, model.priced_up(request.hold_tokens(cap)))
+        return denials.too_little(price.up(request.hold_tokens(request.smallest_cap)), available)
+    return _Offer(allocation.id, cap, price.up(request.hold_tokens(cap)), price)
 
 
 def _order(admitted: Admitted) -> HoldOrder:
@@ -134,7 +136,7 @@ def _order(admitted: Admitted) -> HoldOrder:
             "cloud": server.cloud,
             "application": caller.application,
             "session": caller.session,
-            "weight": str(request.model.weight),
+            "weight": str(admitted.price.weight),
             "prompt_bound": request.prompt_bound,
             "cap": admitted.cap,
             "answers": request.answers,

@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from quota.domain.ids import new_id
@@ -22,7 +23,7 @@ from quota.gateway.callers import Caller, Callers, key_of
 from quota.gateway.denials import Denied, Header
 from quota.gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
 from quota.gateway.model_request import Endpoint, ModelRequest, read_request
-from quota.gateway.models import Models
+from quota.gateway.models import Model, Models
 from quota.gateway.purses import Purses
 from quota.gateway.relay import Relay, Tail, Whole
 from quota.gateway.settings import GatewayTable
@@ -100,6 +101,9 @@ class Gateway:
     async def _metered(self, exchange: Exchange, caller: Caller, request: ModelRequest) -> None:
         """Admit → relay → settle; the client learns that it is over once it is paid."""
         parts = self._parts
+        if request.endpoint is Endpoint.COUNT_TOKENS:  # makes no tokens and costs none
+            await _finish(exchange, await parts.relay.count(request), self._balance(caller))
+            return
         admitted = await parts.admission.admit(caller, request)
         if isinstance(admitted, Denied):
             await exchange.deny(admitted, self._balance(caller))
@@ -123,12 +127,13 @@ class Gateway:
         allowed = "POST" if endpoint is not None else "GET"
         if exchange.method != allowed:
             return denials.wrong_method(allowed)
-        key = key_of(exchange.header(b"authorization"))
+        key = key_of(exchange.header(b"authorization"), exchange.header(b"x-api-key"))
         caller = await self._parts.callers.caller(key) if key is not None else denials.bad_key()
         if isinstance(caller, Denied):
             return caller
         if endpoint is None:
-            await exchange.answer(200, _listed(self._parts.models))
+            listed = self._parts.models.offered()
+            await exchange.answer(200, _listed(listed, self._parts.clock.now()), self._balance(caller))
             return None
         body = await exchange.body(self._body_bytes_max, self._body_deadline_s)
         if isinstance(body, Denied):
@@ -191,9 +196,21 @@ async def _broken(exchange: Exchange) -> None:
     await exchange.deny(denials.internal(incident))
 
 
-def _listed(models: Models) -> bytes:
+def _listed(models: Iterable[Model], at: datetime) -> bytes:
+    """The models as OpenAI's clients list them, with what people want to know before they choose."""
     data = [
-        {"id": model.name, "object": "model", "created": 0, "owned_by": model.servers[0].provider}
-        for model in models.offered()
+        {
+            "id": model.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": model.servers[0].provider,
+            "title": model.title,
+            "license": model.license,
+            "license_flags": list(model.license_flags),
+            "weight": str(model.price_at(at).weight),
+            "context_tokens": model.limits.context_tokens,
+            "endpoints": sorted(endpoint.value for endpoint in model.endpoints),
+        }
+        for model in models
     ]
     return json.dumps({"object": "list", "data": data}).encode()

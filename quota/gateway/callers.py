@@ -89,8 +89,10 @@ class Callers:
         self._known[key] = (found, now_s + lasts_s)
 
 
-def key_of(authorization: bytes | None) -> str | None:
-    """The key in an Authorization header; None where it carries none."""
+def key_of(authorization: bytes | None, api_key: bytes | None = None) -> str | None:
+    """The key in an Authorization header, or in Anthropic's `x-api-key`; None where neither carries one."""
+    if authorization is None and api_key is not None:
+        authorization = b"Bearer " + api_key
     if authorization is None or len(authorization) > 512 or not authorization.isascii():
         return None
     scheme, _, key = authorization.decode().partition(" ")

@@ -27,9 +27,26 @@ class Denied:
     param: str | None = None
     headers: tuple[Header, ...] = field(default=())
 
-    def body(self) -> bytes:
+    def body(self, *, anthropic: bool = False) -> bytes:
+        """The error in OpenAI's envelope, or in Anthropic's; `code` is ours in both."""
+        if anthropic:
+            kind = _ANTHROPIC_TYPES.get(self.status, "api_error" if self.status >= 500 else "invalid_request_error")
+            return json.dumps(
+                {"type": "error", "error": {"type": kind, "message": self.message, "code": self.code}}
+            ).encode()
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return json.dumps({"error": error}).encode()
+
+    def event(self, *, anthropic: bool = False) -> bytes:
+        """The error as the last event of a stream."""
+        name = b"event: error\n" if anthropic else b""
+        return name + b"data: " + self.body(anthropic=anthropic) + b"\n\n"
+
+
+_ANTHROPIC_TYPES: Final = {
+    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+    408: "timeout_error", 413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error", 504: "timeout_error",
+}  # fmt: skip
 
 
 def bad_request(message: str, *, param: str | None = None, code: str = "invalid_request") -> Denied:
@@ -47,8 +64,8 @@ def too_slow() -> Denied:
 
 def unknown_route(method: str) -> Denied:
     message = (
-        f"Nothing here answers this {method}. The gateway serves GET /models, POST /chat/completions and POST /completions; "
-        "other routes are not metered and therefore denied."
+        f"Nothing here answers this {method}. The gateway serves GET /models and POST /chat/completions, /completions, "
+        "/embeddings, /responses, /messages and /messages/count_tokens; other routes are not metered and therefore denied."
     )
     return Denied(404, "invalid_request_error", "unknown_url", message)
 
@@ -62,6 +79,11 @@ def wrong_method(allowed: str) -> Denied:
 def unknown_model(name: str) -> Denied:
     message = f"There is no model {_line(name)!r} here. GET /models lists those that you may use."
     return Denied(404, "invalid_request_error", "model_not_found", message, "model", _DO_NOT_RETRY)
+
+
+def not_served(name: str) -> Denied:
+    message = f"The model {_line(name)!r} does not answer this route. GET /models lists what each one does."
+    return Denied(400, "invalid_request_error", "route_not_served", message, "model", _DO_NOT_RETRY)
 
 
 def no_server(name: str) -> Denied:

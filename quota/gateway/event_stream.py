@@ -1,8 +1,8 @@
 """A streamed answer on its way through: server-sent events, passed on as they came, with an eye on what is due.
 
 Invariants: whole events only, byte for byte, in order; taken out is nothing but the usage-only chunk that the client did not ask
-for, and `[DONE]` with what follows it, which the gateway sends itself once the request is settled. Events may be split anywhere.
-(WHATWG HTML, section 9.2; OpenAI's `stream_options.include_usage`.)
+for, and the event that ends the stream with what follows it: the gateway sends it once the request is settled (`tail`). Events may
+be split anywhere. (WHATWG HTML, section 9.2; OpenAI's `stream_options.include_usage`.)
 """
 
 from __future__ import annotations
@@ -11,17 +11,13 @@ import json
 import re
 from typing import Final
 
+from quota.gateway.dialects import DIALECTS, WHOLE_OUTPUT, Endpoint
 from quota.gateway.usage import Counts, estimated_tokens, other_bytes, read_report, tokens_of
 
 DONE: Final = b"data: [DONE]\n\n"
 EVENT_BYTES_MAX: Final = 2**20
 _UNCOUNTED_BYTES_MAX: Final = 2**16
 _BLANK_LINE: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_TEXT: Final = re.compile(
-    rb'"(?:content|text|reasoning_content|reasoning|arguments|refusal)"\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)"'
-)
-_SPECIAL: Final = re.compile(rb'\[DONE\]|"error"|"usage"\s*:\s*[^n\s]')
-_FINISH: Final = re.compile(rb'"finish_reason"\s*:\s*"')
 
 
 class StreamBroken(Exception):
@@ -30,13 +26,15 @@ class StreamBroken(Exception):
 
 def text_tokens(body: bytes) -> int:
     """About how many tokens of output a JSON body holds, rather too many."""
-    return estimated_tokens(b"".join(_TEXT.findall(body)))
+    return estimated_tokens(b"".join(WHOLE_OUTPUT.findall(body)))
 
 
 class EventStream:
     """Reads one stream. `feed` and `end` return the bytes to pass on."""
 
-    def __init__(self, *, strip_usage: bool, most_tokens: int) -> None:
+    def __init__(self, *, strip_usage: bool, most_tokens: int, endpoint: Endpoint = Endpoint.CHAT) -> None:
+        self._endpoint = endpoint
+        self._dialect = DIALECTS[endpoint]
         self._strip_usage = strip_usage
         self._most_tokens = most_tokens
         self._partial = b""
@@ -46,10 +44,13 @@ class EventStream:
         self._other_bytes = 0
         self._pieces = 0
         self._finished = False
+        self._report: dict[str, object] = {}  # Anthropic tells the prompt first and the output last
         self.reported: Counts | None = None  # the last believable report
+        self.prompt_reported: int | None = None  # told before the output
         self.doubtful = False  # a report came that nobody can believe
         self.failed = False  # an error came in place of output
         self.done = False
+        self.tail = b""  # what ends the stream, to be sent once the request is settled
 
     @property
     def output_tokens(self) -> int:
@@ -86,7 +87,7 @@ class EventStream:
             for event in _split(events):
                 self._look(event)
             return b""
-        special = _SPECIAL.search(events)
+        special = self._dialect.special.search(events)
         if special is None:
             self._remember(events)
             return events
@@ -100,11 +101,20 @@ class EventStream:
         if self.done:
             self._look(event)
             return False
-        if _data_of(event).strip() == b"[DONE]":
+        if self._ends(event):
             self.done = True
+            self._look(event)
             return False
         self._remember(event)
         return not (self._look(event) and self._strip_usage)
+
+    def _ends(self, event: bytes) -> bool:
+        ends = self._dialect.ends
+        if ends is None:
+            ended, self.tail = _data_of(event).strip() == b"[DONE]", DONE
+        else:
+            ended, self.tail = ends.search(event) is not None, event
+        return ended
 
     def _remember(self, events: bytes) -> None:
         """Keep what was passed on to be counted: most streams report their usage in the end and are never counted here."""
@@ -116,16 +126,16 @@ class EventStream:
     def _count(self) -> None:
         events = b"".join(self._uncounted)
         self._uncounted, self._uncounted_bytes = [], 0
-        texts = [text for text in _TEXT.findall(events) if text]
+        texts = [text for text in self._dialect.output.findall(events) if text]
         joined = b"".join(texts)
         self._pieces += len(texts)
         self._text_bytes += len(joined)
         self._other_bytes += other_bytes(joined)
-        self._finished = self._finished or _FINISH.search(events) is not None
+        self._finished = self._finished or self._dialect.finish.search(events) is not None
 
     def _look(self, event: bytes) -> bool:
         """Read a report or an error out of an event; whether it carries a report and nothing else."""
-        if b'"usage"' not in event and b'"error"' not in event:
+        if b'"usage"' not in event and b"error" not in event and b"failed" not in event:
             return False
         try:
             chunk = json.loads(_data_of(event))
@@ -133,16 +143,22 @@ class EventStream:
             return False
         if not isinstance(chunk, dict):
             return False
-        if chunk.get("error") is not None and not chunk.get("choices"):
-            self.failed = True
-        report = chunk.get("usage")
-        if report is None:
+        seen = self._dialect.seen(chunk)
+        self.failed = self.failed or seen.failed
+        if seen.report is None:
             return False
-        counts = read_report(report, most=self._most_tokens)
+        report: object = seen.report
+        if self._dialect.anthropic:
+            self._report.update({name: value for name, value in seen.report.items() if value is not None})
+            report = self._report
+        counts = read_report(report, most=self._most_tokens, endpoint=self._endpoint)
+        if not seen.final:
+            self.prompt_reported = counts.prompt if counts is not None else None
+            return False
         self.doubtful = counts is None
         if counts is not None:
             self.reported = counts
-        return chunk.get("choices") == []
+        return seen.only
 
 
 def _end_of_events(data: bytes) -> int:

@@ -26,6 +26,9 @@ _EVENTS: tuple[Header, ...] = (
 )
 
 
+ANTHROPIC_PATH = "/v1/messages"
+
+
 class ClientLeft(Exception):
     """The client closed the connection."""
 
@@ -34,6 +37,7 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+        self.anthropic = self.path.startswith(ANTHROPIC_PATH)
         self.left = False
         self.stopping = False  # the gateway stops: what is not delivered by now will not be
         self.started = False
@@ -111,7 +115,7 @@ class Exchange:
         await self.end(body)
 
     async def deny(self, denied: Denied, headers: Iterable[Header] = ()) -> None:
-        await self.answer(denied.status, denied.body(), [*denied.headers, *headers])
+        await self.answer(denied.status, denied.body(anthropic=self.anthropic), [*denied.headers, *headers])
 
     async def _start(self, status: int, headers: list[Header]) -> None:
         self.started = True

@@ -10,10 +10,12 @@ import math
 import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from fractions import Fraction
 from typing import Final
 
+from quota.gateway.dialects import Endpoint
 from quota.service.upstreams import Target
 
 _AVOID_S: Final = 5.0
@@ -41,6 +43,35 @@ class Limits:
     image_tokens: int = 0
 
 
+class Tokenizer(StrEnum):
+    """How a model's servers are asked for the exact length of a prompt, near the end of a balance."""
+
+    NONE = "none"
+    LLAMA_CPP = "llama.cpp"  # /apply-template and /tokenize at the server's root
+    VLLM = "vllm"  # /tokenize at the server's root; SGLang has the same
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Tokens charged for one token of a model, from an instant on; pinned to a request's hold."""
+
+    weight: Fraction
+
+    def up(self, tokens: int) -> int:
+        """What `tokens` cost at most; rounds up, so that a hold always suffices."""
+        return tokens if self.weight == 1 else math.ceil(tokens * self.weight)
+
+    def down(self, tokens: int) -> int:
+        """What `tokens` cost; rounds down, once a request."""
+        return tokens if self.weight == 1 else math.floor(tokens * self.weight)
+
+    def affordable(self, amount: int) -> int:
+        """The most tokens whose hold fits into `amount`; unbounded where the model is free."""
+        if self.weight == 1:
+            return amount
+        return math.floor(amount / self.weight) if self.weight else 2**62
+
+
 @dataclass(slots=True, eq=False)
 class Server:
     """One server of a model; `busy` counts this process's requests that it is working on."""
@@ -56,8 +87,15 @@ class Server:
         self.avoid_until_s = time.monotonic() + _AVOID_S
 
 
+CONVERSATIONS: Final = frozenset({
+    Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES, Endpoint.COUNT_TOKENS,
+})  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
+    """A model with its servers. `later` are weights that replace `weight`, each from an instant on, oldest first."""
+
     name: str
     served_as: str
     title: str
@@ -66,26 +104,31 @@ class Model:
     weight: Fraction
     servers: tuple[Server, ...]
     cap_field: CapField = CapField.BOTH
+    later: tuple[tuple[datetime, Fraction], ...] = ()
+    endpoints: frozenset[Endpoint] = CONVERSATIONS
+    projects: frozenset[str] = frozenset()  # slugs of those that may use it; empty: all
+    license_flags: tuple[str, ...] = ()
+    tokenizer: Tokenizer = Tokenizer.NONE
+
+    def serves(self, endpoint: Endpoint) -> bool:
+        return endpoint in self.endpoints
+
+    def open_to(self, project_slug: str) -> bool:
+        return not self.projects or project_slug in self.projects
+
+    def price_at(self, at: datetime) -> Price:
+        """What a token costs at an instant."""
+        weight = self.weight
+        for since, later in self.later:
+            if since <= at:
+                weight = later
+        return Price(weight)
 
     def least_busy(self, tried: Collection[Server] = ()) -> Server | None:
         """The server to ask next: reachable before doubtful, then the least busy; None where all were tried."""
         now_s = time.monotonic()
         left = [server for server in self.servers if server not in tried]
         return min(left, key=lambda server: (server.avoid_until_s > now_s, server.busy), default=None)
-
-    def priced_up(self, tokens: int) -> int:
-        """What `tokens` cost at most; rounds up, so that a hold always suffices."""
-        return tokens if self.weight == 1 else math.ceil(tokens * self.weight)
-
-    def priced(self, tokens: int) -> int:
-        """What `tokens` cost; rounds down, once a request."""
-        return tokens if self.weight == 1 else math.floor(tokens * self.weight)
-
-    def affordable(self, amount: int) -> int:
-        """The most tokens whose hold fits into `amount`; unbounded where the model is free."""
-        if self.weight == 1:
-            return amount
-        return math.floor(amount / self.weight) if self.weight else 2**62
 
 
 class Models:

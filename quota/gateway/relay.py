@@ -16,8 +16,9 @@ from typing import Any, Final
 
 from quota.gateway import denials
 from quota.gateway.denials import Denied, Header
-from quota.gateway.event_stream import DONE, EventStream, StreamBroken, text_tokens
+from quota.gateway.event_stream import EventStream, StreamBroken, text_tokens
 from quota.gateway.exchange import Exchange
+from quota.gateway.model_request import ModelRequest
 from quota.gateway.models import Server
 from quota.gateway.tally import Outcome, Tally
 from quota.gateway.usage import read_report
@@ -28,6 +29,7 @@ EVENTS: Final = "text/event-stream"
 ANSWER_BYTES_MAX: Final = 64 * 2**20
 _REFUSAL_BYTES_MAX: Final = 64 * 2**10
 _ATTEMPTS: Final = 3
+_COUNT_DEADLINE_S: Final = 10.0
 _LATE_REPORT_S: Final = 1.0  # how long a report may lag behind the end of a stream
 _OVERLOADED: Final = frozenset({429, 502, 503, 504})
 _REFUSALS: Final = frozenset({400, 413, 415, 422})
@@ -85,7 +87,7 @@ class Relay:
             denied = denials.stopping()
         if not exchange.started:
             return denied
-        return Tail(b"data: " + denied.body() + b"\n\n")
+        return Tail(denied.event(anthropic=exchange.anthropic))
 
     async def _run(self, exchange: Exchange, tally: Tally, headers: Headers) -> Last:
         server, answer = await self._ask(tally)
@@ -98,6 +100,32 @@ class Relay:
         finally:
             answer.close()
             server.busy -= 1
+
+    async def count(self, request: ModelRequest) -> Whole | Denied:
+        """Pass a question on that costs no tokens, to one server, for a few seconds."""
+        server = request.model.least_busy()
+        if server is None:
+            return denials.no_server(request.model.name)
+        try:
+            async with asyncio.timeout(_COUNT_DEADLINE_S):
+                answer = await self._upstreams.post(
+                    server.target, request.endpoint.value, request.forwarded(0), streamed=False
+                )
+                try:
+                    body = await answer.read(_REFUSAL_BYTES_MAX)
+                finally:
+                    answer.close()
+        except (TimeoutError, TimedOut):
+            return denials.late_answer()
+        except NotReached:
+            return denials.unreachable()
+        except UpstreamError:
+            return denials.broken_answer()
+        if answer.status == 200 and _object(body) is not None:
+            return Whole(body)
+        if answer.status in _REFUSALS:
+            return denials.refused_upstream(400, _refusal_text(body))
+        return denials.broken_answer()
 
     async def _ask(self, tally: Tally) -> tuple[Server, Answer]:
         """The first answer of a server that takes the request; its `busy` is the caller's to lower. Raises UpstreamError."""
@@ -144,7 +172,9 @@ class Relay:
 
 async def _stream(exchange: Exchange, answer: Answer, tally: Tally, headers: Headers) -> Last:
     request = tally.admitted.request
-    events = EventStream(strip_usage=not request.wants_usage, most_tokens=request.most_believed)
+    events = EventStream(
+        strip_usage=not request.wants_usage, most_tokens=request.most_believed, endpoint=request.endpoint
+    )
     tally.stream, tally.outcome = events, Outcome.CUT
     await exchange.start_events(headers())
     try:
@@ -155,7 +185,7 @@ async def _stream(exchange: Exchange, answer: Answer, tally: Tally, headers: Hea
             if events.done:
                 tally.outcome = Outcome.COMPLETE
                 await _late_report(answer, events)
-                return Tail(DONE)
+                return Tail(events.tail)
     except asyncio.CancelledError:
         if events.finished and events.reported is None:
             await _late_report(answer, events)  # the client hung up at the last word: the report is on its way
@@ -178,10 +208,11 @@ async def _late_report(answer: Answer, events: EventStream) -> None:
 async def _whole(answer: Answer, tally: Tally) -> Last:
     body = await answer.read(ANSWER_BYTES_MAX)
     found = _object(body)
-    if found is None or (found.get("error") is not None and not found.get("choices")):
+    if found is None or (found.get("error") is not None and not (found.get("choices") or found.get("output"))):
         log.warning("request %s: 200 without an answer in it", tally.admitted.hold_id)
         return denials.broken_answer()
-    tally.reported = read_report(found.get("usage"), most=tally.admitted.request.most_believed)
+    request = tally.admitted.request
+    tally.reported = read_report(found.get("usage"), most=request.most_believed, endpoint=request.endpoint)
     if tally.reported is None:
         tally.counted_output = text_tokens(body)
     tally.outcome = Outcome.COMPLETE

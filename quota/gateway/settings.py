@@ -7,6 +7,8 @@ upstream is a place to which the gateway sends what people wrote. `quota.setting
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, date, datetime, time
+from enum import StrEnum
 from fractions import Fraction
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,7 +17,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
-from quota.gateway.models import CapField, Limits, Model, Models, Server
+from quota.gateway.dialects import Endpoint
+from quota.gateway.models import CapField, Limits, Model, Models, Server, Tokenizer
 from quota.service.upstreams import Target
 from spawners.profiles import ID_PATTERN, Duration
 
@@ -42,6 +45,43 @@ def weight_fraction(text: object) -> Fraction:
 
 
 Weight = Annotated[Fraction, BeforeValidator(weight_fraction)]
+
+
+class Serves(StrEnum):
+    """What a model does, by the routes that clients know."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    EMBEDDINGS = "embeddings"
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (Endpoint.MESSAGES, Endpoint.COUNT_TOKENS) if self is Serves.MESSAGES else (Endpoint[self.name],)
+
+
+class LicenseFlag(StrEnum):
+    """What people must know of a licence before they use a model."""
+
+    ATTRIBUTION = "attribution"
+    ACCEPTABLE_USE = "acceptable-use"
+    NON_COMMERCIAL = "non-commercial"
+    RESEARCH_ONLY = "research-only"
+    SHARE_ALIKE = "share-alike"
+
+
+class WeightTable(BaseModel):
+    """A `[[models.<name>.weights]]` entry: what a token of the model costs from a day on."""
+
+    model_config = _FROZEN
+
+    weight: Weight = Field(description='Tokens charged for one token of this model, such as "1" or "3/2".')
+    valid_from: date = Field(description="First day, in UTC, on which requests are held and charged at this weight.")
+
+    @property
+    def since(self) -> datetime:
+        return datetime.combine(self.valid_from, time(), tzinfo=UTC)
 
 
 class GatewayTable(BaseModel):
@@ -148,6 +188,27 @@ class ModelTable(BaseModel):
         CapField.BOTH,
         description="Field in which the servers read the longest answer: `max_tokens`, `max_completion_tokens` or `both`.",
     )
+    weights: tuple[WeightTable, ...] = Field(
+        (), strict=False, max_length=100, description="Later weights, dated; never edited, only added to."
+    )
+    serves: tuple[Annotated[Serves, Field(strict=False)], ...] = Field(
+        (Serves.CHAT, Serves.COMPLETIONS, Serves.RESPONSES, Serves.MESSAGES),
+        strict=False,
+        min_length=1,
+        description="Routes that the model answers: `chat`, `completions`, `responses`, `messages`, `embeddings`.",
+    )
+    projects: tuple[str, ...] = Field(
+        (), strict=False, max_length=10_000, description="Short names of the projects that may use it; empty: all."
+    )
+    license_flags: tuple[Annotated[LicenseFlag, Field(strict=False)], ...] = Field(
+        (),
+        strict=False,
+        description="What the licence asks for: `attribution`, `acceptable-use`, `non-commercial`, `research-only`, `share-alike`.",
+    )
+    tokenizer: Annotated[Tokenizer, Field(strict=False)] = Field(
+        Tokenizer.NONE,
+        description="How its servers count a prompt exactly, asked near the end of a balance: `none`, `llama.cpp` or `vllm`.",
+    )
     servers: tuple[ServerTable, ...] = Field(
         strict=False, min_length=1, max_length=64, description="Where it runs; the least busy one is asked."
     )
@@ -188,7 +249,19 @@ def _model(name: str, table: ModelTable, servers: tuple[Server, ...]) -> Model:
         image_tokens=table.image_tokens,
     )
     return Model(
-        name, table.served_as or name, table.title, table.license, limits, table.weight, servers, table.cap_field
+        name=name,
+        served_as=table.served_as or name,
+        title=table.title,
+        license=table.license,
+        limits=limits,
+        weight=table.weight,
+        servers=servers,
+        cap_field=table.cap_field,
+        later=tuple(sorted((one.since, one.weight) for one in table.weights)),
+        endpoints=frozenset(endpoint for one in table.serves for endpoint in one.endpoints),
+        projects=frozenset(table.projects),
+        license_flags=tuple(flag.value for flag in table.license_flags),
+        tokenizer=table.tokenizer,
     )
 
 

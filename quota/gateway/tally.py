@@ -56,9 +56,10 @@ class Tally:
         output = stream.output_tokens if stream is not None else self.counted_output
         if stream is not None and stream.failed and not output:
             return None
-        return Counts(
-            self.admitted.request.prompt_estimate, min(output, self.admitted.cap * self.admitted.request.answers)
-        )
+        request = self.admitted.request
+        told = stream.prompt_reported if stream is not None else None
+        prompt = told if told is not None else request.prompt_estimate
+        return Counts(prompt, min(output, self.admitted.cap * request.answers))
 
     @property
     def estimated(self) -> bool:
@@ -80,7 +81,7 @@ class Tally:
             from_at=admitted.at,
             to_at=max(at, admitted.at),
             quantity=counts.total,
-            amount=admitted.request.model.priced(counts.total),
+            amount=admitted.price.down(counts.total),
             estimated=self.estimated,
             payload={
                 "outcome": self.outcome.value,

@@ -4,13 +4,17 @@ Invariants: an explicit zero is zero and a missing number is not; a report that 
 finite, far beyond the model) counts as missing. Counts are raw and unpriced: prompt (cached ones included), cached, output
 (reasoning included), reasoning.
 
-OpenAI's shape, as vLLM, SGLang and llama.cpp send it, counts cached tokens inside the prompt.
+OpenAI's shapes, as vLLM, SGLang and llama.cpp send them, count cached tokens inside the prompt; Anthropic's tells them apart,
+and so does llama.cpp on /messages: its `input_tokens` are those that were not cached.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+
+from quota.gateway.dialects import Endpoint
 
 _PLAIN: Final = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ "
 _PLAIN_BYTES_PER_TOKEN: Final = 3
@@ -30,16 +34,41 @@ class Counts:
         return self.prompt + self.output
 
 
-def read_report(report: object, *, most: int) -> Counts | None:
+def read_report(report: object, *, most: int, endpoint: Endpoint = Endpoint.CHAT) -> Counts | None:
     """The counts in a response's `usage`; None where one is missing or beyond belief. `most` is the largest total believed."""
     if not isinstance(report, dict):
         return None
-    prompt, output = _count(report.get("prompt_tokens")), _count(report.get("completion_tokens"))
-    if prompt is None or output is None or prompt + output > most:
+    if endpoint is Endpoint.MESSAGES:
+        found = _anthropic(report)
+    elif endpoint is Endpoint.RESPONSES:
+        found = _openai(report, _RESPONSE_NAMES)
+    elif endpoint is Endpoint.EMBEDDINGS:
+        found = _openai({"completion_tokens": 0, **report}, _CHAT_NAMES)
+    else:
+        found = _openai(report, _CHAT_NAMES)
+    return found if found is not None and found.total <= most else None
+
+
+_CHAT_NAMES: Final = ("prompt_tokens", "completion_tokens", "prompt_tokens_details", "completion_tokens_details")
+_RESPONSE_NAMES: Final = ("input_tokens", "output_tokens", "input_tokens_details", "output_tokens_details")
+
+
+def _openai(report: Mapping[str, object], names: tuple[str, str, str, str]) -> Counts | None:
+    prompt, output = _count(report.get(names[0])), _count(report.get(names[1]))
+    if prompt is None or output is None:
         return None
-    cached = _detail(report.get("prompt_tokens_details"), "cached_tokens", prompt)
-    reasoning = _detail(report.get("completion_tokens_details"), "reasoning_tokens", output)
-    return Counts(prompt, output, cached, reasoning)
+    cached = _detail(report.get(names[2]), "cached_tokens", prompt)
+    return Counts(prompt, output, cached, _detail(report.get(names[3]), "reasoning_tokens", output))
+
+
+def _anthropic(report: Mapping[str, object]) -> Counts | None:
+    """`input_tokens` are the uncached ones: what was read from and written to a cache comes on top."""
+    uncached, output = _count(report.get("input_tokens")), _count(report.get("output_tokens"))
+    extra = [report.get(name) for name in ("cache_read_input_tokens", "cache_creation_input_tokens")]
+    read, written = (0 if one is None else _count(one) for one in extra)
+    if uncached is None or output is None or read is None or written is None:
+        return None
+    return Counts(uncached + read + written, output, None if extra[0] is None else read)
 
 
 def estimated_tokens(text: bytes) -> int:

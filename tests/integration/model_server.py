@@ -39,6 +39,13 @@ class ModelServer:
         assert isinstance(found, dict)
         return found
 
+    def worked(self) -> tuple[int, int]:
+        """Prompt and output tokens that the server itself counts since its start."""
+        headers = {"Authorization": f"Bearer {KEY}"}
+        lines = requests.get(f"{self.root}/metrics", headers=headers, timeout=10).text.splitlines()
+        found = {name: float(value) for name, _, value in (line.partition(" ") for line in lines if line[:1] != "#")}
+        return int(found["llamacpp:prompt_tokens_total"]), int(found["llamacpp:tokens_predicted_total"])
+
     def tokens_of(self, text: str) -> int:
         """How many tokens the model makes of a text, special tokens read as such."""
         tokens = self.post("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
@@ -47,16 +54,17 @@ class ModelServer:
 
 
 @contextmanager
-def model_server(folder: Path) -> Iterator[ModelServer]:
-    """Start it, wait until it answers, and end it."""
+def model_server(folder: Path, kind: str = "") -> Iterator[ModelServer]:
+    """Start it, wait until it answers, and end it; `kind` is one of `model_process`, else it runs as in a portal."""
     (folder / "secrets").mkdir(parents=True)
     (folder / "secrets" / "model_key").write_text(KEY)
     port = free_port()
     environment = {**os.environ, "COMMONS_DATA": str(folder), "COMMONS_MODEL_PORT": str(port)}
+    argv = [sys.executable, "-m", "deploy.onehost.model"]
+    if kind:
+        argv = [sys.executable, "-m", "tests.integration.model_process", str(port), KEY, kind]
     with (folder / "model.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.onehost.model"], cwd=ROOT, env=environment, stdout=log, stderr=log
-        )
+        process = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=log)
     server = ModelServer(f"http://127.0.0.1:{port}")
     try:
         _wait(server, process, folder)

@@ -42,7 +42,7 @@ async def test_models_with_a_server_are_listed() -> None:
 
 
 DENIED = [
-    ("/v1/embeddings", "POST", 404, "unknown_url"),
+    ("/v1/images/generations", "POST", 404, "unknown_url"),
     ("/v1/models/m", "GET", 404, "unknown_url"),
     ("/v1/chat/completions/", "POST", 404, "unknown_url"),
     ("/tokenize", "POST", 404, "unknown_url"),

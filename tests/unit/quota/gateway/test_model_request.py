@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
@@ -18,6 +19,7 @@ LIMITS = Limits(
     message_tokens=2, tool_tokens=20, image_tokens=30,
 )  # fmt: skip
 SERVER = Server(Target("http://server/v1", "", 1, 1, 1), "p", "hw", "cl")
+WEIGHT_1 = Fraction(1)
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
@@ -197,7 +199,7 @@ def test_an_estimate_is_no_more_than_the_bound() -> None:
 
 
 def test_weights_round_up_to_hold_and_down_to_charge() -> None:
-    model = next(models(weight="1/3").offered())
-    assert (model.priced_up(10), model.priced(10)) == (4, 3)
+    price = next(models(weight="1/3").offered()).price_at(datetime.now(UTC))
+    assert (price.up(10), price.down(10)) == (4, 3)
     for amount in range(20):
-        assert model.priced_up(model.affordable(amount)) <= amount
+        assert price.up(price.affordable(amount)) <= amount

@@ -3,65 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
 from quota.domain.application import Application, ApplicationState, Ask
 from quota.domain.errors import IdConflict, RefusalCode, Refused, Unavailable, WrongState
-from quota.domain.hold import Hold, Usage
 from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.rates import ChargeRate
 from quota.domain.session import Session, SessionState
 from quota.domain.units import Balance, Unit
 from quota.service.ports import Adjusted, StatementLine
+from tests.fake_books import Books, FakeFences, FakeRefunds, Line
 
 T = TypeVar("T")
-
-
-@dataclass
-class Line:
-    """What the fake statement remembers of one movement."""
-
-    kind: str
-    allocation_id: AllocationId
-    actor: PersonId
-    at: datetime
-    hold_id: HoldId | None = None
-    awarded: int = 0
-    held: int = 0
-    charged: int = 0
-    code: str = ""
-    params: Mapping[str, object] = field(default_factory=dict)
-    reason: str | None = None
-    usage: Usage | None = None
-
-
-@dataclass
-class Books:
-    """Everything that is stored; shared by ledger and store."""
-
-    people: dict[PersonId, Person] = field(default_factory=dict)
-    projects: dict[ProjectId, Project] = field(default_factory=dict)
-    roles: dict[tuple[ProjectId, PersonId], tuple[ProjectRole, datetime]] = field(default_factory=dict)
-    applications: dict[ApplicationId, tuple[Application, str]] = field(default_factory=dict)
-    allocations: dict[AllocationId, Allocation] = field(default_factory=dict)
-    sessions: dict[HoldId, Session] = field(default_factory=dict)
-    rates: list[ChargeRate] = field(default_factory=list)
-    holds: dict[HoldId, tuple[Hold, str]] = field(default_factory=dict)
-    usages: dict[tuple[str, str], Usage] = field(default_factory=dict)
-    deposits: set[str] = field(default_factory=set)
-    adjustments: dict[AdjustmentId, tuple[Adjusted, tuple[object, ...]]] = field(default_factory=dict)
-    lines: list[Line] = field(default_factory=list)
-    audited: list[str] = field(default_factory=list)
-
-    def move(self, line: Line) -> None:
-        allocation = self.allocations[line.allocation_id]
-        old = allocation.balance
-        new = Balance(old.unit, old.awarded + line.awarded, old.charged + line.charged, old.held + line.held)
-        self.allocations[allocation.id] = replace(allocation, balance=new)
-        self.lines.append(line)
 
 
 class FakeTransaction:
@@ -74,6 +30,8 @@ class FakeTransaction:
         self.accounts = FakeAccounts(books)
         self.sessions = FakeSessions(books)
         self.rates = FakeRates(books)
+        self.fences = FakeFences(books)
+        self.refunds = FakeRefunds(books)
         self._books = books
 
     def audit(
@@ -287,6 +245,22 @@ class FakeAccounts:
         done = Adjusted(before, self.books.allocations[allocation_id].balance, replayed=False)
         self.books.adjustments[adjustment_id] = (done, body)
         return done
+
+    def reverse(
+        self, reversal_id: AdjustmentId, adjustment_id: AdjustmentId, *, actor: PersonId, reason: str, at: datetime
+    ) -> Adjusted | Refused:
+        if adjustment_id in self.books.reversed and reversal_id not in self.books.adjustments:
+            raise WrongState("taken back already")
+        allocation_id, delta = self.books.adjustments[adjustment_id][1][:2]
+        assert isinstance(allocation_id, str)
+        assert isinstance(delta, int)
+        done = self.adjust(reversal_id, AllocationId(allocation_id), -delta, actor=actor, reason=reason, at=at)
+        self.books.reversed.add(adjustment_id)
+        return done
+
+    def of_adjustment(self, adjustment_id: AdjustmentId) -> Allocation | None:
+        known = self.books.adjustments.get(adjustment_id)
+        return None if known is None else self.books.allocations[AllocationId(str(known[1][0]))]
 
     def of_project(self, project_id: ProjectId) -> Sequence[Allocation]:
         return [a for a in self.books.allocations.values() if a.project_id == project_id]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from fractions import Fraction
 from typing import TypeVar
 
 from quota.domain.errors import IdConflict, RefusalCode, Refused, Unavailable, Unknown, WrongState
+from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, HoldState, Usage, body_hash
 from quota.domain.ids import AllocationId, HoldId, ProjectId
 from quota.domain.project import Project, ProjectState
@@ -21,7 +23,8 @@ from quota.domain.units import Balance, Unit
 from quota.service.callers import ACCESS_SCOPE, Caller, Power
 from quota.service.ports import HubIdentity, HubServer, PricedProfile
 from quota.service.services import Policy, Programme, Services
-from tests.fake_store import Books, FakeAccounts, FakePeople, FakeStore, FakeTransaction, Line
+from tests.fake_books import Books, FakeFences, Line
+from tests.fake_store import FakeAccounts, FakePeople, FakeStore, FakeTransaction
 
 T = TypeVar("T")
 START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -44,8 +47,16 @@ class FakeLedger:
     def __init__(self, books: Books) -> None:
         self.books = books
         self.leases: list[HoldId] = []
+        self.fence: Fence | None = None
+
+    def fenced(self, fence: Fence) -> FakeLedger:
+        """As the real one: what is asked for through it counts only while `fence` is in force."""
+        other = copy.copy(self)
+        other.fence = fence
+        return other
 
     async def place_hold(self, order: HoldOrder) -> Hold:
+        self._in_force()
         print_ = order.fingerprint or body_hash({"id": order.id, "amount": order.amount})
         if order.id in self.books.holds:
             hold, known = self.books.holds[order.id]
@@ -75,6 +86,7 @@ class FakeLedger:
         raise NotImplementedError
 
     async def charge(self, usage: Usage) -> Charged:
+        self._in_force()
         hold = self._open(usage.hold_id)
         known = self.books.usages.get((usage.source, usage.event_id))
         if known is not None:
@@ -92,6 +104,7 @@ class FakeLedger:
         return Charged(hold, applied=True, overrun=usage.amount - within)
 
     async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
+        self._in_force()
         hold = self.books.holds[hold_id][0]
         if hold.state is not HoldState.HELD:
             return hold
@@ -100,12 +113,15 @@ class FakeLedger:
         return self._close(self._open(hold_id), HoldState.SETTLED, at)
 
     async def release(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
+        self._in_force()
         return self._close(self._unused(hold_id), HoldState.RELEASED, at)
 
     async def expire(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
+        self._in_force()
         return self._close(self._unused(hold_id), HoldState.EXPIRED, at)
 
     async def extend_lease(self, hold_id: HoldId, lease_until: datetime) -> Hold:
+        self._in_force()
         hold = self._open(hold_id)
         self.leases.append(hold_id)
         self._keep(replace(hold, lease_until=max(hold.lease_until, lease_until)))
@@ -117,6 +133,10 @@ class FakeLedger:
 
     async def open_holds(self, kind: HoldKind) -> Sequence[Hold]:
         return [hold for hold, _ in self.books.holds.values() if hold.kind is kind and hold.state is HoldState.HELD]
+
+    def _in_force(self) -> None:
+        if self.fence is not None:
+            FakeFences(self.books).check(self.fence)
 
     def _unused(self, hold_id: HoldId) -> Hold:
         hold = self._open(hold_id)

@@ -20,7 +20,7 @@ from sqlalchemy import text
 
 from quota.domain.errors import QuotaError
 from quota.domain.hold import HoldKind, HoldOrder, LimitUse, Usage
-from quota.domain.ids import AdjustmentId, AllocationId, HoldId, PersonId, ProjectId, new_id
+from quota.domain.ids import AdjustmentId, AllocationId, HoldId, PersonId, ProjectId, RefundId, new_id
 from quota.domain.project import Person, Project, ProjectState
 from quota.domain.units import Unit
 from quota.service.ports import Transaction
@@ -159,3 +159,28 @@ def run(database: Database, *steps: Callable[[LedgerStore], Awaitable[object]]) 
             return answers
 
     return asyncio.run(all_steps())
+
+
+def together(database: Database, *steps: Callable[[LedgerStore], Awaitable[object]]) -> list[object]:
+    """As `run`, with all steps submitted at once, so that they share a batch."""
+
+    async def all_steps() -> list[object]:
+        async with LedgerStore(database) as ledger:
+            return list(await asyncio.gather(*(step(ledger) for step in steps), return_exceptions=True))
+
+    return asyncio.run(all_steps())
+
+
+def refund(database: Database, actor: PersonId, refund_id: str, hold_id: str, amount: int) -> object:
+    """Refund in a transaction of its own."""
+    with database.writing() as connection:
+        refunds = SqlTransaction(connection).refunds
+        return refunds.give(RefundId(refund_id), HoldId(hold_id), amount, actor=actor, reason="for the test", at=NOW)
+
+
+def reverse(database: Database, actor: PersonId, reversal_id: str, adjustment_id: str) -> object:
+    """Take an adjustment back in a transaction of its own."""
+    with database.writing() as connection:
+        accounts = SqlTransaction(connection).accounts
+        ids = AdjustmentId(reversal_id), AdjustmentId(adjustment_id)
+        return accounts.reverse(*ids, actor=actor, reason="for the test", at=NOW)

@@ -75,6 +75,19 @@ class AdjustmentBody(Body):
     reason: str = Field(max_length=2000)
 
 
+class RefundBody(Body):
+    actor: HubName
+    hold_id: Id
+    amount: int = Field(ge=1, le=_INT_MAX)
+    reason: str = Field(max_length=2000)
+
+
+class ReversalBody(Body):
+    actor: HubName
+    adjustment_id: Id
+    reason: str = Field(max_length=2000)
+
+
 class MemberBody(Body):
     role: Literal["member", "manager", "co_pi"]
 

@@ -20,6 +20,8 @@ from quota.api.bodies import (
     PathId,
     PersonBody,
     QuoteBody,
+    RefundBody,
+    ReversalBody,
     SearchText,
     SessionHoldBody,
     SlugCursor,
@@ -28,11 +30,13 @@ from quota.api.bodies import (
 from quota.api.errors import language_for, refusal_body, refused_response, translate_for
 from quota.api.principals import PartsDep, acting_admin, acting_person, hub_only
 from quota.domain.errors import Refused
-from quota.domain.ids import AdjustmentId, AllocationId, HoldId, ProjectId
+from quota.domain.ids import AdjustmentId, AllocationId, HoldId, ProjectId, RefundId
 from quota.locales import DEFAULT, preferred
 from quota.service import report
 from quota.service.adjust import AdjustRequest, adjust
 from quota.service.admit import SessionHoldRequest, place_session_hold
+from quota.service.correct import RefundRequest, ReversalRequest, refund, reverse
+from quota.service.ports import Adjusted
 from quota.service.quote import QuoteRequest, quote_session
 from quota.service.reconcile import reconcile
 
@@ -158,12 +162,33 @@ async def put_adjustment(
     """Change an award by ± with a reason."""
     admin = await acting_admin(parts.services, body.actor)
     order = AdjustRequest(AdjustmentId(adjustment_id), AllocationId(body.allocation_id), body.delta, body.reason)
-    adjusted = await adjust(parts.services, admin, order)
-    if isinstance(adjusted, Refused):
-        return refused_response(request, adjusted)
-    response.status_code = 200 if adjusted.replayed else 201
-    return {
-        "adjustment_id": adjustment_id,
-        "before": views.balance(adjusted.before),
-        "after": views.balance(adjusted.after),
-    }
+    return _corrected(request, response, await adjust(parts.services, admin, order), adjustment_id=adjustment_id)
+
+
+@router.put("/admin/reversals/{reversal_id}", status_code=201, response_model=None)
+async def put_reversal(
+    request: Request, response: Response, parts: PartsDep, reversal_id: PathId, body: ReversalBody
+) -> views.Json | JSONResponse:
+    """Take an adjustment back whole, with a reason."""
+    admin = await acting_admin(parts.services, body.actor)
+    order = ReversalRequest(AdjustmentId(reversal_id), AdjustmentId(body.adjustment_id), body.reason)
+    return _corrected(request, response, await reverse(parts.services, admin, order), reversal_id=reversal_id)
+
+
+@router.put("/admin/refunds/{refund_id}", status_code=201, response_model=None)
+async def put_refund(
+    request: Request, response: Response, parts: PartsDep, refund_id: PathId, body: RefundBody
+) -> views.Json | JSONResponse:
+    """Give back what a hold was charged, whole or in part, with a reason."""
+    admin = await acting_admin(parts.services, body.actor)
+    order = RefundRequest(RefundId(refund_id), HoldId(body.hold_id), body.amount, body.reason)
+    return _corrected(request, response, await refund(parts.services, admin, order), refund_id=refund_id)
+
+
+def _corrected(
+    request: Request, response: Response, done: Adjusted | Refused, **named: str
+) -> views.Json | JSONResponse:
+    if isinstance(done, Refused):
+        return refused_response(request, done)
+    response.status_code = 200 if done.replayed else 201
+    return {**named, "before": views.balance(done.before), "after": views.balance(done.after)}

@@ -5,6 +5,7 @@ A refusal is an expected answer and therefore a value (`Refused`); the exception
     QuotaError
     ├── IdConflict        same id, other body
     ├── WrongState        the thing is not in the state that this needs
+    ├── StaleEpoch        the caller was replaced by a newer one of its name
     ├── Unknown           no such project, hold, person, …
     ├── Forbidden         the caller may not
     ├── Invalid           nonsense in the input, with its fields
@@ -37,6 +38,7 @@ class RefusalCode(StrEnum):
     ALREADY_RUNNING = "already_running"
     MODEL_NOT_ALLOWED = "model_not_allowed"
     WOULD_TAKE_BACK_USED = "would_take_back_used"
+    REFUND_EXCEEDS_CHARGED = "refund_exceeds_charged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,12 @@ class WrongState(QuotaError):
     """A compare-and-set on a state failed: somebody was first, or the order of steps is wrong."""
 
     code = "wrong_state"
+
+
+class StaleEpoch(QuotaError):
+    """The caller's fencing epoch is not the one in force: a newer process of its name took over. Nothing was written."""
+
+    code = "stale_epoch"
 
 
 class Unknown(QuotaError):

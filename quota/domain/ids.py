@@ -12,6 +12,7 @@ AllocationId = NewType("AllocationId", str)  # one unit, one project, two dates;
 ApplicationId = NewType("ApplicationId", str)
 HoldId = NewType("HoldId", str)
 AdjustmentId = NewType("AdjustmentId", str)
+RefundId = NewType("RefundId", str)
 
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{7,63}\Z")
 

@@ -63,6 +63,9 @@ MESSAGES: Final[Mapping[str, Message]] = {
         "That would take back what is charged or held: at most {available} can be taken.",
         "Take back less, or stop running sessions first.",
     ),
+    "refund_exceeds_charged": Message(
+        "That is more than was charged: at most {available} can be refunded.", "Refund less."
+    ),
     # errors
     "invalid_request": Message("Some fields cannot be used.", "Correct the fields named and send again."),
     "invalid_json": Message("The body is not valid JSON.", "Send one JSON object in UTF-8."),
@@ -76,12 +79,16 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "unknown_hold": Message("There is no such session.", "Look it up in your sessions."),
     "unknown_person": Message("Nobody here has that user name.", "They must have signed in once."),
     "unknown_allocation": Message("There is no such allocation.", "Look it up in the project."),
+    "unknown_adjustment": Message("There is no such adjustment.", "Look it up in the statement."),
     "unknown_route": Message("There is nothing at this address.", "See the interface's description, openapi.json."),
     "method_not_allowed": Message("This address does not take that method.", "See openapi.json."),
     "id_conflict": Message("This id was used for something else.", "Send it again under a new id."),
     "wrong_state": Message("Somebody was faster, or this step is not possible now.", "Reload and look again."),
     "already_member": Message("This person is in the project already.", "Change their role instead."),
     "stale": Message("This changed while you looked at it.", "Reload and look again."),
+    "stale_epoch": Message(
+        "Another process has taken this one's place.", "Nothing was changed. End this process; the newer one goes on."
+    ),
     "too_large": Message("The request is too large.", "Send at most {limit_bytes} bytes."),
     "too_many": Message("Too many requests at once.", "Wait a moment and try again."),
     "unavailable": Message("Something that this needs does not answer just now.", "Nothing was lost; try again soon."),
@@ -93,6 +100,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "session.unnamed": Message("Session: {profile_title}"),
     "request": Message("Model request: {model}"),
     "adjustment": Message("Adjustment"),
+    "reversal": Message("Adjustment taken back"),
     "refund": Message("Refund"),
     # the statement: kinds of lines
     "kind.deposit": Message("awarded"),

@@ -49,7 +49,11 @@ def check_adjustment(delta: int, reason: str) -> None:
         wrong.append(("delta", "zero"))
     elif abs(delta) > AMOUNT_MAX // 4:
         wrong.append(("delta", "out_of_range"))
-    if not 3 <= len(reason) <= 500:
-        wrong.append(("reason", "length_3_500"))
+    wrong += check_reason(reason)
     if wrong:
         raise Invalid(wrong)
+
+
+def check_reason(reason: str) -> list[tuple[str, str]]:
+    """What is wrong with a reason, as fields of an Invalid."""
+    return [] if 3 <= len(reason) <= 500 else [("reason", "length_3_500")]

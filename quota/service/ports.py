@@ -15,8 +15,9 @@ from typing import Protocol, TypeVar
 
 from quota.domain.application import Application, ApplicationState, Ask
 from quota.domain.errors import Refused
+from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, Usage
-from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId
+from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId, RefundId
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.rates import ChargeRate
 from quota.domain.session import Evidence, Session
@@ -36,6 +37,12 @@ class Ledger(Protocol):
     All raise Unavailable where the database does not answer or the queue is full, IdConflict for a known id with another body,
     Unknown('hold') for an id never seen.
     """
+
+    def fenced(self, fence: Fence) -> Ledger:
+        """The same ledger for somebody who may have been replaced: every write raises StaleEpoch once a newer epoch was taken.
+
+        Compared in the transaction that writes; a replay is refused too.
+        """
 
     async def place_hold(self, order: HoldOrder) -> Hold:
         """Set `order.amount` aside; a refusal is a Hold in state REFUSED with `refusal` set, stored and replayable.
@@ -225,10 +232,29 @@ class Accounts(Protocol):
     ) -> Adjusted | Refused:
         """Change the award by ±`delta`, with who and why in entries and audit. Refused where it would go below charged + held."""
 
+    def reverse(
+        self, reversal_id: AdjustmentId, adjustment_id: AdjustmentId, *, actor: PersonId, reason: str, at: datetime
+    ) -> Adjusted | Refused:
+        """Take an adjustment back whole, once, by one of the opposite sign that names it. Refused as `adjust` is.
+
+        Raises Unknown('adjustment'), and WrongState where it was reversed already or is itself a reversal.
+        """
+
+    def of_adjustment(self, adjustment_id: AdjustmentId) -> Allocation | None: ...
     def of_project(self, project_id: ProjectId) -> Sequence[Allocation]: ...
     def get(self, allocation_id: AllocationId) -> Allocation | None: ...
     def statement(self, project_id: ProjectId, *, before: int | None, limit: int) -> Sequence[StatementLine]:
         """Newest first, lines with seq < `before`. One line per (transaction, account)."""
+
+
+class Refunds(Protocol):
+    def give(
+        self, refund_id: RefundId, hold_id: HoldId, amount: int, *, actor: PersonId, reason: str, at: datetime
+    ) -> Adjusted | Refused:
+        """Give back `amount` (> 0) of what a hold was charged; refused beyond what is charged and not refunded yet.
+
+        Idempotent under `refund_id`, refusals included. Raises Unknown('hold'), IdConflict.
+        """
 
 
 class Sessions(Protocol):
@@ -248,6 +274,14 @@ class Rates(Protocol):
     def at(self, hardware: str, at: datetime) -> ChargeRate | None: ...
 
 
+class Fences(Protocol):
+    def take(self, name: str, holder: str, at: datetime) -> int:
+        """The next epoch of `name`, from now on the only one that writes; `holder` says who took it, for people to read."""
+
+    def check(self, fence: Fence) -> None:
+        """Raises StaleEpoch where `fence` is not in force; it stays in force until this transaction ends."""
+
+
 class Transaction(Protocol):
     """One database transaction: commits when the work returns, rolls back when it raises."""
 
@@ -263,6 +297,10 @@ class Transaction(Protocol):
     def sessions(self) -> Sessions: ...
     @property
     def rates(self) -> Rates: ...
+    @property
+    def fences(self) -> Fences: ...
+    @property
+    def refunds(self) -> Refunds: ...
     def audit(
         self,
         *,

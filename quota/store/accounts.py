@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select, update
 
-from quota.domain.errors import IdConflict, Invalid, InvariantBroken, RefusalCode, Refused, Unknown
+from quota.domain.errors import IdConflict, Invalid, InvariantBroken, RefusalCode, Refused, Unknown, WrongState
 from quota.domain.hold import body_hash
 from quota.domain.ids import AdjustmentId, AllocationId, PersonId, ProjectId
 from quota.domain.project import Allocation
@@ -43,6 +43,7 @@ class _Change:
     code: str
     params: Mapping[str, object]
     reason: str | None
+    reverses: str | None = None
 
     @property
     def body_hash(self) -> str:
@@ -102,18 +103,50 @@ class SqlAccounts:
         """Change the award by ±`delta`, with who and why in entries and audit. Refused where it would go below charged + held."""
         if delta == 0:
             raise Invalid([("delta", "zero")])
-        done = self._change(
+        return self._audited(
             _Change(adjustment_id, allocation_id, "adjustment", delta, actor, at, "adjustment", {}, reason)
         )
+
+    def reverse(
+        self, reversal_id: AdjustmentId, adjustment_id: AdjustmentId, *, actor: PersonId, reason: str, at: datetime
+    ) -> Adjusted | Refused:
+        """Take an adjustment back whole, once, by one of the opposite sign that names it. Refused as `adjust` is.
+
+        Raises Unknown('adjustment'), and WrongState where it was reversed already or is itself a reversal.
+        """
+        first = self._connection.execute(
+            select(adjustment).where(adjustment.c.id == adjustment_id, adjustment.c.kind == "adjustment")
+        ).first()
+        if first is None or first.refusal_code is not None:
+            raise Unknown("adjustment", adjustment_id=adjustment_id)
+        if first.reverses is not None:
+            raise WrongState("this takes another adjustment back itself", adjustment_id=adjustment_id)
+        params = {"adjustment_id": adjustment_id}
+        return self._audited(
+            _Change(
+                reversal_id, first.account_id, "adjustment", -first.delta, actor, at, "reversal", params, reason,
+                reverses=adjustment_id,
+            )
+        )  # fmt: skip
+
+    def of_adjustment(self, adjustment_id: AdjustmentId) -> Allocation | None:
+        """The allocation whose award an adjustment changed, or was refused to change; None where there is no such adjustment."""
+        query = select(adjustment.c.account_id).where(adjustment.c.id == adjustment_id)
+        account_id = self._connection.execute(query).scalar()
+        return None if account_id is None else self.get(AllocationId(account_id))
+
+    def _audited(self, change: _Change) -> Adjusted | Refused:
+        done = self._change(change)
         if isinstance(done, Adjusted) and not done.replayed:
+            named = {"adjustment_id": change.id, **({"reverses": change.reverses} if change.reverses else {})}
             self._audit(
-                actor=actor,
-                action="adjusted",
-                subject=allocation_id,
+                actor=change.actor,
+                action="adjusted" if change.reverses is None else "reversed",
+                subject=change.account_id,
                 before={"awarded": done.before.awarded},
-                after={"awarded": done.after.awarded, "adjustment_id": adjustment_id},
-                reason=reason,
-                at=at,
+                after={"awarded": done.after.awarded, **named},
+                reason=change.reason,
+                at=change.at,
             )
         return done
 
@@ -133,17 +166,13 @@ class SqlAccounts:
 
     def _change(self, change: _Change) -> Adjusted | Refused:
         # Locked before anything is read: a ledger writer may be at it (SQLite has the whole database locked).
-        locked = self._connection.execute(
-            select(account)
-            .where(account.c.id == change.account_id, account.c.kind == "allocation")
-            .with_for_update(key_share=True)
-        ).first()
-        if locked is None:
-            raise Unknown("allocation", allocation_id=change.account_id)
+        locked = locked_account(self._connection, change.account_id)
         known = self._connection.execute(select(adjustment).where(adjustment.c.id == change.id)).first()
         if known is not None:
             return self._known(known, change, Unit(locked.unit))
-        balance = _balance(locked)
+        if change.reverses is not None and self._reversed(change.reverses):
+            raise WrongState("this adjustment was taken back already", adjustment_id=change.reverses)
+        balance = balance_of(locked)
         if locked.awarded + change.delta > AMOUNT_MAX:
             raise Invalid([("delta", "out_of_range")])
         refusal = None
@@ -156,6 +185,10 @@ class SqlAccounts:
         self._move(change, locked.unit)
         after = Balance(balance.unit, balance.awarded + change.delta, balance.charged, balance.held)
         return Adjusted(balance, after, replayed=False)
+
+    def _reversed(self, adjustment_id: str) -> bool:
+        done = adjustment.c.reverses == adjustment_id, adjustment.c.refusal_code.is_(None)
+        return self._connection.execute(select(adjustment.c.id).where(*done)).first() is not None
 
     def _known(self, row: Row[Any], change: _Change, unit: Unit) -> Adjusted | Refused:
         if row.body_hash != change.body_hash:
@@ -184,6 +217,7 @@ class SqlAccounts:
                 refusal_code=None if refusal is None else refusal.code.value,
                 refusal_params=None if refusal is None else dump(refusal.params),
                 body_hash=change.body_hash,
+                reverses=change.reverses,
             )
         )
 
@@ -222,10 +256,19 @@ class SqlAccounts:
                 ends_at=from_us(row.period_end_us),
                 suspended=row.suspended,
                 frozen=row.frozen,
-                balance=_balance(row),
+                balance=balance_of(row),
             )
             for row in self._connection.execute(query)
         ]
+
+
+def locked_account(connection: Connection, account_id: str) -> Row[Any]:
+    """An allocation's account, which no ledger writer changes until this transaction ends. Raises Unknown('allocation')."""
+    named = account.c.id == account_id, account.c.kind == "allocation"
+    locked = connection.execute(select(account).where(*named).with_for_update(key_share=True)).first()
+    if locked is None:
+        raise Unknown("allocation", allocation_id=account_id)
+    return locked
 
 
 def write_entries(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -245,5 +288,6 @@ def write_entries(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> No
         connection.execute(entry.insert().values(link=link, **dict(zip(names, row, strict=True))))
 
 
-def _balance(row: Row[Any]) -> Balance:
+def balance_of(row: Row[Any]) -> Balance:
+    """The balance in an account's row."""
     return Balance(Unit(row.unit), row.awarded, row.charged, row.held)

@@ -6,6 +6,7 @@ Invariant: every write goes through the writer's group commit and is answered af
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Final, TypeVar
 from sqlalchemy import Connection, select, text
 
 from quota.domain.errors import QuotaError, Refused
+from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, HoldState, Usage
 from quota.domain.ids import HoldId
 from quota.store import operations as ops
@@ -47,6 +49,7 @@ class LedgerStore:
         outside: Outside | None = None,
     ) -> None:
         self._database = database
+        self._fence: Fence | None = None
         self.writer = Writer(
             database,
             _deliver,
@@ -74,6 +77,12 @@ class LedgerStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await asyncio.to_thread(self.close)
+
+    def fenced(self, fence: Fence) -> LedgerStore:
+        """The same writer; what is asked for here counts only while `fence` is in force."""
+        other = copy.copy(self)
+        other._fence = fence
+        return other
 
     async def place_hold(self, order: HoldOrder) -> Hold:
         """Set `order.amount` aside; a refusal is a Hold in state REFUSED."""
@@ -124,14 +133,14 @@ class LedgerStore:
         ordered = query.order_by(hold_table.c.placed_us, hold_table.c.id)
         return await self._read(lambda connection: [hold_from(HoldRow(*row)) for row in connection.execute(ordered)])
 
-    async def _submit(self, operation: ops.Operation, kind: type[T]) -> T:
+    async def _submit(self, operation: ops.Plain, kind: type[T]) -> T:
         answer = await self._send(operation)
         assert isinstance(answer, kind)
         return answer
 
-    def _send(self, operation: ops.Operation) -> Ticket:
+    def _send(self, operation: ops.Plain) -> Ticket:
         ticket: Ticket = asyncio.get_running_loop().create_future()
-        self.writer.submit(operation, ticket)
+        self.writer.submit(operation if self._fence is None else ops.Fenced(operation, self._fence), ticket)
         return ticket
 
     async def _read(self, work: Callable[[Connection], T]) -> T:

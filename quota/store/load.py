@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from quota.store import statements as sql
-from quota.store.operations import Charge, Operation, PlaceHold, Settle, TopUp
+from quota.store.operations import Charge, Fenced, Operation, PlaceHold, Plain, Settle, TopUp
 from quota.store.wire import Wire
 from quota.store.working_set import (
     AccountRow,
@@ -26,8 +26,8 @@ from quota.store.working_set import (
 
 def load(wire: Wire, operations: Iterable[Operation]) -> WorkingSet:
     """Lock and read all rows that `operations` touch."""
-    operations = list(operations)
     ws = WorkingSet()
+    operations = _unfenced(wire, ws, list(operations))
     orders = [op.order for op in operations if isinstance(op, PlaceHold)]
     hold_ids: set[str] = {op.hold_id for op in operations if not isinstance(op, PlaceHold)}
     hold_ids.update(order.id for order in orders)
@@ -44,7 +44,15 @@ def load(wire: Wire, operations: Iterable[Operation]) -> WorkingSet:
     return ws
 
 
-def _load_lines(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) -> None:
+def _unfenced(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) -> list[Plain]:
+    """The operations themselves. Who names an epoch keeps it in force until this transaction ends."""
+    names = {op.fence.name for op in operations if isinstance(op, Fenced)}
+    if names:
+        ws.fences.update((row[0], row[1]) for row in wire.select(sql.FENCES, _keys(names)))
+    return [op.operation if isinstance(op, Fenced) else op for op in operations]
+
+
+def _load_lines(wire: Wire, ws: WorkingSet, operations: Sequence[Plain]) -> None:
     several = [hold.id for hold in ws.holds.values() if hold.line_count > 1 and hold.open]
     top_ups = [op for op in operations if isinstance(op, TopUp)]
     wanted = {*several, *(op.hold_id for op in top_ups if op.hold_id in ws.holds)}
@@ -56,7 +64,7 @@ def _load_lines(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) -> 
             ws.refused_lines[row[0], row[1]] = RefusedLine(*row)
 
 
-def _load_usages(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) -> None:
+def _load_usages(wire: Wire, ws: WorkingSet, operations: Sequence[Plain]) -> None:
     charges = [op.charge if isinstance(op, Settle) else op for op in operations if isinstance(op, Charge | Settle)]
     keys = {(one.usage.source, one.usage.event_id) for one in charges if one is not None}
     if keys:
@@ -64,7 +72,7 @@ def _load_usages(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) ->
             ws.usages[row[0], row[1]] = UsageRow(*row)
 
 
-def _load_limits(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) -> None:
+def _load_limits(wire: Wire, ws: WorkingSet, operations: Sequence[Plain]) -> None:
     limited = [hold.id for hold in ws.holds.values() if hold.limit_count > 0]
     ids = {use.limit_id for op in operations if isinstance(op, PlaceHold) for use in op.order.limits}
     uses = wire.select(sql.HOLD_LIMITS, _keys(limited)) if limited else []

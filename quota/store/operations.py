@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from quota.domain.errors import Invalid
+from quota.domain.fence import Fence
 from quota.domain.hold import HoldOrder, HoldState, Usage
 from quota.domain.units import AMOUNT_MAX
 from quota.store.instants import to_us
@@ -74,7 +75,18 @@ class ExtendLease:
     lease_until_us: int
 
 
-Operation = PlaceHold | TopUp | Charge | Settle | Close | ExtendLease
+Plain = PlaceHold | TopUp | Charge | Settle | Close | ExtendLease
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """An operation of somebody who may have been replaced."""
+
+    operation: Plain
+    fence: Fence
+
+
+Operation = Plain | Fenced
 
 
 def place_hold(order: HoldOrder) -> PlaceHold:

@@ -18,9 +18,11 @@ from quota.domain.errors import (
     Unknown,
     WrongState,
 )
+from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldState
 from quota.domain.units import AMOUNT_MAX
-from quota.store.operations import Charge, Close, ExtendLease, Operation, PlaceHold, Settle, TopUp, dump
+from quota.store.fences import stale
+from quota.store.operations import Charge, Close, ExtendLease, Fenced, Operation, PlaceHold, Settle, TopUp, dump
 from quota.store.working_set import (
     FIRST_LINE,
     AccountRow,
@@ -41,6 +43,9 @@ SIMULTANEOUS: Final = "simultaneous"  # a limit of this kind counts holds, not a
 def run(ws: WorkingSet, operation: Operation, epoch: int) -> Answer | QuotaError:
     """Apply one operation; what is wrong with it alone is its answer and hurts no other."""
     try:
+        if isinstance(operation, Fenced):
+            _must_be_in_force(ws, operation.fence)
+            operation = operation.operation
         match operation:
             case PlaceHold():
                 return _place(ws, operation, epoch)
@@ -56,6 +61,11 @@ def run(ws: WorkingSet, operation: Operation, epoch: int) -> Answer | QuotaError
                 return _extend(ws, operation)
     except QuotaError as error:
         return error
+
+
+def _must_be_in_force(ws: WorkingSet, fence: Fence) -> None:
+    if ws.fences.get(fence.name) != fence.epoch:
+        raise stale(fence, ws.fences.get(fence.name))
 
 
 def _place(ws: WorkingSet, op: PlaceHold, epoch: int) -> Hold:

@@ -19,7 +19,7 @@ from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
 from quota.domain.units import Unit
 from quota.service.ports import StatementLine
 from quota.store.instants import from_us, from_us_or_none
-from quota.store.tables import account, adjustment, entry, hold, person, person_data, usage_record
+from quota.store.tables import account, adjustment, entry, hold, person, person_data, refund, usage_record
 
 _ENTRIES_A_LINE: Final = 3  # an overrun touches all three buckets
 
@@ -31,6 +31,7 @@ class _Around:
     holds: Mapping[str, Row[Any]]
     usages: Mapping[str, Row[Any]]
     adjustments: Mapping[str, Row[Any]]
+    refunds: Mapping[str, Row[Any]]
     names: Mapping[str, str]
 
 
@@ -56,6 +57,7 @@ def statement_lines(
 def _around(connection: Connection, rows: Sequence[Row[Any]]) -> _Around:
     holds = _by(connection, hold, "id", {row.hold_id for row in rows if row.hold_id is not None})
     adjustments = _by(connection, adjustment, "id", {row.txn_id[2:] for row in rows if row.txn_id.startswith("a:")})
+    refunds = _by(connection, refund, "id", {row.txn_id[2:] for row in rows if row.kind == "refund"})
     people = {row.actor for row in rows}
     named = connection.execute(
         select(person.c.id, person.c.login, person_data.c.display_name)
@@ -70,6 +72,7 @@ def _around(connection: Connection, rows: Sequence[Row[Any]]) -> _Around:
         holds,
         {f"{row.source}:{row.event_id}": row for row in usages},
         adjustments,
+        refunds,
         {row.id: row.display_name if row.display_name is not None else row.login for row in named},
     )
 
@@ -95,6 +98,8 @@ def _line(group: Sequence[Row[Any]], unit: Unit, around: _Around) -> StatementLi
             json.loads(on_hold.details),
             on_hold.close_reason if first.kind in ("release", "expire") else None,
         )
+        if first.kind == "refund":
+            code, reason = "refund", around.refunds[first.txn_id[2:]].reason
     elif change is not None:
         code, params, reason = change.code, json.loads(change.params), change.reason
     return StatementLine(

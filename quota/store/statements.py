@@ -18,6 +18,9 @@ _IDS: Final = Rows({"id": _T})
 
 # -- read -----------------------------------------------------------------------------------------------------------------------
 
+FENCES: Final = Statement(
+    "SELECT name, epoch FROM fence WHERE name IN (SELECT id FROM {rows} k) ORDER BY name {share}", _IDS
+)
 LOCK_ACCOUNTS: Final = Statement(
     "SELECT id, unit, project_id, period_start_us, period_end_us, awarded, charged, held, frozen, version "
     "FROM account WHERE id IN (SELECT id FROM {rows} k) AND kind = 'allocation' ORDER BY id {lock}",

@@ -1,8 +1,6 @@
 """Every table, as SQLAlchemy Core metadata; the migrations build the same and a test compares the two.
 
-Amounts are integers in their unit, instants whole microseconds UTC (`_us`), JSON is text. `entry`, `usage_record`, `ledger_link`
-and `audit` are append-only by trigger. The hot tables (hold, hold_line, usage_record, entry) carry no foreign keys: their rows are
-written by one module under the account's lock, and `verify` looks for orphans; a key check a row would cost more than the row.
+The ledger's own stand in `ledger_tables` and are imported here. Instants are whole microseconds UTC (`_us`), JSON is text.
 """
 
 from __future__ import annotations
@@ -22,13 +20,42 @@ from sqlalchemy import (
     text,
 )
 
-from quota.store.columns import Serial, check, int_column, metadata, serial_column, text_column
+from quota.store.columns import Serial, check, int_column, metadata, text_column
+from quota.store.ledger_tables import (
+    account,
+    adjustment,
+    entry,
+    fence,
+    hold,
+    hold_limit,
+    hold_line,
+    ledger_epoch,
+    ledger_link,
+    limit_counter,
+    refund,
+    refused_line,
+    usage_record,
+)
 
-__all__ = ["metadata"]  # complete once this module is imported; the tables are read as attributes
+# `metadata` is complete once this module is imported.
+__all__ = [
+    "account",
+    "adjustment",
+    "entry",
+    "fence",
+    "hold",
+    "hold_limit",
+    "hold_line",
+    "ledger_epoch",
+    "ledger_link",
+    "limit_counter",
+    "metadata",
+    "refund",
+    "refused_line",
+    "usage_record",
+]
 
-APPEND_ONLY: Final = ("entry", "usage_record", "ledger_link", "audit")
-
-_AMOUNT_MAX: Final = 2**62
+APPEND_ONLY: Final = ("entry", "usage_record", "ledger_link", "refund", "audit")
 
 person = Table(
     "person",
@@ -135,205 +162,6 @@ allocation = Table(
     Column("project_id", Text, ForeignKey("project.id"), nullable=False, index=True),
     Column("suspended", Boolean, nullable=False, server_default=false()),
     comment="What the programme decided; unit, dates and balance are those of the account with the same id.",
-)
-account = Table(
-    "account",
-    metadata,
-    Column("id", Text, primary_key=True),
-    text_column("kind"),
-    text_column("unit"),
-    text_column("project_id", null=True),
-    int_column("period_start_us", null=True),
-    int_column("period_end_us", null=True),
-    int_column("awarded", default=0),
-    int_column("charged", default=0),
-    int_column("held", default=0),
-    int_column("overdraft_limit", default=0),
-    int_column("overdraft_used", default=0),
-    Column("frozen", Boolean, nullable=False, server_default=false()),
-    int_column("version", default=0),
-    check("kind", "kind IN ('allocation', 'pool')"),
-    check("unit", "unit IN ('gpu_ms', 'tokens')"),
-    check("charged", "charged >= 0"),
-    check("held", "held >= 0"),
-    check("awarded", f"awarded BETWEEN 0 AND {_AMOUNT_MAX}"),
-    check("overdraft", "overdraft_used BETWEEN 0 AND overdraft_limit"),
-    check("balance", "charged + held <= awarded + overdraft_used"),
-)
-limit_counter = Table(
-    "limit_counter",
-    metadata,
-    Column("id", Text, primary_key=True),
-    text_column("kind"),
-    text_column("subject"),
-    text_column("unit"),
-    int_column("cap"),
-    int_column("charged", default=0),
-    int_column("held", default=0),
-    int_column("beyond_cap", default=0),
-    check("kind", "kind IN ('member', 'day', 'simultaneous')"),
-    check("amounts", "charged >= 0 AND held >= 0 AND beyond_cap >= 0"),
-    check("cap", "charged + held <= cap + beyond_cap"),
-    comment="beyond_cap: what stands beyond the cap since it was lowered or usage overran; new holds never add to it.",
-)
-hold = Table(
-    "hold",
-    metadata,
-    Column("id", Text, primary_key=True),
-    text_column("kind"),
-    text_column("state"),
-    text_column("subject"),
-    text_column("actor"),
-    text_column("project_id"),
-    text_column("account_id"),
-    text_column("unit"),
-    int_column("amount"),
-    int_column("charged"),
-    int_column("next_seq"),
-    int_column("line_count"),
-    int_column("limit_count"),
-    int_column("placed_us"),
-    int_column("lease_until_us"),
-    int_column("charged_to_us", null=True),
-    int_column("closed_us", null=True),
-    text_column("close_reason", null=True),
-    text_column("body_hash"),
-    text_column("details"),
-    text_column("refusal_code", null=True),
-    text_column("refusal_params", null=True),
-    int_column("epoch"),
-    check("kind", "kind IN ('session', 'request')"),
-    check("state", "state IN ('held', 'settled', 'released', 'expired', 'refused')"),
-    check("amounts", "0 <= charged AND charged <= amount"),
-    check("refusal", "(state = 'refused') = (refusal_code IS NOT NULL)"),
-    comment="amount and charged are the sums of the hold's lines; a refused hold keeps what was asked for.",
-)
-Index(
-    "ix_hold_open",
-    hold.c.kind,
-    hold.c.placed_us,
-    sqlite_where=text("state = 'held'"),
-    postgresql_where=text("state = 'held'"),
-)
-hold_line = Table(
-    "hold_line",
-    metadata,
-    text_column("hold_id"),
-    text_column("line_id"),
-    text_column("kind"),
-    int_column("amount"),
-    int_column("charged"),
-    int_column("at_us"),
-    PrimaryKeyConstraint("hold_id", "line_id"),
-    check("kind", "kind IN ('hold', 'top_up', 'overrun')"),
-    check("amounts", "0 <= charged AND charged <= amount"),
-)
-refused_line = Table(
-    "refused_line",
-    metadata,
-    text_column("hold_id"),
-    text_column("line_id"),
-    int_column("amount"),
-    int_column("at_us"),
-    text_column("refusal_code"),
-    text_column("refusal_params"),
-    PrimaryKeyConstraint("hold_id", "line_id"),
-)
-hold_limit = Table(
-    "hold_limit",
-    metadata,
-    text_column("hold_id"),
-    text_column("limit_id"),
-    int_column("amount"),
-    int_column("charged"),
-    PrimaryKeyConstraint("hold_id", "limit_id"),
-    check("amounts", "0 <= charged AND charged <= amount"),
-)
-usage_record = Table(
-    "usage_record",
-    metadata,
-    text_column("source"),
-    text_column("event_id"),
-    text_column("hold_id"),
-    int_column("seq"),
-    int_column("from_us"),
-    int_column("to_us"),
-    int_column("quantity"),
-    int_column("amount"),
-    int_column("overrun"),
-    Column("estimated", Boolean, nullable=False),
-    text_column("payload"),
-    text_column("payload_hash"),
-    int_column("link"),
-    PrimaryKeyConstraint("source", "event_id"),
-    UniqueConstraint("hold_id", "seq"),
-    check("interval", "from_us <= to_us"),
-    check("amounts", "amount >= 0 AND overrun BETWEEN 0 AND amount"),
-)
-ledger_epoch = Table(
-    "ledger_epoch",
-    metadata,
-    serial_column("id"),
-    text_column("writer"),
-    int_column("started_us"),
-    int_column("links", default=0),
-    text_column("head_hash"),
-    comment="One row a writer's start: the fencing epoch of what it writes and the head of its own hash chain.",
-    sqlite_autoincrement=True,
-)
-ledger_link = Table(
-    "ledger_link",
-    metadata,
-    serial_column("id"),
-    int_column("epoch"),
-    int_column("n"),
-    text_column("prev_hash"),
-    text_column("hash"),
-    int_column("entries"),
-    int_column("usages"),
-    UniqueConstraint("epoch", "n"),
-    comment="One row a committed batch: the hash over its entries and usage records, chained within its epoch.",
-    sqlite_autoincrement=True,
-)
-entry = Table(
-    "entry",
-    metadata,
-    serial_column("seq"),
-    int_column("link"),
-    text_column("txn_id"),
-    text_column("account_id"),
-    text_column("bucket"),
-    int_column("amount"),
-    text_column("hold_id", null=True),
-    text_column("usage_ref", null=True),
-    text_column("kind"),
-    int_column("at_us"),
-    text_column("actor"),
-    Index(None, "account_id", "seq"),
-    check("bucket", "bucket IN ('available', 'held', 'charged', 'pool')"),
-    check("amount", "amount <> 0"),
-    sqlite_autoincrement=True,
-)
-adjustment = Table(
-    "adjustment",
-    metadata,
-    Column("id", Text, primary_key=True),
-    text_column("account_id"),
-    text_column("kind"),
-    int_column("delta"),
-    text_column("actor"),
-    int_column("at_us"),
-    text_column("code"),
-    text_column("params"),
-    text_column("reason", null=True),
-    int_column("awarded_before"),
-    int_column("charged_before"),
-    int_column("held_before"),
-    text_column("refusal_code", null=True),
-    text_column("refusal_params", null=True),
-    text_column("body_hash"),
-    check("kind", "kind IN ('deposit', 'adjustment')"),
-    comment="Changes of awards, refused ones included, under the caller's id.",
 )
 audit = Table(
     "audit",

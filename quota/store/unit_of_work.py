@@ -27,10 +27,12 @@ from quota.store.accounts import SqlAccounts
 from quota.store.applications import SqlApplications
 from quota.store.chain import audit_hash
 from quota.store.database import Database
+from quota.store.fences import SqlFences
 from quota.store.instants import to_us
 from quota.store.people import SqlPeople
 from quota.store.projects import SqlProjects
 from quota.store.rates import SqlRates
+from quota.store.refunds import SqlRefunds
 from quota.store.sessions import SqlSessions
 from quota.store.tables import audit, audit_head
 
@@ -107,6 +109,14 @@ class SqlTransaction:
     @cached_property
     def rates(self) -> SqlRates:
         return SqlRates(self._connection)
+
+    @cached_property
+    def fences(self) -> SqlFences:
+        return SqlFences(self._connection)
+
+    @cached_property
+    def refunds(self) -> SqlRefunds:
+        return SqlRefunds(self._connection, self.audit)
 
     def audit(
         self,

@@ -63,6 +63,39 @@ _BOOKS: Final = (
         "AND e.bucket = 'available' AND e.txn_id = 'a:' || j.id), 0)",
     ),
 )
+_CORRECTIONS: Final = (
+    _Check(
+        "refund",
+        "does not equal its entries",
+        "SELECT r.id, r.amount FROM refund r WHERE CASE WHEN r.refusal_code IS NULL THEN r.amount ELSE 0 END "
+        "<> COALESCE((SELECT SUM(e.amount) FROM entry e WHERE e.account_id = r.account_id "
+        "AND e.bucket = 'available' AND e.kind = 'refund' AND e.hold_id = r.hold_id AND e.txn_id = 'f:' || r.id), 0)",
+    ),
+    _Check(
+        "entry",
+        "is a refund without its record",
+        "SELECT e.seq, e.txn_id FROM entry e LEFT JOIN refund r ON e.txn_id = 'f:' || r.id "
+        "WHERE e.kind = 'refund' AND r.id IS NULL",
+    ),
+    _Check(
+        "entry",
+        "changes an award without its record",
+        "SELECT e.seq, e.txn_id FROM entry e LEFT JOIN adjustment j ON e.txn_id = 'a:' || j.id "
+        "WHERE e.kind IN ('deposit', 'adjustment') AND j.id IS NULL",
+    ),
+    _Check(
+        "hold",
+        "more is refunded than was charged",
+        "SELECT h.id, r.amount FROM hold h JOIN (SELECT hold_id, SUM(amount) AS amount FROM refund "
+        "WHERE refusal_code IS NULL GROUP BY hold_id) r ON r.hold_id = h.id WHERE r.amount > h.charged",
+    ),
+    _Check(
+        "adjustment",
+        "is not the opposite of what it takes back",
+        "SELECT j.id, j.reverses FROM adjustment j LEFT JOIN adjustment o ON o.id = j.reverses "
+        "WHERE j.reverses IS NOT NULL AND (o.id IS NULL OR j.delta <> -o.delta OR j.account_id <> o.account_id)",
+    ),
+)
 _CACHES: Final = (
     _Check(
         "account",
@@ -99,7 +132,7 @@ _CACHES: Final = (
         "amount or charged does not follow from its entries",
         "SELECT h.id, h.amount FROM hold h LEFT JOIN (SELECT hold_id, "
         "SUM(CASE WHEN bucket = 'held' THEN amount ELSE 0 END) AS held, "
-        "SUM(CASE WHEN bucket = 'charged' THEN amount ELSE 0 END) AS charged FROM entry WHERE hold_id IS NOT NULL "
+        "SUM(CASE WHEN bucket = 'charged' AND kind <> 'refund' THEN amount ELSE 0 END) AS charged FROM entry WHERE hold_id IS NOT NULL "
         "GROUP BY hold_id) e ON e.hold_id = h.id WHERE h.charged <> COALESCE(e.charged, 0) "
         "OR COALESCE(e.held, 0) <> CASE WHEN h.state = 'held' THEN h.amount - h.charged ELSE 0 END",
     ),
@@ -141,7 +174,7 @@ _USAGE: Final = (
         "is a charge without its usage record",
         "SELECT ref, 'no record' FROM (SELECT usage_ref AS ref FROM entry WHERE usage_ref IS NOT NULL "
         "EXCEPT SELECT source || ':' || event_id FROM usage_record) missing "
-        "UNION ALL SELECT CAST(seq AS TEXT), 'no reference' FROM entry WHERE bucket = 'charged' AND usage_ref IS NULL",
+        "UNION ALL SELECT CAST(seq AS TEXT), 'no reference' FROM entry WHERE bucket = 'charged' AND usage_ref IS NULL AND kind <> 'refund'",
     ),
     _Check(
         "usage_record",
@@ -178,7 +211,7 @@ def verify(database: Database) -> list[Finding]:
 
 def findings(connection: Connection) -> Iterator[Finding]:
     """As `verify`, in a transaction of the caller's, which may be the one that writes."""
-    for check in (*_BOOKS, *_CACHES, *_USAGE):
+    for check in (*_BOOKS, *_CORRECTIONS, *_CACHES, *_USAGE):
         for row, details in connection.execute(text(check.sql.replace(":", "\\:"))):
             yield Finding(check.table, str(row), f"{check.problem} ({details})")
     yield from chain_findings(connection)

@@ -38,7 +38,7 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with `{rows}` where the rows of the parameter stand, and {greatest}, {least}, {lock} where the engines differ."""
+    """SQL with `{rows}` where the rows of the parameter stand, and {greatest}, {least}, {lock}, {share} where the engines differ."""
 
     sql: str
     rows: Rows
@@ -75,7 +75,7 @@ class SqliteWire:
     """
 
     _LARGEST: Final = 512
-    _WORDS: Final = {"greatest": "max", "least": "min", "lock": ""}
+    _WORDS: Final = {"greatest": "max", "least": "min", "lock": "", "share": ""}
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -144,7 +144,7 @@ def _values(columns: int, rows: int) -> str:
 
 
 class PostgresWire:
-    _WORDS: Final = {"greatest": "greatest", "least": "least", "lock": "FOR NO KEY UPDATE"}
+    _WORDS: Final = {"greatest": "greatest", "least": "least", "lock": "FOR NO KEY UPDATE", "share": "FOR SHARE"}
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection

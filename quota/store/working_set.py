@@ -190,6 +190,7 @@ Entry = tuple[str, str, str, int, str | None, str | None, str, int, str]
 class WorkingSet:
     """Everything that was read for a batch, and what the batch adds."""
 
+    fences: dict[str, int] = field(default_factory=dict)
     accounts: dict[str, AccountRow] = field(default_factory=dict)
     holds: dict[str, HoldRow] = field(default_factory=dict)
     lines: dict[str, list[LineRow]] = field(default_factory=dict)

@@ -117,6 +117,36 @@ async def test_an_adjustment_stands_in_the_statement_with_who_and_why(service: S
     assert service.verified() == []
 
 
+async def test_corrections_name_what_they_correct_on_the_statement(service: Service) -> None:
+    project = await service.award("pi", gpu_hours="10", tokens=0)
+    await service.register("admin")
+    order = {"kind": "session", "actor": "pi", "project_id": project, "profile": "gpu1", "application": "lab"}
+    await service.hub("PUT", "/internal/holds/hold-0001", {**order, "runtime_s": 600, "server_name": ""})
+    ended_ms = START_MS + 60_000
+    service.runner_wrote(
+        "hold-0001", started_at_ms=START_MS, last_alive_ms=ended_ms, ended_at_ms=ended_ms, end_reason="exited"
+    )
+    assert (await service.hub("POST", "/internal/reconcile")).json()["settled"] == 1
+    give = {"actor": "admin", "hold_id": "hold-0001", "amount": 45_000, "reason": "The GPU was broken"}
+    done = [await service.hub("PUT", "/internal/admin/refunds/refund-0001", give) for _ in range(2)]
+    assert [one.status_code for one in done] == [201, 200]
+    assert done[0].json() == done[1].json()
+    assert done[0].json()["after"]["charged"] == 15_000
+    refused = await service.hub("PUT", "/internal/admin/refunds/refund-0002", give)
+    assert (refused.status_code, refused.json()["error"]["params"]["available"]) == (409, 15_000)
+    more = {"actor": "admin", "allocation_id": f"{project}-gpu", "delta": HOUR, "reason": "Wrong project"}
+    await service.hub("PUT", "/internal/admin/adjustments/adjust-0001", more)
+    back = {"actor": "admin", "adjustment_id": "adjust-0001", "reason": "It was the wrong project"}
+    undone = [await service.hub("PUT", "/internal/admin/reversals/reverse-0001", back) for _ in range(2)]
+    assert [one.status_code for one in undone] == [201, 200]
+    lines = (await service.person(service.token("pi"), "GET", f"/projects/{project}/statement")).json()["lines"]
+    reversal, _, refund = lines[:3]
+    assert (reversal["delta_awarded"], reversal["text"], reversal["who"]) == (-HOUR, "Adjustment taken back", "Admin")
+    assert (refund["delta_charged"], refund["kind"], refund["text"]) == (-45_000, "refund", "Refund")
+    assert (refund["hold_id"], refund["reason"]) == ("hold-0001", "The GPU was broken")
+    assert service.verified() == []
+
+
 async def test_a_refused_hold_answers_the_same_for_ever(service: Service) -> None:
     project = await service.award("pi", gpu_hours="0.5", tokens=0)
     order = {"kind": "session", "actor": "pi", "project_id": project, "profile": "gpu1", "application": "lab"}

@@ -162,6 +162,29 @@ ROUTES = [
             "message": (*TEXT_NONSENSE[1:], "x" * 2001),
         },
     ),
+    Route(
+        "PUT",
+        "/internal/admin/reversals/reverse-0001",
+        "hub",
+        {"actor": "chair", "adjustment_id": "adjust-0000", "reason": "A mistake"},
+        {
+            "actor": (*TEXT_NONSENSE, "", "a b"),
+            "adjustment_id": ID_NONSENSE,
+            "reason": (*TEXT_NONSENSE, "", "  ", "ab", "x" * 501),
+        },
+    ),
+    Route(
+        "PUT",
+        "/internal/admin/refunds/refund-0001",
+        "hub",
+        {"actor": "chair", "hold_id": "hold-0001", "amount": 1000, "reason": "A broken GPU"},
+        {
+            "actor": (*TEXT_NONSENSE, "", "a b"),
+            "hold_id": ID_NONSENSE,
+            "amount": (*INT_NONSENSE, 0, -1, 2**62 + 1),
+            "reason": (*TEXT_NONSENSE, "", "  ", "ab", "x" * 501),
+        },
+    ),
 ]
 WRONG_VALUES = [
     pytest.param(route, key, value, id=f"{route.method}-{route.path}-{key}-{number}")
@@ -272,6 +295,12 @@ WRONG_MEANINGS = [
     (7, {}, "pi", 403, "forbidden"),
     (7, {"gpu_hours": 0, "tokens": 0}, None, 400, "invalid_request"),
     (7, {"decision": "reject", "message": " "}, None, 400, "invalid_request"),
+    (8, {"actor": "ghost"}, None, 404, "unknown_person"),
+    (8, {"actor": "pi"}, None, 403, "own_project"),
+    (8, {"adjustment_id": "nowhere-0001"}, None, 404, "unknown_adjustment"),
+    (9, {"actor": "ghost"}, None, 404, "unknown_person"),
+    (9, {"actor": "pi"}, None, 403, "own_project"),
+    (9, {"hold_id": "nowhere-0001"}, None, 404, "unknown_hold"),
 ]
 
 
@@ -316,6 +345,8 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
         assert (await made.put(waiting, ROUTES[6].body)).status_code == 201
         hold = Route("PUT", "/internal/holds/hold-0001", "hub", {}, {})
         assert (await made.put(hold, ROUTES[2].body)).status_code == 201
+        adjustment = Route("PUT", "/internal/admin/adjustments/adjust-0000", "hub", {}, {})
+        assert (await made.put(adjustment, ROUTES[4].body)).status_code == 201
         yield made
 
 

@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from quota.service.callers import Power
+from tests import fakes
 from tests.integration.quota_service import CREDENTIAL, ROOT, Service, running_service
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -84,6 +85,8 @@ PERSON = {"issuer": "urn:test", "subject": "guest", "display_name": "Guest"}
 START = {"actor": "pi", "project_id": "{project}", "profile": "gpu1", "runtime_s": 60}
 HOLD = {**START, "kind": "session", "application": "lab", "server_name": "again"}
 ADJUSTMENT = {"actor": "admin", "allocation_id": "{project}-gpu", "delta": 1000, "reason": "A supplement"}
+REVERSAL = {"actor": "admin", "adjustment_id": "adjust-0000", "reason": "A mistake"}
+REFUND = {"actor": "admin", "hold_id": "hold-0003", "amount": 1000, "reason": "A broken GPU"}
 DECISION = {"decision": "reject", "message": "Not now"}
 
 
@@ -113,6 +116,8 @@ ACCESS = (
     Route("GET", "/internal/admin/projects", HUB_ONLY),
     Route("GET", "/internal/admin/projects/{project}", HUB_ONLY),
     Route("PUT", "/internal/admin/adjustments/adjust-0001", HUB_ONLY, ADJUSTMENT),
+    Route("PUT", "/internal/admin/reversals/reverse-0001", HUB_ONLY, REVERSAL),
+    Route("PUT", "/internal/admin/refunds/refund-0001", HUB_ONLY, REFUND),
     Route("GET", "/me", SIGNED_IN),
     Route("GET", "/projects", SIGNED_IN),
     Route("GET", "/projects/{project}", INSIDE),
@@ -182,11 +187,26 @@ async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Offi
             assert joined.status_code == 201, joined.text
         hold = {**HOLD, "actor": "member", "project_id": project, "server_name": ""}
         assert (await service.hub("PUT", "/internal/holds/hold-0001", hold)).status_code == 201
+        await _used(service, project)
         made = Office(service, project)
         waiting = ["waiting-0001", *(made.filled("decided-{asker}", asker) for asker in A)]
         for one in waiting:
             assert (await service.person(pi, "PUT", f"/applications/{one}", ASK)).status_code == 201
         yield made
+
+
+async def _used(service: Service, project: str) -> None:
+    """An adjustment that can be taken back, and a session that was charged."""
+    more = {**ADJUSTMENT, "allocation_id": f"{project}-gpu"}
+    assert (await service.hub("PUT", "/internal/admin/adjustments/adjust-0000", more)).status_code == 201
+    hold = {**HOLD, "actor": "member", "project_id": project, "server_name": "done"}
+    assert (await service.hub("PUT", "/internal/holds/hold-0003", hold)).status_code == 201
+    started_ms = int(fakes.START.timestamp() * 1000)
+    ended_ms = started_ms + 10_000
+    service.runner_wrote(
+        "hold-0003", started_at_ms=started_ms, last_alive_ms=ended_ms, ended_at_ms=ended_ms, end_reason="exited"
+    )
+    assert (await service.hub("POST", "/internal/reconcile")).json()["settled"] == 1
 
 
 @pytest.mark.parametrize(("route", "asker"), PAIRS)

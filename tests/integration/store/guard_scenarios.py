@@ -13,7 +13,8 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from quota.domain.errors import IdConflict, InvariantBroken
+from quota.domain.errors import IdConflict, InvariantBroken, Refused, StaleEpoch
+from quota.domain.fence import Fence
 from quota.domain.hold import Hold, HoldState, LimitUse
 from quota.domain.ids import HoldId
 from quota.store import operations as ops
@@ -24,6 +25,7 @@ from quota.store.instants import to_us
 from quota.store.ledger import LedgerStore
 from quota.store.load import load
 from quota.store.persist import Head, persist
+from quota.store.unit_of_work import SqlTransaction
 from quota.store.verify import verify
 from quota.store.wire import Interference, Wire, open_wire
 from tests import ledgers
@@ -152,6 +154,22 @@ def what_is_left_returns(books: Books) -> None:
     assert again.state is HoldState.HELD
 
 
+def a_replaced_hub_is_refused(books: Books) -> None:
+    with books.database.writing() as connection:
+        fences = SqlTransaction(connection).fences
+        old, _ = (Fence("hub", fences.take("hub", "a test", ledgers.NOW)) for _ in range(2))
+    assert isinstance(_do(books, lambda one: one.fenced(old).place_hold(books.order(10))), StaleEpoch)
+
+
+def refunds_end_with_what_was_charged(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0002")))
+    _do(books, lambda one: one.charge(usage("hold-0001", "event-1", 10)))
+    _do(books, lambda one: one.charge(usage("hold-0002", "event-2", 10)))
+    assert isinstance(ledgers.refund(books.database, books.person.id, "refund-1", "hold-0001", 11), Refused)
+    assert verify(books.database) == []
+
+
 def accounts_are_locked_in_id_order(books: Books) -> None:
     """While a writer waits for the first account it must not hold the second."""
     if books.database.is_sqlite:
@@ -187,6 +205,8 @@ SCENARIOS: tuple[Callable[[Books], None], ...] = (
     a_refusal_stays_a_refusal,
     overruns_are_charged_whole,
     what_is_left_returns,
+    a_replaced_hub_is_refused,
+    refunds_end_with_what_was_charged,
     accounts_are_locked_in_id_order,
 )
 

@@ -13,6 +13,7 @@ from quota.domain.hold import HoldState
 from quota.store import persist, plan
 from quota.store import statements as sql
 from quota.store.database import Database
+from quota.store.refunds import SqlRefunds
 from quota.store.wire import Insert, Row, Statement, Wire
 from quota.store.working_set import HoldRow, UsageRow, WorkingSet
 from tests import ledgers
@@ -70,6 +71,8 @@ MUTANTS = (
            lambda _: lambda ws, op: ws.usages.get((op.usage.source, op.usage.event_id))),
     Mutant("intervals are not compared", WorkingSet, "intervals", guards.an_interval_is_charged_once,
            lambda _: lambda ws, hold_id: ()),
+    Mutant("a replaced hub writes", plan, "_must_be_in_force", guards.a_replaced_hub_is_refused, lambda _: lambda ws, fence: None),
+    Mutant("refunds have no end", SqlRefunds, "_refundable", guards.refunds_end_with_what_was_charged, lambda _: lambda one, hold_id: 10**9),
     Mutant("overruns are clamped", plan, "_spend", guards.overruns_are_charged_whole, lambda old: _clamped(old)),
     Mutant("the rest stays held", plan, "_close", guards.what_is_left_returns, lambda _: _close_without_release),
 )  # fmt: skip

@@ -96,3 +96,4 @@ def _fill(database: Database) -> None:
     ledgers.adjust(database, books.person.id, "adjust-1", books.accounts[0], 5)
     ledgers.run(database, lambda ledger: ledger.place_hold(books.order(10, hold_id="hold-0001")))
     ledgers.run(database, lambda ledger: ledger.charge(ledgers.usage("hold-0001", "event-1", 4)))
+    ledgers.refund(database, books.person.id, "refund-1", "hold-0001", 3)

@@ -24,17 +24,22 @@ CORRUPTIONS = [
     ("UPDATE usage_record SET quantity = quantity + 1 WHERE event_id = 'event-1'", "entry", ""),
     ("UPDATE usage_record SET from_us = from_us + 60000000, to_us = to_us + 60000000 WHERE event_id = 'event-1'",
      "usage_record", "session:event-"),
-    (f"UPDATE entry SET amount = amount + 1 WHERE seq = {_LAST_ENTRY}", "entry", "u:session:event-2"),
+    (f"UPDATE entry SET amount = amount + 1 WHERE seq = {_LAST_ENTRY}", "entry", "f:refund-1"),
     (f"UPDATE entry SET actor = 'somebody' WHERE seq = {_LAST_ENTRY}", "entry", ""),
     (f"UPDATE entry SET at_us = at_us + 1 WHERE seq = {_LAST_ENTRY}", "entry", ""),
-    (f"DELETE FROM entry WHERE seq = {_LAST_ENTRY}", "entry", "u:session:event-2"),
+    (f"DELETE FROM entry WHERE seq = {_LAST_ENTRY}", "entry", "f:refund-1"),
     ("UPDATE entry SET account_id = 'nobody' WHERE seq = (SELECT min(seq) FROM entry)", "entry", ""),
     ("DELETE FROM ledger_link WHERE id = (SELECT max(id) FROM ledger_link)", "ledger_epoch", ""),
     ("DELETE FROM ledger_link WHERE id = (SELECT min(id) FROM ledger_link)", "entry", ""),
     ("UPDATE adjustment SET delta = delta + 1 WHERE id = 'adjust-1'", "adjustment", "adjust-1"),
+    ("UPDATE adjustment SET delta = delta - 1 WHERE reverses IS NOT NULL", "adjustment", "reverse-1"),
+    ("DELETE FROM adjustment WHERE id = 'adjust-2'", "entry", ""),
+    ("UPDATE refund SET amount = amount + 1 WHERE id = 'refund-1'", "refund", "refund-1"),
+    ("UPDATE refund SET hold_id = 'hold-0002' WHERE id = 'refund-1'", "refund", "refund-1"),
+    ("DELETE FROM refund WHERE id = 'refund-1'", "entry", ""),
     ("UPDATE audit SET reason = 'another' WHERE seq = 1", "audit", "1"),
     ("DELETE FROM audit WHERE seq = 1", "audit", "2"),
-    ("DELETE FROM audit WHERE seq = 2", "audit_head", "1"),
+    ("DELETE FROM audit WHERE seq = (SELECT max(seq) FROM audit)", "audit_head", "1"),
 ]  # fmt: skip
 
 
@@ -51,6 +56,8 @@ def corruptible(database: Database) -> Database:
         lambda ledger: ledger.charge(ledgers.usage("hold-0001", "event-1", 5)),
         lambda ledger: ledger.charge(ledgers.usage("hold-0001", "event-2", 7, minute=1)),
     )
+    ledgers.reverse(database, books.person.id, "reverse-1", "adjust-1")
+    ledgers.refund(database, books.person.id, "refund-1", "hold-0001", 6)
     with database.writing() as connection:
         for table in APPEND_ONLY:
             if database.is_sqlite:

@@ -8,12 +8,14 @@ aside for a person and logged, not dropped.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
 from quota.domain.errors import IdConflict, QuotaError, Refused, Spooled, Unavailable, Unknown, WrongState
+from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, Usage
 from quota.domain.ids import HoldId
 from quota.service.ports import Ledger, Spool, SpooledChange, SpooledVerb
@@ -30,6 +32,13 @@ class SpooledLedger:
         self._spool = spool
         self._waiting: dict[HoldId, SpooledChange] = {one.hold_id: one for one in spool.pending()}
         self._replaying = asyncio.Lock()
+        self._keeps = True
+
+    def fenced(self, fence: Fence) -> Ledger:
+        """What somebody who may have been replaced asks for is never kept: made later, it would escape its fence."""
+        other = copy.copy(self)
+        other._ledger, other._keeps = self._ledger.fenced(fence), False
+        return other
 
     async def charge(self, usage: Usage) -> Charged:
         """As the ledger does. Raises Spooled where the usage is kept for later."""
@@ -66,6 +75,8 @@ class SpooledLedger:
         try:
             return await work()
         except Unavailable as error:
+            if not self._keeps:
+                raise
             # Taken before the disk is asked: a second change of the hold must not come between.
             self._waiting[change.hold_id] = change
             try:

@@ -8,13 +8,15 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from quota.domain.errors import Spooled, Unavailable
+from quota.domain.errors import Spooled, StaleEpoch, Unavailable
+from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, HoldState, Usage
 from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
 from quota.domain.units import Unit
 from quota.service.ports import SpooledChange
 from quota.service.spooled_ledger import SpooledLedger
-from tests.fake_store import Books, FakeAccounts
+from tests.fake_books import Books, FakeFences
+from tests.fake_store import FakeAccounts
 from tests.fakes import START, FakeLedger
 
 ALLOCATION = AllocationId("allocation-1")
@@ -220,3 +222,18 @@ async def test_the_release_of_a_hold_that_never_came_to_be_is_done_with(site: Si
     site.inner.away = False
     assert await site.ledger.replay() == 1
     assert site.spool.aside == []
+
+
+async def test_what_a_hub_asks_for_is_never_kept_since_it_would_escape_its_fence(site: Site) -> None:
+    books = FakeFences(site.inner.books)
+    fenced = site.ledger.fenced(Fence("hub", books.take("hub", "a test", START)))
+    site.inner.away = True
+    away = site.ledger.fenced(Fence("hub", 1))
+    with pytest.raises(Unavailable) as caught:
+        await away.release(HOLD, START, "stopped")
+    assert not isinstance(caught.value, Spooled)
+    assert site.spool.changes == []
+    site.inner.away = False
+    books.take("hub", "another", START)
+    with pytest.raises(StaleEpoch):
+        await fenced.release(HOLD, START, "stopped")

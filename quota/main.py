@@ -21,6 +21,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from quota.adapters.clock import SystemClock
+from quota.adapters.evidence import EvidenceByBackend
 from quota.adapters.hub_api import HubApi
 from quota.adapters.hub_oauth import HubSignIn
 from quota.adapters.profile_catalogue import Catalogue
@@ -87,7 +88,7 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
             ledger=ledger,
             store=store,
             hub=hub,
-            evidence=RunnerRecords(settings.data / "sessions"),
+            evidence=EvidenceByBackend({"local": RunnerRecords(settings.data / "sessions")}),
             catalogue=Catalogue(settings.profiles),
             policy=settings.policy,
             programme=settings.programme,

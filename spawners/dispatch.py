@@ -13,10 +13,11 @@ from jupyterhub.spawner import Spawner
 from jupyterhub.utils import maybe_future
 from traitlets import Dict, Instance, default
 
+from spawners.delegate import BackendUnreachable, DeadlineRefused
 from spawners.local import LocalSpawner
 from spawners.profiles import Backend, Profiles
 from spawners.resources import InvalidRequest, ResourceRequest
-from spawners.session_traits import RunningSession, SessionTraits, StopUnconfirmedError, refused
+from spawners.session_traits import RunningSession, SessionTraits, StopOrder, StopUnconfirmedError, refused
 
 DELEGATES: Final[Mapping[Backend, type[Spawner]]] = {Backend.LOCAL: LocalSpawner}
 
@@ -25,7 +26,7 @@ _NOT_PASSED_ON: Final = frozenset({"config", "parent", "log", "db", "handler", "
 
 
 class DispatchSpawner(SessionTraits, Spawner):
-    """Holds one delegate at a time and answers the hub in its name."""
+    """Holds one delegate (`spawners.delegate.Delegate`) at a time and answers the hub in its name."""
 
     profiles = Instance(Profiles, args=((),), help="The catalogue of portal.toml.").tag(config=True)
     delegates = Dict(help="Spawner class by Backend.").tag(config=True)
@@ -56,7 +57,16 @@ class DispatchSpawner(SessionTraits, Spawner):
     async def run_pre_spawn_hook(self) -> None:
         """Refuse what cannot start, adopt what already runs (its hold stands), else let admission place a hold."""
         self._require_startable()
-        running = await self.adopt_running()
+        try:
+            running = await self.adopt_running()
+        except (BackendUnreachable, OSError) as error:
+            self.log.warning("What runs for %s cannot be seen, nothing is started: %s", self._log_name, error)
+            raise refused(
+                "The place where this session would run cannot be reached, so nothing was started and nothing is charged. "
+                "Sessions that run go on. Try again in a minute.",
+                reason="backend_unreachable",
+                status_code=503,
+            ) from None
         if running is None:
             await maybe_future(super().run_pre_spawn_hook())
 
@@ -80,10 +90,10 @@ class DispatchSpawner(SessionTraits, Spawner):
         try:
             if self._child is None and await self.adopt_running() is None:
                 return 0
-        except OSError as error:  # an exception here would mean "stopped" to a starting hub
-            self.log.warning("What runs for %s cannot be read: %s", self._log_name, error)
+            status: int | None = await self._child.poll()
+        except (BackendUnreachable, OSError) as error:  # an exception here would mean "stopped" to a starting hub
+            self.log.warning("Whether %s runs cannot be seen: %s", self._log_name, error)
             return None
-        status: int | None = await self._child.poll()
         self._follow_child()
         return status
 
@@ -93,20 +103,54 @@ class DispatchSpawner(SessionTraits, Spawner):
             raise StopUnconfirmedError(
                 f"no backend can be asked to stop {self._log_name} (saved state: {self._backend!r})"
             )
+        self._child.stop_order = self.stop_order
         await self._child.stop(now=now)
 
+    async def set_deadline(self, hold_id: str, deadline_ms: int) -> None:
+        """Move the end of the session that runs under `hold_id`.
+
+        Raises DeadlineRefused where the backend says no or another session runs here, BackendUnreachable where it is not known.
+        """
+        if self._lost:
+            raise BackendUnreachable(f"the backend {self._backend} is not configured")
+        if self._child is None or self.hold_id != hold_id:
+            raise DeadlineRefused("this session does not run any more")
+        try:
+            await self._child.set_deadline(deadline_ms)
+        except OSError as error:
+            raise BackendUnreachable(str(error)) from error
+        self.deadline_ms = deadline_ms
+
     async def adopt_running(self) -> RunningSession | None:
-        """Ask each backend what it runs for this person and server name, and take it over."""
+        """Ask each backend what it runs for this person and server name, and take it over.
+
+        One that cannot be asked is an outage for the caller only where it could be the one: where nothing else runs the session
+        and it is the backend of the start or of the saved state. Raises BackendUnreachable or OSError then.
+        """
+        silent: BackendUnreachable | OSError | None = None
         for backend in self.delegates:
             child = self._make_child(backend)
-            running: RunningSession | None = await child.find_running()
+            try:
+                running: RunningSession | None = await child.find_running()
+            except (BackendUnreachable, OSError) as error:
+                self.log.warning("Backend %s does not say what it runs for %s: %s", backend, self._log_name, error)
+                silent = error if self._concerns(backend) else silent
+                continue
             if running is not None:
                 self.log.info("Found session %s of %s on backend %s", running.hold_id, self._log_name, backend)
                 self._take(backend, running.profile)
                 self._child.adopt(running)
                 self._follow_child()
                 return running
+        if silent is not None:
+            raise silent
         return None
+
+    def _concerns(self, backend: Backend) -> bool:
+        """Whether this backend's silence matters: it would run the start that is asked for, or nobody knows which one would."""
+        request: ResourceRequest | None = self.resource_request
+        profile = None if request is None else self.profiles.get(request.profile)
+        return profile is None or profile.backend is backend
 
     def get_state(self) -> dict[str, Any]:
         """Backend, profile and the delegate's state."""
@@ -138,6 +182,7 @@ class DispatchSpawner(SessionTraits, Spawner):
         self._taken.clear()
         self._profile_id = ""
         self.hold_id, self.session_environment, self.deadline_ms, self.resource_request = "", {}, 0, None
+        self.stop_order = StopOrder()
 
     async def get_url(self) -> str:
         """Where the session listens, by its backend's own knowledge."""

@@ -17,19 +17,18 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 from jupyterhub.spawner import Spawner
 from jupyterhub.utils import random_port
 from traitlets import Integer, default
 
 from spawners import processes, records
+from spawners.delegate import GRACE_S, BackendUnreachable, DeadlineRefused
+from spawners.local_index import RunningIndex, home_name
 from spawners.records import EndReason, Order, RecordError, RecordMissing, RecordUnreadable, SessionRecord
 from spawners.session_traits import HOLD_VARIABLE, RunningSession, SessionTraits, StopUnconfirmedError, refused
 
 LOOPBACK: Final = "127.0.0.1"
-# A runner needs its grace period, then up to 10 s to sweep and a moment to write the end.
-STOP_MARGIN_S: Final = 15
 _ROOT: Final = Path(__file__).resolve().parents[1]
 LAB_DEFAULTS: Final = Path(__file__).resolve().parent / "lab"  # JupyterLab asks nobody about news or updates
 _OPENS_AT: Final = {"lab": "/lab"}
@@ -39,7 +38,11 @@ _HUB_SECRETS: Final = frozenset({"CONFIGPROXY_AUTH_TOKEN", "JUPYTERHUB_CRYPT_KEY
 class LocalSpawner(SessionTraits, Spawner):
     """Starts one runner a session and believes its record."""
 
-    stop_grace_s = Integer(10, help="Seconds between SIGTERM and SIGKILL on stop.").tag(config=True)
+    stop_grace_s = Integer(GRACE_S, help="Seconds between SIGTERM and SIGKILL on stop.").tag(config=True)
+    # A runner needs its grace period, then up to 10 s to sweep and a moment to write the end.
+    stop_margin_s = Integer(15, help="Seconds beyond the grace after which a stop counts as not confirmed.").tag(
+        config=True
+    )
     start_deadline_s = Integer(30, help="Seconds that a session may take to get its process.").tag(config=True)
 
     _starting = False
@@ -90,8 +93,11 @@ class LocalSpawner(SessionTraits, Spawner):
             return
         if not self._ordered:
             raise StopUnconfirmedError(f"what runs for {self._log_name} cannot be read")
+        grace_s = self.stop_grace_s if self.stop_order.grace_s is None else self.stop_order.grace_s
+        with contextlib.suppress(OSError):  # on a full disk the session is stopped all the same
+            records.write_stop(self._folder, self.stop_order.reason, grace_s)
         self._terminate_runner()
-        give_up = time.monotonic() + self.stop_grace_s + STOP_MARGIN_S
+        give_up = time.monotonic() + grace_s + self.stop_margin_s
         wait_s = 0.02
         while await self.poll() is None:
             if time.monotonic() >= give_up:
@@ -99,7 +105,17 @@ class LocalSpawner(SessionTraits, Spawner):
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 1.5, 0.25)
         if self._runner is not None:  # it leaves right after it wrote the end; collected here, it is no zombie
-            await asyncio.to_thread(self._runner.wait, STOP_MARGIN_S)
+            await asyncio.to_thread(self._runner.wait, self.stop_margin_s)
+
+    async def set_deadline(self, deadline_ms: int) -> None:
+        """Write the deadline that the runner follows within a second; nothing but the runner ends a local session."""
+        status = await self.poll()
+        if status is not None:
+            raise DeadlineRefused("the session has ended")
+        try:
+            await asyncio.to_thread(records.write_deadline, self._folder, deadline_ms)
+        except OSError as error:
+            raise BackendUnreachable(f"the deadline of session {self.hold_id} cannot be written: {error}") from error
 
     def get_state(self) -> dict[str, Any]:
         """The hold's id: everything else stands in the session's folder."""
@@ -132,8 +148,11 @@ class LocalSpawner(SessionTraits, Spawner):
         yield {"progress": 40, "message": "Starting the notebook server"}
 
     async def find_running(self) -> RunningSession | None:
-        """Look for a live session of this person and server name in the data folder."""
-        return await asyncio.to_thread(find_running, self._sessions, self.user.name, self.name)
+        """Look for a live session of this person and server name in the data folder. Raises BackendUnreachable."""
+        try:
+            return await asyncio.to_thread(self._index.find_running, self.user.name, self.name)
+        except OSError as error:
+            raise BackendUnreachable(f"{self._sessions} cannot be read: {error}") from error
 
     def adopt(self, running: RunningSession) -> None:
         """Take over a session that this object did not start, its API token included so that a stop revokes it."""
@@ -165,6 +184,10 @@ class LocalSpawner(SessionTraits, Spawner):
         return Path(self.data_folder) / "sessions"
 
     @property
+    def _index(self) -> RunningIndex:
+        return RunningIndex(Path(self.data_folder))
+
+    @property
     def _folder(self) -> Path:
         return records.session_folder(self._sessions, self.hold_id)
 
@@ -191,6 +214,7 @@ class LocalSpawner(SessionTraits, Spawner):
         except FileExistsError:  # a hold pays for one session
             raise refused("The session has just ended. Start it again.", reason="hold_used", status_code=409) from None
         try:
+            self._index.add(self.user.name, self.hold_id)
             self._write_order(folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -236,35 +260,40 @@ class LocalSpawner(SessionTraits, Spawner):
     async def _await_record(self, folder: Path) -> SessionRecord:
         give_up = time.monotonic() + self.start_deadline_s
         wait_s = 0.01
+        said: tuple[str, ...] = ()
         while time.monotonic() < give_up:
             left = self._runner is not None and self._runner.poll() is not None
             try:
                 record = records.read(folder)
             except RecordMissing:
                 if left:
-                    self._discard(folder)
+                    said = self._last_words(folder)
+                    shutil.rmtree(
+                        folder, ignore_errors=True
+                    )  # credentials included: no folder is the evidence of no session
                     break
             else:
                 if record.end_reason is EndReason.NEVER_STARTED:
+                    said = self._last_words(folder)
                     break
                 if left or _has_begun(record):
                     return record
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 1.1, 0.1)  # a record is found at most a tenth later than it was written
-        self.log.error("Session %s got no process; see %s", self.hold_id, folder / records.LOG)
+        self.log.error("Session %s got no process; its runner said: %s", self.hold_id, " | ".join(said))
         raise refused(
             "The session's process could not be started; nothing is charged. Try again, or tell the portal's operators.",
             reason="never_started",
             status_code=500,
+            log_lines=said,
         )
 
-    def _discard(self, folder: Path) -> None:
-        """Remove the folder of a session that never was, credentials included: no folder is the evidence of no session."""
-        with contextlib.suppress(OSError):
-            self.log.error(
-                "The runner of session %s said: %s", self.hold_id, (folder / records.LOG).read_text()[-2000:]
-            )
-        shutil.rmtree(folder, ignore_errors=True)
+    def _last_words(self, folder: Path) -> tuple[str, ...]:
+        """The last lines that session and runner printed."""
+        try:
+            return tuple((folder / records.LOG).read_text(errors="replace")[-2000:].splitlines()[-10:])
+        except OSError:
+            return ()
 
     def _terminate_runner(self) -> None:
         try:
@@ -275,31 +304,6 @@ class LocalSpawner(SessionTraits, Spawner):
             return
         if record.boot_id == processes.boot_id():
             processes.send_signal(record.runner_pid, record.runner_started, signal.SIGTERM)
-
-
-def home_name(user: str) -> str:
-    """Name a person's home folder: to the hub a name is any text, as a folder it may neither climb nor hide."""
-    quoted = quote(user, safe="@+=")
-    return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
-
-
-def find_running(sessions: Path, user: str, server_name: str) -> RunningSession | None:
-    """Find the newest session of (user, server name) whose runner lives; broken folders are passed over."""
-    newest: SessionRecord | None = None
-    with contextlib.suppress(FileNotFoundError):
-        for folder in sessions.iterdir():
-            with contextlib.suppress(RecordError):
-                record = records.read(folder)
-                if (record.user, record.server_name) != (user, server_name) or record.ended:
-                    continue
-                if records.is_alive(record) and (newest is None or record.started_at_ms > newest.started_at_ms):
-                    newest = record
-    if newest is None:
-        return None
-    profile = ""
-    with contextlib.suppress(RecordError):
-        profile = records.read_order(records.session_folder(sessions, newest.hold_id)).profile
-    return RunningSession(newest.hold_id, profile)
 
 
 def _launch(folder: Path) -> subprocess.Popen[bytes]:

@@ -97,6 +97,15 @@ def environment(pid: int) -> dict[str, str]:
     return {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
 
 
+def any_marked(variable: str, value: str) -> bool:
+    """Whether any process that runs was started with `variable=value`."""
+    for pid in _pids() - {os.getpid()}:
+        found = stat(pid)
+        if found is not None and found.running and environment(pid).get(variable) == value:
+            return True
+    return False
+
+
 def kill_marked(variable: str, value: str) -> int:
     """Kill every process that was started with `variable=value`; returns how many there were."""
     killed = 0

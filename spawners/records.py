@@ -19,6 +19,7 @@ ORDER: Final = "order.json"
 ENVIRONMENT: Final = "environment.json"
 RECORD: Final = "record.json"
 DEADLINE: Final = "deadline"
+STOP: Final = "stop.json"
 LOG: Final = "log"
 
 _HOLD_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -83,6 +84,7 @@ class SessionRecord:
     ended_at_ms: int | None = None
     exit_status: int | None = None
     end_reason: EndReason | None = None
+    stop_reason: str | None = None  # who or what asked for the stop, in the words of the one who asked
 
     @property
     def ended(self) -> bool:
@@ -120,6 +122,7 @@ def read(folder: Path) -> SessionRecord:
             ended_at_ms=_integer_or_none(content, "ended_at_ms"),
             exit_status=_integer_or_none(content, "exit_status"),
             end_reason=None if content.get("end_reason") is None else EndReason(_text(content, "end_reason")),
+            stop_reason=None if content.get("stop_reason") is None else _text(content, "stop_reason"),
         )
     except ValueError as error:
         raise RecordUnreadable(f"{folder / RECORD}: {error}") from error
@@ -159,6 +162,20 @@ def read_deadline_ms(folder: Path) -> int | None:
 def write_deadline(folder: Path, deadline_ms: int) -> None:
     """Replace the deadline; the runner follows within a second."""
     write_durably(folder / DEADLINE, f"{deadline_ms}\n".encode("ascii"))
+
+
+def read_stop(folder: Path) -> tuple[str | None, int | None]:
+    """Why and with how many seconds of grace to stop; (None, None) where nobody said, or the file makes no sense."""
+    try:
+        content = _read_object(folder / STOP)
+        return _text(content, "reason"), _integer(content, "grace_s")
+    except (RecordError, ValueError):
+        return None, None
+
+
+def write_stop(folder: Path, reason: str, grace_s: int) -> None:
+    """Tell the runner how to stop; it reads this when it gets SIGTERM."""
+    write_durably(folder / STOP, json.dumps({"reason": reason, "grace_s": grace_s}).encode())
 
 
 def write_record(folder: Path, record: SessionRecord) -> None:

@@ -47,6 +47,7 @@ class Runner:
         self._deadline_ms: int | None = None
         self._deadline_seen: tuple[int, int] | None = None
         self._end_reason: EndReason | None = None
+        self._stop_reason: str | None = None
         self._kill_at_ns: int | None = None
         self._exit_status: int | None = None
         self._next_heartbeat_ns = self._started_ns + HEARTBEAT_NS
@@ -61,7 +62,7 @@ class Runner:
             self._heartbeat_when_due()
             received = signal.sigtimedwait(_SIGNALS, TICK_S)
             if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
-                self._stop(EndReason.STOPPED, self._order.stop_grace_s)
+                self._stop_as_told()
             self._reap()
         self._sweep()
         self._write_end(self._end_reason or EndReason.EXITED)
@@ -141,6 +142,11 @@ class Runner:
         if self._end_reason is None and self._deadline_ms is not None and self._now_ms() >= self._deadline_ms:
             self._stop(EndReason.DEADLINE, DEADLINE_GRACE_S)
 
+    def _stop_as_told(self) -> None:
+        reason, grace_s = records.read_stop(self._folder)
+        self._stop_reason = self._stop_reason or reason
+        self._stop(EndReason.STOPPED, self._order.stop_grace_s if grace_s is None else max(grace_s, 0))
+
     def _stop(self, reason: EndReason, grace_s: int) -> None:
         """Ask the session to end; the first reason stands, the earliest kill counts."""
         assert self._record is not None
@@ -198,6 +204,7 @@ class Runner:
             ended_at_ms=ended_at_ms,
             exit_status=self._exit_status,
             end_reason=reason,
+            stop_reason=self._stop_reason if reason is EndReason.STOPPED else None,
         )
         give_up_ns = _boottime_ns() + LAST_WRITE_NS
         while True:

@@ -4,12 +4,14 @@ Invariant: a session is named by its hold's id from before it is submitted until
 forgotten meanwhile. JupyterHub saves spawner state only after `start()` returned, so what runs is also found by its label.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from jupyterhub.spawner import SpawnException
+from markupsafe import Markup, escape
 from traitlets import Any as AnyTrait
-from traitlets import Dict, HasTraits, Integer, Unicode
+from traitlets import Dict, HasTraits, Instance, Integer, Unicode
 
 # Marks every process of a session, so that what a killed runner left behind can be told from everything else.
 HOLD_VARIABLE: Final = "COMMONS_HOLD_ID"
@@ -21,6 +23,14 @@ class RunningSession:
 
     hold_id: str
     profile: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopOrder:
+    """How to stop a session: why, in a word that is kept with its evidence, and how long after SIGTERM it is killed."""
+
+    reason: str = "stopped"
+    grace_s: int | None = None  # None: what the site configured for the backend
 
 
 class StopUnconfirmedError(RuntimeError):
@@ -38,14 +48,19 @@ class SessionTraits(HasTraits):
         help="UTC milliseconds at which the backend stops the session; 0: chosen runtime after its true start."
     )
     resource_request = AnyTrait(help="The checked ResourceRequest; None before user_options were checked.")
+    stop_order = Instance(StopOrder, args=(), help="How the next stop is done; set before it by who asks for it.")
     data_folder = Unicode(help="The portal's data folder ($COMMONS_DATA).").tag(config=True)
 
 
-def refused(message: str, *, reason: str, status_code: int = 400) -> SpawnException:
-    """Make a refusal whose text the person sees on every page.
+def refused(message: str, *, reason: str, status_code: int = 400, log_lines: Sequence[str] = ()) -> SpawnException:
+    """Make a refusal whose text the person sees on every page, with the last lines that the session logged.
 
     JupyterHub 6.1.1 shows a refused start's message on the first page only; later visits read `jupyterhub_message`.
     """
-    refusal: Any = SpawnException(message, reason=reason, status_code=status_code)
+    html = escape(message)
+    if log_lines:
+        html += Markup('<pre class="mt-2 mb-0">{}</pre>').format("\n".join(log_lines))
+    refusal: Any = SpawnException(message, reason=reason, status_code=status_code, message_html=str(html))
     refusal.jupyterhub_message = message
+    refusal.jupyterhub_html_message = str(html)
     return refusal

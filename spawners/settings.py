@@ -39,7 +39,7 @@ class LocalTable(BaseModel):
 
     start_deadline: Duration = Field(30, description='How long a session may take to get its process, such as "30 s".')
     stop_grace: Duration = Field(
-        10, description="Time between SIGTERM and SIGKILL when a session is stopped by a person or the portal."
+        60, description="Time between SIGTERM and SIGKILL when a session is stopped by a person or the portal."
     )
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -18,10 +18,10 @@ from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, HoldState, Usa
 from quota.domain.ids import AllocationId, HoldId, ProjectId
 from quota.domain.project import Project, ProjectState
 from quota.domain.rates import ChargeRate
-from quota.domain.session import Evidence
+from quota.domain.session import Evidence, Seen, Unreachable
 from quota.domain.units import Balance, Unit
 from quota.service.callers import ACCESS_SCOPE, Caller, Power
-from quota.service.ports import HubIdentity, HubServer, PricedProfile
+from quota.service.ports import Asked, HubIdentity, HubServer, PricedProfile
 from quota.service.services import Policy, Programme, Services
 from tests.fake_books import Books, FakeFences, Line
 from tests.fake_store import FakeAccounts, FakePeople, FakeStore, FakeTransaction
@@ -185,16 +185,23 @@ class FakeHub:
 
 
 class FakeEvidence:
-    """What a test wrote down; an Exception in place of evidence is raised."""
+    """What a test wrote down; an Unavailable in place of evidence is an outage of that session."""
 
     def __init__(self) -> None:
         self.by_hold: dict[HoldId, Evidence | Unavailable] = {}
+        self.told: list[HoldId] = []
+        self.looks: list[int] = []  # how many sessions each look asked for
 
-    async def read(self, hold_id: HoldId) -> Evidence | None:
+    async def read(self, asked: Sequence[Asked]) -> Mapping[HoldId, Seen]:
+        self.looks.append(len(asked))
+        return {one.hold_id: self._seen(one.hold_id) for one in asked}
+
+    async def settled(self, hold_ids: Sequence[HoldId]) -> None:
+        self.told.extend(hold_ids)
+
+    def _seen(self, hold_id: HoldId) -> Seen:
         found = self.by_hold.get(hold_id)
-        if isinstance(found, Unavailable):
-            raise found
-        return found
+        return Unreachable(str(found)) if isinstance(found, Unavailable) else found
 
 
 class FakeCatalogue:

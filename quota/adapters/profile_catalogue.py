@@ -20,6 +20,7 @@ class Catalogue:
                 gpus=one.gpus,
                 longest_runtime_s=one.longest_runtime_s,
                 title_zh=one.title_zh,
+                backend=one.backend.value,
             )
             for one in profiles
         }

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from quota.domain.errors import Unavailable
 from quota.domain.ids import HoldId, is_id
-from quota.domain.session import EndReason, Evidence
+from quota.domain.session import EndReason, Evidence, Seen, Unreachable
+from quota.service.ports import Asked
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _INSTANT_MS_MAX: Final = 253_402_300_799_999  # the last millisecond of the year 9999
@@ -29,11 +31,20 @@ class RunnerRecords:
         self._sessions = sessions
         self._proc = proc
 
-    async def read(self, hold_id: HoldId) -> Evidence | None:
-        """What the session's runner wrote down. Raises Unavailable where the folder makes no sense."""
+    async def read(self, asked: Sequence[Asked]) -> Mapping[HoldId, Seen]:
+        """What the sessions' runners wrote down; a folder that makes no sense is Unreachable."""
+        return await asyncio.to_thread(lambda: {one.hold_id: self._seen(one.hold_id) for one in asked})
+
+    async def settled(self, hold_ids: Sequence[HoldId]) -> None:
+        """Keep the folders: `prune` removes them when the retention has passed."""
+
+    def _seen(self, hold_id: HoldId) -> Seen:
         if not is_id(hold_id):
             return None
-        return await asyncio.to_thread(self._read, hold_id)
+        try:
+            return self._read(hold_id)
+        except Unavailable as error:
+            return Unreachable(str(error))
 
     def _read(self, hold_id: HoldId) -> Evidence | None:
         folder = self._sessions / hold_id
@@ -96,12 +107,19 @@ def _evidence(hold_id: HoldId, record: dict[str, object]) -> Evidence:
         return Evidence(hold_id, started_at, alive_at, None)
     # Proof of life after a recorded end would be a contradiction; what was proved counts.
     ended_at = max(_instant(record, "ended_at_ms"), alive_at)
-    return Evidence(hold_id, started_at, alive_at, ended_at, reason or EndReason.EXITED)
+    return Evidence(
+        hold_id, started_at, alive_at, ended_at, reason or EndReason.EXITED, note=_text(record, "stop_reason")
+    )
 
 
 def _lost(hold_id: HoldId, record: dict[str, object]) -> Evidence:
     seen = _evidence(hold_id, record)
     return Evidence(hold_id, seen.started_at, seen.alive_at, seen.alive_at, EndReason.LOST)
+
+
+def _text(record: dict[str, object], name: str) -> str:
+    value = record.get(name)
+    return value[:200] if isinstance(value, str) else ""
 
 
 def _reason(value: object) -> EndReason | None:

@@ -118,6 +118,9 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "end.deadline": Message("The chosen runtime was over."),
     "end.never_started": Message("It never started; nothing was charged."),
     "end.lost": Message("Its host was lost; charged to the last sign of life."),
+    "end.device_missing": Message("The GPUs it was given are not there; nothing was charged."),
+    "end.out_of_memory": Message("It used more memory than its profile has."),
+    "end.cancelled": Message("Cancelled while it waited; nothing was charged."),
     # fields
     "field.required": Message("is required"),
     "field.unknown": Message("is not known here"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
 
@@ -42,6 +42,30 @@ class EndReason(StrEnum):
     DEADLINE = "deadline"
     NEVER_STARTED = "never_started"
     LOST = "lost"  # the host or its runner vanished: charged to the last proof of life, flagged
+    DEVICE_MISSING = "device_missing"  # refused before it ran: the devices that it was given are not there; charge 0
+    OUT_OF_MEMORY = "out_of_memory"
+    CANCELLED = "cancelled"  # while it waited in a queue; charge 0
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One stretch on the hardware, [from_at, to_at): from a start to a requeue, a suspension or the end; its last proof of life while it lasts.
+
+    `busy_ms` is what is billed of it where the backend says less than the whole (a suspension inside); never more.
+    """
+
+    from_at: datetime
+    to_at: datetime
+    busy_ms: int | None = None
+
+    @property
+    def billed_ms(self) -> int:
+        """Whole milliseconds to bill. Raises ValueError for a run that ends before it starts or is billed beyond its length."""
+        whole_ms = (self.to_at - self.from_at) // timedelta(milliseconds=1)
+        billed_ms = whole_ms if self.busy_ms is None else self.busy_ms
+        if not 0 <= billed_ms <= whole_ms:
+            raise ValueError("a run that is billed beyond its length")
+        return billed_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +73,9 @@ class Evidence:
     """What a backend says of a session, in its own timestamps.
 
     `alive_at` is the last proof of life; `ended_at` is set only by positive evidence of an end. Neither started nor ended and not
-    `never_started`: it is still on its way.
+    `never_started`: it is still on its way, and with `waiting_since` it waits in a queue. `runs` lists the stretches that are billed,
+    oldest first and never overlapping, where there is more than the one from start to end. `ends_at` is the end that the backend itself
+    enforces, where it says one: it moves with a suspension and with an extension.
     """
 
     hold_id: HoldId
@@ -57,6 +83,32 @@ class Evidence:
     alive_at: datetime | None
     ended_at: datetime | None
     reason: EndReason | None = None
+    runs: tuple[Run, ...] = ()
+    waiting_since: datetime | None = None
+    suspended: bool = False
+    ends_at: datetime | None = None
+    note: str = (
+        ""  # the stop's reason, a failed start's last lines, a queue's reason: the backend's words for the owner
+    )
+
+    @property
+    def billed(self) -> tuple[Run, ...]:
+        """The stretches to bill, oldest first."""
+        to_at = self.ended_at or self.alive_at
+        if self.runs or self.started_at is None or to_at is None:
+            return self.runs
+        return (Run(self.started_at, to_at),)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """The backend could not be asked, or what it said makes no sense: nothing is known, so nothing is settled, stopped or forgotten."""
+
+    why: str
+
+
+Seen = Evidence | Unreachable | None
+"""What one look gives: evidence, an outage, or None where the backend positively has nothing under this hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +124,7 @@ class SessionTerms:
     margin_s: int
     server_name: str
     hub_name: str
+    backend: str = "local"  # holds from before backends were pinned are local ones
 
     def as_details(self) -> dict[str, object]:
         """JSON values for the hold; `rate` as 'n/d' so that it stays exact."""
@@ -85,6 +138,7 @@ class SessionTerms:
             "margin_s": self.margin_s,
             "server_name": self.server_name,
             "hub_name": self.hub_name,
+            "backend": self.backend,
         }
 
     @classmethod
@@ -100,6 +154,7 @@ class SessionTerms:
             margin_s=int(str(details["margin_s"])),
             server_name=str(details["server_name"]),
             hub_name=str(details["hub_name"]),
+            backend=str(details.get("backend", "local")),
         )
 
 

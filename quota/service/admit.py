@@ -101,6 +101,7 @@ def _order(services: Services, request: SessionHoldRequest, actor: Person, quote
         margin_s=quote.price.margin_s,
         server_name=request.server_name,
         hub_name=request.actor,
+        backend=quote.price.backend,
     )
     at = services.clock.now()
     return HoldOrder(

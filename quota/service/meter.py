@@ -20,12 +20,21 @@ from weakref import WeakValueDictionary
 from quota.domain.errors import IdConflict, QuotaError, Unavailable, Unknown, WrongState
 from quota.domain.hold import Hold, HoldKind, HoldState
 from quota.domain.ids import HoldId
-from quota.domain.session import TRANSITIONS, EndReason, Evidence, Session, SessionState, SessionTerms
+from quota.domain.session import (
+    TRANSITIONS,
+    EndReason,
+    Evidence,
+    Seen,
+    Session,
+    SessionState,
+    SessionTerms,
+    Unreachable,
+)
 from quota.service.admit import session_of
-from quota.service.ports import HubServer, Transaction
+from quota.service.ports import Asked, HubServer, Transaction
 from quota.service.services import Services
 from quota.service.sessions import mark_stopping
-from quota.service.settle import Sighting, Verdict, judge, usage_due
+from quota.service.settle import Sighting, Verdict, judge, usages_due
 
 log = logging.getLogger("quota.meter")
 _AT_ONCE: Final = 16  # holds looked at together: enough for the ledger to group their commits
@@ -61,11 +70,12 @@ class Meter:
         holds = await self._services.ledger.open_holds(HoldKind.SESSION)
         self._hints = {hold.id: self._hints[hold.id] for hold in holds if hold.id in self._hints}
         listed = _listed(holds, servers)
+        seen = await self._read(holds)
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(hold: Hold) -> Outcome:
             async with gate:
-                return await self._look(hold.id, listed.get(hold.id))
+                return await self._look(hold.id, listed.get(hold.id), seen[hold.id])
 
         counts = Counter(await asyncio.gather(*(one(hold) for hold in holds)))
         await self._repair_rows({hold.id for hold in holds})
@@ -83,7 +93,7 @@ class Meter:
         if hold.state is HoldState.HELD:
             self._hints.setdefault(hold_id, self._services.clock.now())
             await self._services.store.write(lambda tx: _hinted(tx, hold, reason))
-            await self._look(hold_id, listed=None)
+            await self._look(hold_id, None, (await self._read([hold]))[hold_id])
         session = await self._services.store.read(lambda tx: tx.sessions.get(hold_id))
         return session.state if session is not None else SessionState.HELD
 
@@ -94,11 +104,20 @@ class Meter:
         waits = [(at + grace - now).total_seconds() for at in self._hints.values()]
         return max(1.0, min([w for w in waits if w > 0], default=float(policy.meter_interval_s)))
 
-    async def _look(self, hold_id: HoldId, listed: bool | None) -> Outcome:
+    async def _read(self, holds: Sequence[Hold]) -> Mapping[HoldId, Seen]:
+        """One look at the evidence of all these holds; an outage stands in the place of what could not be read."""
+        try:
+            found = await self._services.evidence.read([asked_of(hold) for hold in holds])
+        except Unavailable as error:
+            found = {hold.id: Unreachable(str(error)) for hold in holds}
+        silent = Unreachable("nothing was said of it")
+        return {hold.id: found.get(hold.id, silent) for hold in holds}
+
+    async def _look(self, hold_id: HoldId, listed: bool | None, seen: Seen) -> Outcome:
         lock = self._locks.setdefault(hold_id, asyncio.Lock())
         async with lock:
             try:
-                return await self._advance(hold_id, listed)
+                return await self._advance(hold_id, listed, seen)
             except (IdConflict, WrongState):  # another process was faster; the next pass sees what it did
                 return Outcome.OPEN
             except Unavailable as error:
@@ -108,21 +127,21 @@ class Meter:
                 log.exception("hold %s: the ledger does not take what its evidence says; it stays open", hold_id)
                 return Outcome.UNKNOWN
 
-    async def _advance(self, hold_id: HoldId, listed: bool | None) -> Outcome:
+    async def _advance(self, hold_id: HoldId, listed: bool | None, found: Seen) -> Outcome:
         services = self._services
         hold = await services.ledger.hold(hold_id)
         if hold is None or hold.state is not HoldState.HELD:
             self._hints.pop(hold_id, None)
             return Outcome.SETTLED
-        try:
-            evidence = await services.evidence.read(hold_id)
-        except Unavailable:
+        if isinstance(found, Unreachable):
+            log.warning("hold %s: cannot be judged: %s", hold_id, found.why)
             await self._lost_sight(hold)
-            raise
+            return Outcome.UNKNOWN
         seen = Sighting(services.clock.now(), listed, self._hints.get(hold_id))
-        outcome = await self._perform(judge(hold, evidence, seen, services.policy), hold, evidence, seen)
+        outcome = await self._perform(judge(hold, found, seen, services.policy), hold, found, seen)
         if outcome in (Outcome.SETTLED, Outcome.RELEASED):
             self._hints.pop(hold_id, None)
+            await services.evidence.settled([hold_id])
         return outcome
 
     async def _perform(self, verdict: Verdict, hold: Hold, evidence: Evidence | None, seen: Sighting) -> Outcome:
@@ -140,12 +159,14 @@ class Meter:
             await self._note(hold, SessionState.SETTLED, evidence, EndReason.LOST)
             return Outcome.SETTLED
         assert evidence is not None
-        usage = usage_due(hold, terms, evidence)
+        due = usages_due(hold, terms, evidence)
         if verdict is Verdict.SETTLE:
-            await ledger.settle(hold.id, seen.at, usage)
+            for usage in due[:-1]:
+                await ledger.charge(usage)
+            await ledger.settle(hold.id, seen.at, due[-1] if due else None)
             await self._note(hold, SessionState.SETTLED, evidence, evidence.reason)
             return Outcome.SETTLED
-        if usage is not None:
+        for usage in due:
             await ledger.charge(usage)
         await self._extend(hold, self._services.policy.unknown_lease_s)
         await self._note(hold, SessionState.RUNNING, evidence, None)
@@ -160,10 +181,8 @@ class Meter:
             if hold is None or hold.state is HoldState.HELD:
                 continue
             settled = hold.state is HoldState.SETTLED
-            try:
-                evidence = await self._services.evidence.read(hold.id)
-            except Unavailable:
-                evidence = None
+            seen = (await self._read([hold]))[hold.id]
+            evidence = None if isinstance(seen, Unreachable) else seen
             reason = evidence.reason if evidence is not None and settled else None
             await self._note(
                 hold,
@@ -187,6 +206,12 @@ class Meter:
         known = await self._services.store.read(lambda tx: tx.sessions.get(hold.id))
         if known is None or _updated(known, state, evidence, reason) != known:
             await self._services.store.write(lambda tx: _write_down(tx, hold, state, evidence, reason))
+
+
+def asked_of(hold: Hold) -> Asked:
+    """What evidence is asked for a hold, by what it pinned."""
+    terms = SessionTerms.from_details(hold.details)
+    return Asked(hold.id, terms.backend, terms.profile, hold.project_id, hold.placed_at)
 
 
 def _listed(holds: Sequence[Hold], servers: Sequence[HubServer] | None) -> Mapping[HoldId, bool | None]:

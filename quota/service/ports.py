@@ -20,7 +20,7 @@ from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, Usage
 from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId, RefundId
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.rates import ChargeRate
-from quota.domain.session import Evidence, Session
+from quota.domain.session import Seen, Session
 from quota.domain.units import Balance, Unit
 
 T = TypeVar("T")
@@ -335,6 +335,7 @@ class PricedProfile:
     gpus: int
     longest_runtime_s: int
     title_zh: str = ""
+    backend: str = "local"
 
     def title_in(self, language: str) -> str:
         """The title in the reader's language; the one that every profile has where there is no other."""
@@ -347,9 +348,31 @@ class ProfileCatalogue(Protocol):
         """The first profile that costs nothing; None where the site has none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A session that evidence is asked for; `backend` and `profile` are those that its hold pinned."""
+
+    hold_id: HoldId
+    backend: str
+    profile: str
+    project_id: ProjectId
+    placed_at: datetime
+
+
 class SessionEvidence(Protocol):
-    async def read(self, hold_id: HoldId) -> Evidence | None:
-        """What the backend knows of the session; None where it positively has none. Raises Unavailable where it cannot say."""
+    """What backends know of sessions; docs/reference/backends.md says what an implementation owes."""
+
+    async def read(self, asked: Sequence[Asked]) -> Mapping[HoldId, Seen]:
+        """One look at all of `asked` (10,000 in a pass): evidence, Unreachable, or None where the backend positively has nothing.
+
+        A hold that is left out counts as Unreachable. Raises Unavailable where nothing can be said of any of them.
+        """
+
+    async def settled(self, hold_ids: Sequence[HoldId]) -> None:
+        """These are charged and closed: what was kept as their evidence may be removed, now or by a retention rule.
+
+        A hint: repeated after a restart, never before the ledger's commit. Errors are the implementation's to log.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ class Price:
     rate: Fraction
     runtime_s: int
     margin_s: int
+    backend: str = "local"
 
     @property
     def amount(self) -> int:
@@ -154,6 +155,7 @@ def _facts(
         rate=_rate(tx, profile, at),
         runtime_s=request.runtime_s,
         margin_s=services.policy.stop_margin_s,
+        backend=profile.backend,
     )
     return price, payer_facts(tx, project, request.actor)
 

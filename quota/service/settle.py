@@ -14,7 +14,7 @@ from typing import Final
 
 from quota.domain.hold import Hold, Usage
 from quota.domain.rates import charge_due
-from quota.domain.session import EndReason, Evidence, SessionTerms
+from quota.domain.session import EndReason, Evidence, Run, SessionTerms
 from quota.service.services import Policy
 
 SOURCE: Final = "session"
@@ -54,27 +54,59 @@ def judge(hold: Hold, evidence: Evidence | None, seen: Sighting, policy: Policy)
     return Verdict.RELEASE if hold.next_seq == 0 else Verdict.LOST
 
 
-def usage_due(hold: Hold, terms: SessionTerms, evidence: Evidence) -> Usage | None:
-    """The slice from what is charged to the end, or to the last proof of life; None where there is nothing new.
+def usages_due(hold: Hold, terms: SessionTerms, evidence: Evidence) -> list[Usage]:
+    """The slices from what is charged to the end, or to the last proof of life: one a run on the hardware, [] where nothing is new.
 
-    Raises InvariantBroken where more was charged than the evidence shows.
+    Between two runs (requeued, suspended) nothing is billed. Raises InvariantBroken where more was charged than the evidence shows.
     """
-    started_at = evidence.started_at
-    to_at = evidence.ended_at or evidence.alive_at
-    if started_at is None or to_at is None:
-        return None
-    from_at = hold.charged_to or started_at
-    amount = charge_due(terms.rate, terms.gpus, elapsed_ms(started_at, to_at), hold.charged)
-    free_and_running = evidence.ended_at is None and terms.rate * terms.gpus == 0
-    if free_and_running or (amount == 0 and to_at <= from_at):
-        return None
+    running = evidence.ended_at is None
+    if running and terms.rate * terms.gpus == 0:
+        return []
+    due: list[Usage] = []
+    total_ms, charged, seq = 0, hold.charged, hold.next_seq
+    for run in evidence.billed:
+        total_ms += run.billed_ms
+        if hold.charged_to is not None and run.to_at <= hold.charged_to:
+            continue
+        from_at = run.from_at if hold.charged_to is None else max(run.from_at, hold.charged_to)
+        amount = charge_due(terms.rate, terms.gpus, total_ms, charged)
+        if amount == 0 and run.to_at <= from_at:
+            continue
+        due.append(_slice(hold, evidence, Span(from_at, run.to_at, _busy_ms(run, from_at, terms, amount)), amount, seq))
+        charged, seq = charged + amount, seq + 1
+    if charge_due(terms.rate, terms.gpus, total_ms, charged) > 0 and hold.charged_to is not None:
+        # Evidence that came late, of time before what is charged already: a record without a length carries it.
+        at, late = hold.charged_to, charge_due(terms.rate, terms.gpus, total_ms, charged)
+        due.append(_slice(hold, evidence, Span(at, at, 0), late, seq))
+    return due
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What a usage record covers; `busy_ms` is what of it is billed."""
+
+    from_at: datetime
+    to_at: datetime
+    busy_ms: int
+
+
+def _busy_ms(run: Run, from_at: datetime, terms: SessionTerms, amount: int) -> int:
+    """Milliseconds of the slice that are billed: all of them, or with a suspension inside as many as its amount pays for."""
+    whole_ms = elapsed_ms(from_at, run.to_at)
+    price = terms.rate * terms.gpus
+    if run.busy_ms is None or price == 0:
+        return whole_ms
+    return min(whole_ms, -int(-amount // price))
+
+
+def _slice(hold: Hold, evidence: Evidence, span: Span, amount: int, seq: int) -> Usage:
     return Usage(
         source=SOURCE,
-        event_id=f"{hold.id}:{hold.next_seq}",
+        event_id=f"{hold.id}:{seq}",
         hold_id=hold.id,
-        from_at=from_at,
-        to_at=to_at,
-        quantity=elapsed_ms(from_at, to_at),
+        from_at=span.from_at,
+        to_at=span.to_at,
+        quantity=span.busy_ms,
         amount=amount,
         payload={"end_reason": evidence.reason.value} if evidence.reason is not None else {},
     )

@@ -13,7 +13,8 @@ import pytest
 from jupyterhub.spawner import SpawnException
 
 from spawners import processes, records
-from spawners.local import LocalSpawner, home_name
+from spawners.local import LocalSpawner
+from spawners.local_index import home_name
 from spawners.records import EndReason, RecordError, SessionRecord
 from spawners.resources import ResourceRequest
 from spawners.session_traits import HOLD_VARIABLE

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from quota.adapters.runner_records import RunnerRecords
-from quota.domain.errors import Unavailable
-from quota.domain.ids import HoldId
-from quota.domain.session import EndReason, Evidence
+from quota.domain.ids import HoldId, ProjectId
+from quota.domain.session import EndReason, Evidence, Seen, Unreachable
+from quota.service.ports import Asked
 
 HOLD = HoldId("hold-0001")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -36,11 +36,23 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+async def look(folder: Path, hold_id: HoldId = HOLD) -> Seen:
+    asked = Asked(hold_id, "local", "gpu1", ProjectId("project-1"), EPOCH)
+    return (await RunnerRecords(folder / "sessions", folder / "proc").read([asked]))[hold_id]
+
+
 async def read(folder: Path, **changes: object) -> Evidence | None:
+    """What is seen of a record with these changes; an outage is raised."""
+    seen = await seen_of(folder, **changes)
+    assert not isinstance(seen, Unreachable), seen
+    return seen
+
+
+async def seen_of(folder: Path, **changes: object) -> Seen:
     session = folder / "sessions" / HOLD
     session.mkdir(exist_ok=True)
     (session / "record.json").write_text(json.dumps({**RECORD, **changes}))
-    return await RunnerRecords(folder / "sessions", folder / "proc").read(HOLD)
+    return await look(folder)
 
 
 def at(ms: int) -> datetime:
@@ -48,12 +60,12 @@ def at(ms: int) -> datetime:
 
 
 async def test_no_folder_is_positively_nothing(folder: Path) -> None:
-    assert await RunnerRecords(folder / "sessions", folder / "proc").read(HOLD) is None
+    assert await look(folder) is None
 
 
 async def test_a_folder_without_a_record_is_on_its_way(folder: Path) -> None:
     (folder / "sessions" / HOLD).mkdir()
-    found = await RunnerRecords(folder / "sessions", folder / "proc").read(HOLD)
+    found = await look(folder)
     assert found == Evidence(HOLD, None, None, None)
 
 
@@ -117,20 +129,17 @@ async def test_no_process_with_its_pid_ended_it(folder: Path) -> None:
     ],
 )
 async def test_a_record_that_makes_no_sense_is_an_outage_and_no_end(folder: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(Unavailable):
-        await read(folder, **changes)
+    assert isinstance(await seen_of(folder, **changes), Unreachable)
 
 
 async def test_a_machine_that_does_not_tell_its_boot_is_an_outage_and_no_end(folder: Path) -> None:
     (folder / "proc" / "sys" / "kernel" / "random" / "boot_id").unlink()
-    with pytest.raises(Unavailable):
-        await read(folder)
+    assert isinstance(await seen_of(folder), Unreachable)
 
 
 async def test_a_record_that_cannot_be_opened_is_an_outage(folder: Path) -> None:
     (folder / "sessions" / HOLD / "record.json").mkdir(parents=True)
-    with pytest.raises(Unavailable):
-        await RunnerRecords(folder / "sessions", folder / "proc").read(HOLD)
+    assert isinstance(await look(folder), Unreachable)
 
 
 async def test_life_proved_after_a_recorded_end_counts(folder: Path) -> None:
@@ -140,4 +149,15 @@ async def test_life_proved_after_a_recorded_end_counts(folder: Path) -> None:
 
 
 async def test_an_id_that_is_no_id_reads_nothing(folder: Path) -> None:
-    assert await RunnerRecords(folder / "sessions", folder / "proc").read(HoldId("../../etc")) is None
+    assert await look(folder, HoldId("../../etc")) is None
+
+
+async def test_one_look_answers_for_all_and_one_broken_record_hurts_no_other(folder: Path) -> None:
+    other = HoldId("hold-0002")
+    await seen_of(folder, ended_at_ms=62_500, end_reason="stopped", stop_reason="idle")
+    (folder / "sessions" / other).mkdir()
+    (folder / "sessions" / other / "record.json").write_text("not JSON")
+    asked = [Asked(one, "local", "gpu1", ProjectId("project-1"), EPOCH) for one in (HOLD, other)]
+    found = await RunnerRecords(folder / "sessions", folder / "proc").read(asked)
+    assert found[HOLD] == Evidence(HOLD, at(1_000), at(61_000), at(62_500), EndReason.STOPPED, note="idle")
+    assert isinstance(found[other], Unreachable)

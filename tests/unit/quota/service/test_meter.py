@@ -8,7 +8,7 @@ import pytest
 from quota.domain.errors import Invalid, Unavailable, Unknown
 from quota.domain.hold import Hold, HoldState, Usage
 from quota.domain.ids import HoldId, ProjectId
-from quota.domain.session import EndReason, Evidence, SessionState
+from quota.domain.session import EndReason, Evidence, Run, SessionState
 from quota.service.admit import SessionHoldRequest, place_session_hold
 from quota.service.meter import Meter
 from quota.service.ports import HubServer
@@ -333,3 +333,65 @@ async def test_a_hold_that_the_ledger_will_not_close_keeps_no_other_from_being_s
     services = replace(w.services, ledger=LedgerThatRefuses(w.books))
     report = await Meter(services).run_pass(None)
     assert (report.settled, report.unknown, report.open_session_holds) == (1, 1, 1)
+
+
+def after(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+async def test_a_requeued_session_is_billed_for_its_runs_and_not_for_the_wait_between() -> None:
+    w = world()
+    project = await held(w)
+    meter = Meter(w.services)
+    running(w, 60)
+    await meter.run_pass(None)
+    runs = (Run(START, after(100)), Run(after(400), after(460)))
+    requeued = Evidence(HOLD, START, after(460), None, runs=runs)
+    w.evidence.by_hold[HOLD] = requeued
+    await meter.run_pass(None)
+    assert w.balance(project).charged == 160_000
+    intervals = sorted((one.from_at, one.to_at) for one in w.books.usages.values())
+    assert intervals == [(START, after(60)), (after(60), after(100)), (after(400), after(460))]
+    w.evidence.by_hold[HOLD] = replace(
+        requeued, runs=(runs[0], Run(after(400), after(500))), ended_at=after(500),
+        reason=EndReason.EXITED,
+    )  # fmt: skip
+    assert (await meter.run_pass(None)).settled == 1
+    assert w.balance(project).charged == 200_000
+
+
+async def test_suspended_time_is_not_billed_where_the_backend_says_only_how_much_ran() -> None:
+    w = world()
+    project = await held(w, profile="gpu2")
+    meter = Meter(w.services)
+    w.evidence.by_hold[HOLD] = Evidence(HOLD, START, after(300), None, runs=(Run(START, after(300), busy_ms=120_000),))
+    await meter.run_pass(None)
+    assert w.balance(project).charged == 2 * 120_000
+    assert [one.quantity for one in w.books.usages.values()] == [120_000]
+    w.evidence.by_hold[HOLD] = Evidence(
+        HOLD, START, after(330), after(330), EndReason.EXITED, runs=(Run(START, after(330), busy_ms=140_001),)
+    )
+    await meter.run_pass(None)
+    assert w.balance(project).charged == 2 * 140_001
+    assert sum(one.quantity for one in w.books.usages.values()) == 140_001
+
+
+async def test_a_pass_reads_all_evidence_in_one_look() -> None:
+    w = world()
+    for number in range(5):
+        await held(w, hold_id=HoldId(f"hold-{number:04}"))
+        running(w, 60, HoldId(f"hold-{number:04}"))
+    await Meter(w.services).run_pass(None)
+    assert w.evidence.looks == [5]
+
+
+async def test_only_a_closed_hold_s_evidence_may_be_removed() -> None:
+    w = world()
+    await held(w)
+    running(w, 60)
+    meter = Meter(w.services)
+    await meter.run_pass(None)
+    assert w.evidence.told == []
+    ended(w, 90)
+    await meter.run_pass(None)
+    assert w.evidence.told == [HOLD]

@@ -31,7 +31,7 @@ def lines_of(tables: dict[str, Any]) -> list[str]:
 def test_tables_of_other_packages_are_left_to_them() -> None:
     settings = validate({"profiles": {"cpu": PROFILE}, "hub": {"anything": 1}}, FILE)
     assert [one.id for one in settings.catalogue] == ["cpu"]
-    assert settings.local.stop_grace == 10
+    assert settings.local.stop_grace == 60
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 INSTALL_DEADLINE_S = 900
+_LOCK: Final = "DPkg::Lock::Timeout=600"
+_SLURM_PARTS: Final = frozenset({"integration", "browser", "security"})
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,34 @@ def _has_chinese_font() -> bool:
     return any(Path("/usr/share/fonts").rglob("NotoSansCJK*"))
 
 
+SLURM_PACKAGES: Final = (
+    "slurmctld",
+    "slurmd",
+    "slurmdbd",
+    "slurmrestd",
+    "slurm-client",
+    "slurm-wlm-jwt-plugin",
+    "slurm-wlm-mysql-plugin",
+    "mariadb-server",
+    "munge",
+    "libnss-extrausers",
+)
+
+
+def _installed(package: str) -> Callable[[], bool]:
+    """Whether dpkg knows the package as installed: plugins have no program on the PATH."""
+    known = Path("/var/lib/dpkg/info")
+    return lambda: (known / f"{package}.list").exists() or any(known.glob(f"{package}:*.list"))
+
+
+def missing_slurm() -> list[str]:
+    """The packages of a Slurm cluster that the machine lacks."""
+    return [package for package in (*SLURM_PACKAGES, "debootstrap") if not _installed(package)()]
+
+
 NEEDS = (
     Need("postgresql", frozenset({"integration"}), _has_postgresql),
+    *(Need(package, _SLURM_PARTS, _installed(package)) for package in (*SLURM_PACKAGES, "debootstrap")),
     Need("chromium", frozenset({"browser"}), _has_chromium),
     Need("fonts-noto-cjk", frozenset({"browser"}), _has_chinese_font),
 )
@@ -67,7 +96,10 @@ def install(packages: Sequence[str]) -> None:
     began_s = time.monotonic()
     print(f"installing {', '.join(packages)} …", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for argv in (["apt-get", "-q", "update"], ["apt-get", "-qy", "--no-install-recommends", "install", *packages]):
+    for argv in (
+        ["apt-get", "-q", "-o", _LOCK, "update"],
+        ["apt-get", "-qy", "-o", _LOCK, "--no-install-recommends", "install", *packages],
+    ):
         done = subprocess.run(
             argv, env=environment, capture_output=True, text=True, check=False, timeout=INSTALL_DEADLINE_S
         )

@@ -1,0 +1,195 @@
+"""SlurmClient: submits once, believes an end only from Slurm, and reads accounting. Synchronous: call it in threads.
+
+Invariants: a submit looks for the job by its unique name first and after every unclear answer, and is never repeated blindly;
+a job that came with errors or warnings is cancelled; "unknown" takes slurmctld and slurmdbd. Thread-safe.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from spawners.slurmrestd import reading
+from spawners.slurmrestd.dialect import Dialect, discover
+from spawners.slurmrestd.errors import JobUnknown, OutcomeUnknown, SlurmUnreachable, SubmitRefused
+from spawners.slurmrestd.model import Job, JobRequest, JobRun, SubmitOrder
+from spawners.slurmrestd.wire import JOB_UNKNOWN, Answer, Http, Params, Reader, Signer
+
+log = logging.getLogger("commons.slurm")
+GET_ATTEMPTS: Final = 2
+CANCEL_CONFIRM_S: Final = 20.0
+_CONFIRM_EVERY_S: Final = 0.3
+
+
+class SlurmClient:
+    """One cluster, seen from the hub or the quota service."""
+
+    def __init__(self, http: Http, reader: Reader, signer: Signer) -> None:
+        """`http` submits with the owner's permit; `reader` and `signer` are usually one `spawners.signer.SignerClient`."""
+        self._http = http
+        self._reader = reader
+        self._signer = signer
+        self._dialect: Dialect | None = None
+        self._lock = threading.Lock()
+
+    def dialect(self) -> Dialect:
+        """The version in use, found once. Raises SlurmUnreachable."""
+        with self._lock:
+            if self._dialect is None:
+                self._dialect = discover(self._reader)
+            return self._dialect
+
+    def submit(self, request: JobRequest, hold_id: str, login: str) -> int:
+        """Submit `request` as `login`, unless a job of its name exists: then that one's id. Idempotent by the name.
+
+        Raises SubmitRefused (no job exists), OutcomeUnknown (look again with `find`), SlurmUnreachable (nothing was sent).
+        """
+        existing = self.find(request.name)
+        if existing is not None:
+            return existing.job_id
+        permit = self._signer.submit_as(SubmitOrder.of(request, hold_id, login))
+        dialect = self.dialect()
+        body = dialect.submit_body(request, permit.comment)
+        try:
+            answer = self._http.call("POST", dialect.submit, permit.credential, body=body)
+            number = answer.number()
+        except SlurmUnreachable as error:
+            return self._found_after(request.name, error)
+        return self._judge_submit(request.name, answer, number)
+
+    def find(self, name: str) -> Job | None:
+        """The newest job of this name, alive or long over; None where slurmctld and slurmdbd both have none.
+
+        Raises SlurmUnreachable where either cannot be asked.
+        """
+        alive = [job for job in self.jobs() if job.name == name]
+        if alive:
+            return max(alive, key=lambda job: job.job_id)
+        runs = [run for run in self.runs(name=name) if run.name == name]
+        return reading.job_of(runs[-1]) if runs else None
+
+    def job(self, job_id: int) -> Job:
+        """One job, from slurmctld or, where it left slurmctld's memory, from slurmdbd.
+
+        Raises JobUnknown only where both answered that there is none.
+        """
+        answer = self._get(self.dialect().job(job_id))
+        number = answer.number()
+        if number == 0:
+            found = [job for job in reading.jobs(answer) if job.job_id == job_id]
+            if found:
+                return found[0]
+        elif number != JOB_UNKNOWN:
+            raise SlurmUnreachable(f"job {job_id}: {answer.reason()}")
+        runs = self.runs(job_id=job_id)
+        if not runs:
+            raise JobUnknown(f"neither slurmctld nor slurmdbd has a job {job_id}")
+        job = reading.job_of(runs[-1])
+        if not job.ended:  # lost to slurmctld and not over for slurmdbd: no end that can be believed
+            raise SlurmUnreachable(f"job {job_id}: slurmctld does not show it and slurmdbd has no end of it")
+        return job
+
+    def jobs(self) -> list[Job]:
+        """Every job that slurmctld has in memory, whoever's it is: one call, however many sessions."""
+        answer = self._get(self.dialect().jobs)
+        if answer.number():
+            raise SlurmUnreachable(answer.reason())
+        return reading.jobs(answer)
+
+    def runs(
+        self, *, job_id: int | None = None, name: str = "", accounts: Sequence[str] = (), since_s: int = 0
+    ) -> list[JobRun]:
+        """Rows of slurmdbd, all runs of requeued jobs included: of one job, of one name, or of accounts since an instant.
+
+        An empty list is slurmdbd's own answer. Raises SlurmUnreachable where it gave none.
+        """
+        dialect = self.dialect()
+        if job_id is not None:
+            answer = self._get(dialect.accounted_job(job_id))
+        else:
+            params = [("start_time", f"uts{since_s}")] if since_s else [("start_time", "uts1")]
+            params += [("job_name", name)] if name else []
+            params += [("account", ",".join(accounts))] if accounts else []
+            answer = self._get(dialect.accounted, params)
+        if answer.number():
+            raise SlurmUnreachable(answer.reason())
+        found = reading.runs(answer)
+        return [run for run in found if job_id is None or run.job_id == job_id]
+
+    def cancel(self, job_id: int, *, within_s: float = CANCEL_CONFIRM_S) -> Job | None:
+        """Cancel a job and see it end: the ended job, None where Slurm has no such job.
+
+        Raises OutcomeUnknown where its end was not seen in time, SlurmUnreachable, ActionRefused.
+        """
+        give_up = time.monotonic() + within_s
+        try:
+            self._signer.cancel(job_id)
+            while True:  # bounded by the deadline
+                job = self.job(job_id)
+                if job.ended:
+                    return job
+                if time.monotonic() >= give_up:
+                    raise OutcomeUnknown(f"job {job_id} was cancelled and is still {_words(job)}", job.name)
+                time.sleep(_CONFIRM_EVERY_S)
+        except JobUnknown:
+            return None
+
+    def extend(self, job_id: int, time_limit_min: int) -> None:
+        """Raise the job's time limit to `time_limit_min`, counted from its start; a lower one changes nothing.
+
+        Raises ActionRefused, JobUnknown, SlurmUnreachable.
+        """
+        self._signer.extend(job_id, time_limit_min)
+
+    def node_address(self, name: str) -> str:
+        """The address at which Slurm itself reaches a node (NodeAddr)."""
+        answer = self._get(self.dialect().node(name))
+        nodes = (answer.body or {}).get("nodes")
+        if answer.number() or not isinstance(nodes, list) or not nodes or not isinstance(nodes[0], dict):
+            raise SlurmUnreachable(f"node {name}: {answer.reason()}")
+        return reading.text(nodes[0], "address") or name
+
+    def _get(self, path: str, params: Params = ()) -> Answer:
+        """Read with one repetition: reading changes nothing."""
+        for attempt in range(1, GET_ATTEMPTS + 1):
+            try:
+                answer = self._reader.get(path, params)
+                answer.number()
+            except SlurmUnreachable:
+                if attempt == GET_ATTEMPTS:
+                    raise
+            else:
+                return answer
+        raise AssertionError("unreachable")
+
+    def _judge_submit(self, name: str, answer: Answer, number: int) -> int:
+        job_id = reading.number((answer.body or {}).get("job_id")) or 0
+        problems = [text for _, text in answer.errors] + answer.warnings
+        if job_id and not problems:
+            return job_id
+        if job_id:
+            log.warning("job %d of %s came with problems and is cancelled: %s", job_id, name, "; ".join(problems))
+            self.cancel(job_id)
+        elif not problems:  # some bad values get a 200 without a job
+            found = self.find(name)
+            if found is not None:
+                return found.job_id
+            problems = ["Slurm accepted the request and made no job"]
+        raise SubmitRefused("; ".join(problems), number)
+
+    def _found_after(self, name: str, error: SlurmUnreachable) -> int:
+        """The job of an unclear submit; raises OutcomeUnknown where it is not to be seen (yet)."""
+        try:
+            found = self.find(name)
+        except SlurmUnreachable:
+            found = None
+        if found is None:
+            raise OutcomeUnknown(f"{name}: {error}", name) from error
+        return found.job_id
+
+
+def _words(job: Job) -> str:
+    return "+".join(sorted(job.states))

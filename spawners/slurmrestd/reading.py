@@ -1,0 +1,190 @@
+"""From JSON of any version to jobs and runs: the versions differ in how they wrap numbers and states, not in their names.
+
+Pure. What cannot be read is SlurmUnreachable: a job that makes no sense is not a job that ended.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from spawners.slurmrestd.errors import SlurmUnreachable
+from spawners.slurmrestd.model import ExitStatus, Job, JobRun, JobState
+from spawners.slurmrestd.wire import Answer
+
+_NEVER: Final = frozenset({0, 4294967294, 4294967295, 18446744073709551614, 18446744073709551615})
+_GPUS: Final = re.compile(r"(?:^|,)gres/gpu=(\d+)(?:,|$)")
+_HOLD: Final = re.compile(r"^hold=([A-Za-z0-9_-]{1,64})$")
+
+
+def jobs(answer: Answer) -> list[Job]:
+    """The jobs of an answer of slurmctld."""
+    return [job(row) for row in rows(answer)]
+
+
+def runs(answer: Answer) -> list[JobRun]:
+    """The runs of an answer of slurmdbd, oldest first."""
+    return sorted((run(row) for row in rows(answer)), key=lambda one: one.key)
+
+
+def rows(answer: Answer) -> list[Mapping[str, Any]]:
+    """The entries of `jobs`."""
+    found = (answer.body or {}).get("jobs")
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise SlurmUnreachable("the answer holds no list of jobs")
+    return found
+
+
+def job(row: Mapping[str, Any]) -> Job:
+    """One job of slurmctld."""
+    reason = text(row, "state_reason")
+    return Job(
+        job_id=whole(row, "job_id"),
+        name=text(row, "name"),
+        user=text(row, "user_name"),
+        account=text(row, "account"),
+        partition=text(row, "partition"),
+        states=states(row.get("job_state")),
+        reason="" if reason == "None" else reason,
+        submitted_at_s=instant(row.get("submit_time")),
+        started_at_s=instant(row.get("start_time")),
+        ends_at_s=instant(row.get("end_time")),
+        time_limit_min=number(row.get("time_limit")),
+        nodes=text(row, "nodes"),
+        batch_host=text(row, "batch_host"),
+        gpus=allocated_gpus(text(row, "tres_alloc_str")),
+        exit=exit_status(row.get("exit_code")),
+        hold_id=hold_of(text(row, "admin_comment")),
+        restarts=number(row.get("restart_cnt")) or 0,
+        priority=number(row.get("priority")) or 0,
+    )
+
+
+def run(row: Mapping[str, Any]) -> JobRun:
+    """One row of slurmdbd."""
+    time, state = part(row, "time"), part(row, "state")
+    comment = part(row, "comment") if row.get("comment") is not None else {}
+    return JobRun(
+        cluster=text(row, "cluster"),
+        job_id=whole(row, "job_id"),
+        submitted_at_s=whole(time, "submission"),
+        name=text(row, "name"),
+        user=text(row, "user") or text(part(row, "association"), "user"),
+        account=text(row, "account"),
+        partition=text(row, "partition"),
+        states=states(state.get("current")),
+        started_at_s=instant(time.get("start")),
+        ended_at_s=instant(time.get("end")),
+        elapsed_s=number(time.get("elapsed")) or 0,
+        suspended_s=number(time.get("suspended")) or 0,
+        gpus=billed_gpus(row),
+        exit=exit_status(row.get("exit_code")),
+        hold_id=hold_of(text(comment, "administrator")),
+        nodes="" if text(row, "nodes") == "None assigned" else text(row, "nodes"),
+    )
+
+
+def job_of(newest: JobRun) -> Job:
+    """A job that left slurmctld's memory, by its newest run."""
+    return Job(
+        job_id=newest.job_id,
+        name=newest.name,
+        user=newest.user,
+        account=newest.account,
+        partition=newest.partition,
+        states=newest.states,
+        reason="",
+        submitted_at_s=newest.submitted_at_s,
+        started_at_s=newest.started_at_s,
+        ends_at_s=newest.ended_at_s,
+        time_limit_min=None,
+        nodes=newest.nodes,
+        batch_host=newest.nodes,
+        gpus=newest.gpus,
+        exit=newest.exit,
+        hold_id=newest.hold_id,
+        from_accounting=True,
+    )
+
+
+def states(value: object) -> frozenset[JobState]:
+    """`"RUNNING"` of v0.0.38 and `["CANCELLED", "COMPLETING"]` of later versions."""
+    words = value if isinstance(value, list) else [value]
+    if not words or not all(isinstance(word, str) and word for word in words):
+        raise SlurmUnreachable("a job without a state")
+    return frozenset(JobState.read(word) for word in words)
+
+
+def number(value: object) -> int | None:
+    """A plain number, or `{"set": true, "infinite": false, "number": 5}`; None where there is none."""
+    if isinstance(value, dict):
+        if not value.get("set") or value.get("infinite"):
+            return None
+        value = value.get("number")
+    if isinstance(value, float):
+        value = int(value)
+    return value if type(value) is int else None
+
+
+def instant(value: object) -> int | None:
+    """Seconds since the epoch; None for Slurm's several ways of saying never."""
+    found = number(value)
+    return None if found is None or found in _NEVER else found
+
+
+def exit_status(value: object) -> ExitStatus:
+    """A raw wait status, or `{"return_code", "signal"}` with plain or wrapped numbers."""
+    if isinstance(value, dict):
+        signal = value.get("signal")
+        found = signal.get("id", signal.get("signal_id")) if isinstance(signal, dict) else None
+        return ExitStatus(number(value.get("return_code")) or 0, number(found) or 0)
+    raw = number(value) or 0
+    return ExitStatus(raw >> 8 & 0xFF, raw & 0x7F)
+
+
+def allocated_gpus(tres: str) -> int:
+    """GPUs of a string such as `cpu=1,gres/gpu=2,gres/gpu:h100=2`: the typed entry repeats the other."""
+    found = _GPUS.search(tres)
+    return int(found[1]) if found else 0
+
+
+def billed_gpus(row: Mapping[str, Any]) -> int:
+    """GPUs of a run's allocated TRES."""
+    entries = part(row, "tres").get("allocated")
+    if not isinstance(entries, list):
+        raise SlurmUnreachable("a run without allocated TRES")
+    counts = [
+        number(one.get("count")) or 0
+        for one in entries
+        if isinstance(one, dict) and one.get("type") == "gres" and one.get("name") == "gpu"
+    ]
+    return sum(counts)
+
+
+def hold_of(admin_comment: str) -> str:
+    """The hold that job_submit.lua wrote into the administrators' comment."""
+    found = _HOLD.match(admin_comment)
+    return found[1] if found else ""
+
+
+def text(row: Mapping[str, Any], name: str) -> str:
+    """A text, empty where Slurm has null."""
+    value = row.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def whole(row: Mapping[str, Any], name: str) -> int:
+    """A number that has to be there."""
+    found = number(row.get(name))
+    if found is None:
+        raise SlurmUnreachable(f"a job without {name}")
+    return found
+
+
+def part(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """An object that has to be there."""
+    found = row.get(name)
+    if not isinstance(found, dict):
+        raise SlurmUnreachable(f"a job without {name}")
+    return found

@@ -1,0 +1,1 @@
+"""Real Slurm clusters for tests: one machine, everything on loopback, each session in namespaces and a folder of its own."""

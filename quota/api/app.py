@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from quota.api import errors, internal, people, views
+from quota.api import errors, hold_routes, internal, people, views
 from quota.api.body_gate import BodyGate
 from quota.api.principals import Parts, PartsDep
 
@@ -23,6 +23,7 @@ def build_api(parts: Parts) -> FastAPI:
     errors.install(app)
     app.add_api_route("/health", health, methods=["GET"], tags=["nobody"])
     app.include_router(internal.router)
+    app.include_router(hold_routes.router)
     app.include_router(people.router)
     app.add_middleware(BodyGate)
     return app

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Final, Literal
 
@@ -10,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from quota.domain.application import Ask
 from quota.domain.errors import Invalid
-from quota.domain.units import gpu_hours_to_ms
+from quota.domain.units import AMOUNT_MAX, gpu_hours_to_ms
 
 _ID: Final = r"^[a-z0-9][a-z0-9-]{7,63}$"
 _HUB_NAME: Final = r"^[^\s/\x00-\x1f\x7f]{1,255}$"
 _SERVER_NAME: Final = r"^([a-z0-9][a-z0-9_.-]{0,99})?$"
 _WORD: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+_MODEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$"
 _INT_MAX: Final = 2**63 - 1
 
 Id = Annotated[str, Field(pattern=_ID)]
@@ -33,6 +35,7 @@ GpuHours = Annotated[str, Field(max_length=40)] | int | float
 
 LIMIT_DEFAULT: Final = "50"
 LIMIT_MAX: Final = 200
+HOLDS_MAX: Final = 500  # in one batch
 
 
 class Body(BaseModel):
@@ -62,6 +65,42 @@ class SessionHoldBody(Body):
     application: Word
     runtime_s: RuntimeS
     server_name: str = Field(pattern=_SERVER_NAME)
+
+
+class RequestHoldBody(Body):
+    kind: Literal["request"]
+    actor: HubName
+    project_id: Id
+    model: str = Field(pattern=_MODEL)
+    tokens: int = Field(ge=1, le=AMOUNT_MAX)
+    lease_s: int = Field(ge=1, le=86_400)
+
+
+class UsedBody(Body):
+    tokens: int = Field(ge=0, le=AMOUNT_MAX)
+    estimated: bool = False
+
+
+class BatchedSessionHold(SessionHoldBody):
+    hold_id: Id
+
+
+class BatchedRequestHold(RequestHoldBody):
+    hold_id: Id
+
+
+class HoldsBody(Body):
+    holds: list[dict[str, object]] = Field(min_length=1, max_length=HOLDS_MAX)  # each is read by itself: `read_hold`
+
+
+def read_hold(entry: Mapping[str, object]) -> BatchedSessionHold | BatchedRequestHold:
+    """One entry of a batch. Raises Invalid for an unknown kind, pydantic's ValidationError for the rest."""
+    match entry.get("kind"):
+        case "session":
+            return BatchedSessionHold.model_validate(entry)
+        case "request":
+            return BatchedRequestHold.model_validate(entry)
+    raise Invalid([("kind", "malformed" if "kind" in entry else "required")])
 
 
 class EndedBody(Body):

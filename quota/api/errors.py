@@ -119,6 +119,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _accident)
 
 
+async def as_response(request: Request, error: QuotaError | RequestValidationError) -> JSONResponse:
+    """What a route that raises `error` answers."""
+    return await (_quota_error if isinstance(error, QuotaError) else _validation_error)(request, error)
+
+
 async def _quota_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, QuotaError)
     if isinstance(error, Invalid):

@@ -16,6 +16,7 @@ from fastapi import Depends, Request
 from quota.api.errors import NotSignedIn
 from quota.domain.errors import Forbidden
 from quota.domain.ids import PersonId
+from quota.service.admit_request import RequestHolds
 from quota.service.callers import ACCESS_SCOPE, Caller, Power, caller_of, person_named, powers_of
 from quota.service.meter import Meter
 from quota.service.ports import Introspection
@@ -37,6 +38,10 @@ class Parts:
     introspection: Introspection
     hub_credential: str = field(repr=False)
     cookie_door: CookieDoor | None = None
+    request_holds: RequestHolds = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "request_holds", RequestHolds(self.services))
 
 
 def parts_of(request: Request) -> Parts:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from quota.domain.application import Application
+from quota.domain.hold import Hold
 from quota.domain.messages import Translate, render
 from quota.domain.project import Allocation, Member, Person
 from quota.domain.session import Session
@@ -79,6 +80,18 @@ def session_hold(one: SessionHold, translate: Translate) -> Json:
         "gateway_key": one.gateway_key,
         "gateway_path": "services/gateway/v1",
         "text": _hold_text(one, translate),
+    }
+
+
+def request_hold(one: Hold) -> Json:
+    return {
+        "hold_id": one.id,
+        "state": one.state.value,
+        "allocation_id": one.allocation_id,
+        "unit": one.unit.value,
+        "amount": one.amount,
+        "charged": one.charged,
+        "lease_until": instant(one.lease_until),
     }
 
 

@@ -185,6 +185,34 @@ ROUTES = [
             "reason": (*TEXT_NONSENSE, "", "  ", "ab", "x" * 501),
         },
     ),
+    Route(
+        "PUT",
+        "/internal/request-holds/request-0001",
+        "hub",
+        {"kind": "request", "actor": "pi", "project_id": "{project}", "model": "m", "tokens": 10, "lease_s": 60},
+        {
+            "kind": (*TEXT_NONSENSE, "", "session"),
+            "actor": (*TEXT_NONSENSE, "", "a b"),
+            "project_id": ID_NONSENSE,
+            "model": (*TEXT_NONSENSE, "", "a b", "-x", "x" * 201),
+            "tokens": (*INT_NONSENSE, 0, -1, 2**62 + 1),
+            "lease_s": (*INT_NONSENSE, 0, -1, 86_401),
+        },
+    ),
+    Route(
+        "POST",
+        "/internal/request-holds/request-0000/settle",
+        "hub",
+        {"tokens": 1},
+        {"tokens": (*INT_NONSENSE, -1, 2**62 + 1), "estimated": (None, 1, "true", [], {})},
+    ),
+    Route(
+        "POST",
+        "/internal/holds:batch",
+        "hub",
+        {"holds": [{"hold_id": "batched-0001"}]},
+        {"holds": (ABSENT, None, 1, "x", {}, [], [1], ["x"], [[]], [None], [{"hold_id": "batched-0001"}] * 501)},
+    ),
 ]
 WRONG_VALUES = [
     pytest.param(route, key, value, id=f"{route.method}-{route.path}-{key}-{number}")
@@ -301,6 +329,10 @@ WRONG_MEANINGS = [
     (9, {"actor": "ghost"}, None, 404, "unknown_person"),
     (9, {"actor": "pi"}, None, 403, "own_project"),
     (9, {"hold_id": "nowhere-0001"}, None, 404, "unknown_hold"),
+    (10, {"actor": "ghost"}, None, 404, "unknown_person"),
+    (10, {"actor": "stranger"}, None, 403, "not_a_member"),
+    (10, {"project_id": "nowhere-0001"}, None, 404, "unknown_project"),
+    (11, {}, "pi", 401, "not_signed_in"),
 ]
 
 

@@ -85,6 +85,7 @@ PERSON = {"issuer": "urn:test", "subject": "guest", "display_name": "Guest"}
 START = {"actor": "pi", "project_id": "{project}", "profile": "gpu1", "runtime_s": 60}
 HOLD = {**START, "kind": "session", "application": "lab", "server_name": "again"}
 ADJUSTMENT = {"actor": "admin", "allocation_id": "{project}-gpu", "delta": 1000, "reason": "A supplement"}
+REQUEST_HOLD = {"kind": "request", "actor": "pi", "project_id": "{project}", "model": "m", "tokens": 1, "lease_s": 60}
 REVERSAL = {"actor": "admin", "adjustment_id": "adjust-0000", "reason": "A mistake"}
 REFUND = {"actor": "admin", "hold_id": "hold-0003", "amount": 1000, "reason": "A broken GPU"}
 DECISION = {"decision": "reject", "message": "Not now"}
@@ -112,6 +113,9 @@ ACCESS = (
     Route("POST", "/internal/quotes", HUB_ONLY, START),
     Route("PUT", "/internal/holds/hold-0002", HUB_ONLY, HOLD),
     Route("POST", "/internal/holds/hold-0001/ended", HUB_ONLY, {"reason": "stopped"}),
+    Route("PUT", "/internal/request-holds/request-0001", HUB_ONLY, REQUEST_HOLD),
+    Route("POST", "/internal/request-holds/request-0000/settle", HUB_ONLY, {"tokens": 1}),
+    Route("POST", "/internal/holds:batch", HUB_ONLY, {"holds": [{"hold_id": "batched-0001"}]}),
     Route("POST", "/internal/reconcile", HUB_ONLY),
     Route("GET", "/internal/admin/projects", HUB_ONLY),
     Route("GET", "/internal/admin/projects/{project}", HUB_ONLY),
@@ -196,9 +200,11 @@ async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Offi
 
 
 async def _used(service: Service, project: str) -> None:
-    """An adjustment that can be taken back, and a session that was charged."""
+    """An adjustment that can be taken back, a request's hold, and a session that was charged."""
     more = {**ADJUSTMENT, "allocation_id": f"{project}-gpu"}
     assert (await service.hub("PUT", "/internal/admin/adjustments/adjust-0000", more)).status_code == 201
+    asked = {**REQUEST_HOLD, "project_id": project}
+    assert (await service.hub("PUT", "/internal/request-holds/request-0000", asked)).status_code == 201
     hold = {**HOLD, "actor": "member", "project_id": project, "server_name": "done"}
     assert (await service.hub("PUT", "/internal/holds/hold-0003", hold)).status_code == 201
     started_ms = int(fakes.START.timestamp() * 1000)

@@ -24,6 +24,7 @@ from quota.adapters.clock import SystemClock
 from quota.adapters.evidence import EvidenceByBackend
 from quota.adapters.hub_api import HubApi
 from quota.adapters.hub_oauth import HubSignIn
+from quota.adapters.mail import SmtpServer
 from quota.adapters.profile_catalogue import Catalogue
 from quota.adapters.runner_records import RunnerRecords
 from quota.adapters.spool_file import SpoolFile
@@ -34,10 +35,14 @@ from quota.api.principals import Parts
 from quota.domain.errors import IdConflict, Unavailable
 from quota.gateway.app import Gateway, build_gateway
 from quota.gateway.settings import allowed_hosts, open_models
+from quota.locales import translations
 from quota.pages.app import build_pages
 from quota.pages.desk import PageSettings
 from quota.pages.door import cookie_door
+from quota.service.letters import Addresses
+from quota.service.mailer import Mailer
 from quota.service.meter import Meter
+from quota.service.notice_pass import NoticePass
 from quota.service.ports import Transaction
 from quota.service.reconcile import reconcile
 from quota.service.services import Services
@@ -63,6 +68,8 @@ class Portal:
     services: Services
     meter: Meter
     ledger: SpooledLedger
+    notices: NoticePass
+    mailer: Mailer | None  # None where the site has no mail server
 
 
 @asynccontextmanager
@@ -93,13 +100,15 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
             policy=settings.policy,
             programme=settings.programme,
             session_key_secret=settings.secrets.session_key_secret.encode(),
+            sends_mail=bool(settings.tables.mail.server),
         )
         await publish_rates(services, settings)
         upstreams = await stack.enter_async_context(HttpUpstreams(allowed_hosts(settings.tables.models)))
         gateway = _gateway(settings, services, upstreams)
         stack.push_async_callback(gateway.close, _STOP_DEADLINE_S)
         meter = Meter(services)
-        yield Portal(_front(settings, services, meter, gateway), services, meter, ledger)
+        front = _front(settings, services, meter, gateway)
+        yield Portal(front, services, meter, ledger, NoticePass(services), _mailer(settings, services))
 
 
 def open_spool(settings: Settings) -> SpoolFile:
@@ -156,6 +165,15 @@ def _gateway(settings: Settings, services: Services, upstreams: HttpUpstreams) -
     )
 
 
+def _mailer(settings: Settings, services: Services) -> Mailer | None:
+    if not services.sends_mail:
+        return None
+    pages = f"{settings.public_url}services/quota/"
+    lead = Addresses(home=pages, choices=f"{pages}notices/choices", programme=services.programme.name)
+    server = SmtpServer(settings.tables.mail, settings.mail_password)
+    return Mailer(services, server, lambda language: translations(language).gettext, lead)
+
+
 def _front(settings: Settings, services: Services, meter: Meter, gateway: Gateway) -> ASGIApp:
     base = settings.base_path
     sign_in = HubSignIn(
@@ -198,6 +216,27 @@ async def keep_replaying(ledger: SpooledLedger) -> None:
             log.exception("a replay of the spool failed")
 
 
+async def keep_telling(notices: NoticePass) -> None:
+    """The notices' loop; ends by being cancelled."""
+    while True:
+        try:
+            await notices.run()
+        except Exception:  # a process edge: the next pass tries again
+            log.exception("a pass over the notices failed")
+        await asyncio.sleep(notices.due_in_s())
+
+
+async def keep_mailing(mailer: Mailer) -> None:
+    """The outbox's loop; ends by being cancelled: a mail under way then is sent again, under its Message-ID."""
+    while True:
+        sent = 0
+        try:
+            sent = await mailer.run()
+        except Exception:  # a process edge: the next pass tries again
+            log.exception("sending mails failed")
+        await asyncio.sleep(mailer.due_in_s(sent))
+
+
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers: they end the process before the ledger's queue is written."""
 
@@ -215,16 +254,20 @@ async def serve(settings: Settings) -> None:
         server = Server(server_config(portal.app, settings.quota_port))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, server.stop)
-        loops = [
-            asyncio.create_task(keep_metering(portal), name="meter"),
-            asyncio.create_task(keep_replaying(portal.ledger), name="spool"),
-        ]
+        loops = {
+            "meter": keep_metering(portal),
+            "spool": keep_replaying(portal.ledger),
+            "notices": keep_telling(portal.notices),
+        }
+        if portal.mailer is not None:
+            loops["mails"] = keep_mailing(portal.mailer)
+        tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]
         try:
             await server.serve()
         finally:
-            for loop in loops:
-                loop.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def server_config(app: ASGIApp, port: int) -> uvicorn.Config:

@@ -18,13 +18,16 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from quota.adapters import mail_settings
+from quota.adapters.mail_settings import MailTable
 from quota.domain.rates import ChargeRate
 from quota.gateway import settings as gateway
 from quota.gateway.settings import GatewayTable, ModelName, ModelTable
 from quota.service.services import Policy, Programme
 from spawners.profiles import ID_PATTERN, Duration, Profiles
 
-TABLES: Final[frozenset[str]] = frozenset({"quota", "programme", "policy", "rates"}) | gateway.TABLES
+_OWN: Final = frozenset({"quota", "programme", "policy", "rates"})
+TABLES: Final[frozenset[str]] = _OWN | gateway.TABLES | mail_settings.TABLES
 SECRETS: Final = ("quota_api_token", "hub_credential", "session_key_secret", "cookie_key", "model_key")
 
 
@@ -137,6 +140,7 @@ class QuotaTables(BaseModel):
     quota: QuotaTable = Field(default_factory=QuotaTable, description="Where the ledger lives.")
     programme: ProgrammeTable = Field(default_factory=ProgrammeTable, description="Who awards.")
     policy: PolicyTable = Field(default_factory=PolicyTable, description="The policy's numbers.")
+    mail: MailTable = Field(default_factory=MailTable, description="The server that takes the portal's mails.")
     gateway: GatewayTable = Field(default_factory=GatewayTable, description="The limits of every model request.")
     models: dict[ModelName, ModelTable] = Field(default_factory=dict, description="Language models, by name.")
     rates: list[RateTable] = Field(
@@ -196,6 +200,12 @@ class Settings:
             ended_grace_s=table.ended_grace,
             unknown_lease_s=table.unknown_lease,
         )
+
+    @property
+    def mail_password(self) -> str:
+        """The mail server's password, '' where the site names none. Raises SettingsError."""
+        name = self.tables.mail.password_file
+        return _secret(self.data / "secrets" / name) if name else ""
 
     @property
     def programme(self) -> Programme:
@@ -263,6 +273,13 @@ def read_secrets(folder: Path) -> Secrets:
     if lines:
         raise SettingsError(lines)
     return Secrets(**values)
+
+
+def _secret(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([f"{path}: file: cannot be read ({type(error).__name__})"]) from None
 
 
 class _Environment:

@@ -16,6 +16,7 @@ from quota.domain.rates import ChargeRate
 from quota.domain.session import Session
 from quota.domain.units import Balance
 from quota.service.ports import Adjusted
+from tests.fake_notices import NoticeBooks
 
 
 @dataclass
@@ -56,6 +57,7 @@ class Books:
     epochs: dict[str, int] = field(default_factory=dict)
     refunds: dict[RefundId, tuple[Adjusted, tuple[object, ...]]] = field(default_factory=dict)
     reversed: set[AdjustmentId] = field(default_factory=set)
+    told: NoticeBooks = field(default_factory=NoticeBooks)
 
     def move(self, line: Line) -> None:
         allocation = self.allocations[line.allocation_id]

@@ -10,12 +10,14 @@ from typing import TypeVar
 from quota.domain.application import Application, ApplicationState, Ask
 from quota.domain.errors import IdConflict, RefusalCode, Refused, Unavailable, WrongState
 from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId
+from quota.domain.notice import balance_notices
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.rates import ChargeRate
 from quota.domain.session import Session, SessionState
 from quota.domain.units import Balance, Unit
 from quota.service.ports import Adjusted, StatementLine
 from tests.fake_books import Books, FakeFences, FakeRefunds, Line
+from tests.fake_notices import FakeNotices, FakeOutbox
 
 T = TypeVar("T")
 
@@ -32,6 +34,8 @@ class FakeTransaction:
         self.rates = FakeRates(books)
         self.fences = FakeFences(books)
         self.refunds = FakeRefunds(books)
+        self.notices = FakeNotices(books.told)
+        self.outbox = FakeOutbox(books.told)
         self._books = books
 
     def audit(
@@ -268,6 +272,11 @@ class FakeAccounts:
     def get(self, allocation_id: AllocationId) -> Allocation | None:
         return self.books.allocations.get(allocation_id)
 
+    def strained(self, at: datetime) -> Sequence[Allocation]:
+        return [
+            a for a in self.books.allocations.values() if a.starts_at <= at < a.ends_at and balance_notices(a.balance)
+        ]
+
     def statement(self, project_id: ProjectId, *, before: int | None, limit: int) -> Sequence[StatementLine]:
         found = []
         for seq, line in reversed(list(enumerate(self.books.lines, start=1))):
@@ -306,6 +315,9 @@ class FakeSessions:
     def unfinished(self) -> Sequence[Session]:
         over = (SessionState.SETTLED, SessionState.FAILED)
         return [s for s in self.books.sessions.values() if s.state not in over]
+
+    def ending(self, after: datetime, until: datetime) -> Sequence[Session]:
+        return [s for s in self.unfinished() if s.ends_at is not None and after < s.ends_at <= until]
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Final
 
@@ -121,6 +121,70 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "end.device_missing": Message("The GPUs it was given are not there; nothing was charged."),
     "end.out_of_memory": Message("It used more memory than its profile has."),
     "end.cancelled": Message("Cancelled while it waited; nothing was charged."),
+    # notices: what happened, and what to do next
+    "your_session": Message("Your session “{profile_title}” ({server_name})"),
+    "your_session.unnamed": Message("Your session “{profile_title}”"),
+    "why.idle": Message("it was idle for too long"),
+    "why.suspended": Message("its project was suspended"),
+    "why.revoked": Message("its allocation was revoked"),
+    "why.removed": Message("you are no longer a member of its project"),
+    "why.portal": Message("the portal was shut down"),
+    "why.queue": Message("it waited too long in the queue"),
+    "why.": Message("the portal's log says why"),
+    "notice.ending": Message(
+        "{session_title} ends at {ends_at}, in {left_s}.",
+        "Save your work. You can extend it while the profile's longest runtime and the balance allow it.",
+    ),
+    "notice.idle": Message(
+        "{session_title} is idle and will be stopped at {stops_at}.", "Run something in it, or keep it alive."
+    ),
+    "notice.stopped": Message(
+        "{session_title} was stopped: {why}.", "Your files are kept; what was left of its hold is back."
+    ),
+    "notice.stopped.by": Message(
+        "{session_title} was stopped by {by}.", "Your files are kept; what was left of its hold is back."
+    ),
+    "notice.stopped.by_why": Message(
+        "{session_title} was stopped by {by}: {reason}", "Your files are kept; what was left of its hold is back."
+    ),
+    "notice.extended": Message("{session_title} now ends at {ends_at}; {amount} more is held.", "Unused time returns."),
+    "notice.extension_refused": Message(
+        "{session_title} was not extended and ends at {ends_at}: {refusal}", "{refusal_next}"
+    ),
+    "notice.pending": Message(
+        "{session_title} has waited {waited_s} in the queue.", "Keep waiting, or cancel it; waiting costs nothing."
+    ),
+    "notice.pending_over": Message(
+        "{session_title} was cancelled after {waited_s} in the queue; nothing was charged.",
+        "Start it again, or choose smaller hardware.",
+    ),
+    "notice.ready": Message("{session_title} is ready and runs until {ends_at}.", "Open it from your home page."),
+    "notice.suspended": Message(
+        "{project} is suspended: nothing new starts.", "Ask its PI or the programme's administrators."
+    ),
+    "notice.suspended.why": Message(
+        "{project} is suspended, nothing new starts: {reason}", "Ask its PI or the programme's administrators."
+    ),
+    "notice.removed": Message(
+        "You are no longer a member of {project}.", "Your files are kept. Ask its PI if this is a mistake."
+    ),
+    "notice.low": Message(
+        "{percent} % of what {project} was awarded is used: {available} of {awarded} is left.",
+        "Plan ahead, or ask for more in time.",
+    ),
+    "notice.exhausted": Message(
+        "Nothing of the {awarded} of {project} is available: {charged} charged, {held} held.",
+        "What runs goes on to its end; what is held and not used comes back. Ask for more to start again.",
+    ),
+    "notice.overdrawn": Message(
+        "{project} has used more than it was awarded: {charged} of {awarded}.",
+        "Nothing new starts until the balance is above zero.",
+    ),
+    # mails
+    "mail.greeting": Message("Dear {name},"),
+    "mail.more": Message("Your sessions and projects: {url}"),
+    "mail.choose": Message("You get this mail because of what you chose here: {url}"),
+    "mail.sent_by": Message("Sent by {programme}. Answers to this address are not read."),
     # fields
     "field.required": Message("is required"),
     "field.unknown": Message("is not known here"),
@@ -149,14 +213,30 @@ MESSAGES: Final[Mapping[str, Message]] = {
 _AMOUNTS: Final = frozenset({"requested", "available", "amount", "leaves", "charged", "held", "awarded"})
 
 
-def render(code: str, params: Mapping[str, object], translate: Translate) -> Rendered:
+def instant_text(at: datetime) -> str:
+    """An instant where the reader's zone is not known: '2026-01-31 16:40 UTC'."""
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a place shows a message: `text` makes its template one that escapes (markupsafe.Markup), `instant` shows instants."""
+
+    text: Callable[[str], str] = str
+    instant: Callable[[datetime], str] = instant_text
+
+
+PLAIN: Final = Style()
+
+
+def render(code: str, params: Mapping[str, object], translate: Translate, style: Style = PLAIN) -> Rendered:
     """The message of `code` in the reader's language; an unknown code renders as itself."""
     message = MESSAGES.get(_variant(code, params))
     if message is None:
         return Rendered(code, "")
-    shown = _Shown(params, translate)
-    text = translate(message.text).format_map(shown)
-    return Rendered(text, translate(message.next).format_map(shown) if message.next else "")
+    shown = _Shown(params, translate, style)
+    text = style.text(translate(message.text)).format_map(shown)
+    return Rendered(text, style.text(translate(message.next)).format_map(shown) if message.next else "")
 
 
 def field_text(reason: str, translate: Translate) -> str:
@@ -193,29 +273,56 @@ def _variant(code: str, params: Mapping[str, object]) -> str:
         return "insufficient_balance.nothing_fits"
     if code == "no_allocation" and params.get("starts_on"):
         return "no_allocation.later"
-    if code == "session" and not params.get("server_name"):
-        return "session.unnamed"
+    if code in ("session", "your_session") and not params.get("server_name"):
+        return f"{code}.unnamed"
+    if code == "notice.stopped" and params.get("by"):
+        return "notice.stopped.by_why" if params.get("reason") else "notice.stopped.by"
+    if code == "notice.suspended" and params.get("reason"):
+        return "notice.suspended.why"
     return code
 
 
 class _Shown(dict[str, str]):
     """Parameters as text, made when a template asks for them."""
 
-    def __init__(self, params: Mapping[str, object], translate: Translate) -> None:
+    def __init__(self, params: Mapping[str, object], translate: Translate, style: Style) -> None:
         super().__init__()
         self._params = params
         self._translate = translate
+        self._style = style
         self._unit = Unit.TOKENS if params.get("unit") == Unit.TOKENS.value else Unit.GPU_MS
 
     def __missing__(self, name: str) -> str:
         value = self._params.get(name)
-        if value is None and name == "profile_title":
-            value = self._params.get("profile")  # withdrawn since: its id is what is left of it
         if value is None:
-            return MISSING
+            return self._derived(name)
+        if isinstance(value, str) and name.endswith("_at"):
+            return self._instant(value)
         if type(value) is int:
             if name in _AMOUNTS:
                 return unit_amount_text(self._unit, value, self._translate)
             if name.endswith("_s"):
                 return duration_text(value, self._translate)
         return value.date().isoformat() if isinstance(value, datetime) else str(value)
+
+    def _derived(self, name: str) -> str:
+        """What follows from other parameters: titles, and messages inside a message, whose code and parameters travel along."""
+        if name == "profile_title":  # withdrawn since: its id is what is left of it
+            return str(self._params.get("profile") or MISSING)
+        if name == "session_title":
+            return render("your_session", self._params, self._translate).message
+        if name == "why":
+            code = f"why.{self._params.get('why_code', '')}"
+            return render(code if code in MESSAGES else "why.", {}, self._translate).message
+        if name in ("refusal", "refusal_next"):
+            params = self._params.get("refusal_params")
+            code = str(self._params.get("refusal_code", ""))
+            words = render(code, params if isinstance(params, Mapping) else {}, self._translate)
+            return words.message if name == "refusal" else words.next
+        return MISSING
+
+    def _instant(self, text: str) -> str:
+        try:
+            return self._style.instant(datetime.fromisoformat(text))
+        except ValueError:
+            return text

@@ -8,7 +8,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from quota.domain.errors import QuotaError
-from quota.pages import applications, failures, home, projects, reviews, sessions, signin, statement
+from quota.pages import applications, failures, home, notices, projects, reviews, sessions, signin, statement
 from quota.pages.assets import Assets
 from quota.pages.desk import Desk, PageSettings, SignIn
 from quota.pages.guard import SafeHeaders, TooLarge
@@ -46,6 +46,10 @@ def routes(assets: Assets) -> list[Route]:
     return [
         Route("/", page(home.show), methods=["GET"]),
         Route("/now", page(home.now), methods=["GET"]),
+        Route("/notices", page(notices.show), methods=["GET"]),
+        Route("/notices/put-away", form(notices.put_away), methods=["POST"]),
+        Route("/notices/choices", page(notices.choices), methods=["GET"]),
+        Route("/notices/choices", form(notices.choose), methods=["POST"]),
         Route("/apply", page(applications.blank), methods=["GET"]),
         Route("/apply", form(applications.submit), methods=["POST"]),
         Route("/applications/{application_id}", page(applications.show), methods=["GET"]),

@@ -14,9 +14,10 @@ from quota.domain.project import Allocation, AllocationState, ProjectState, paye
 from quota.domain.session import EndReason, Session, SessionState
 from quota.domain.units import Balance, Unit
 from quota.pages.figures import Bar, Level, bar_of, level_of, rate_shown, used_percent
+from quota.pages.notices import views_of
 from quota.pages.said import said
 from quota.pages.visit import Visit
-from quota.service import report
+from quota.service import notices, report
 from quota.service.sessions import OVER
 
 _FIRST_CHARGE_S: Final = 90
@@ -105,12 +106,14 @@ async def now(visit: Visit) -> Response:
 
 async def _context(visit: Visit) -> dict[str, object]:
     home = await report.home(visit.desk.services, visit.caller)
+    unread = await notices.unread(visit.desk.services, visit.caller)
     at = visit.desk.services.clock.now()
     titles = {card.project.id: card.project.title for card in home.cards}
     views = [session_view(visit, session, titles.get(session.project_id), at) for session in home.sessions]
     running = [view for view in views if view.session.state not in OVER]
     ended = [view for view in views if view.session.state in OVER]
     return {
+        "notices": views_of(visit, unread),
         "cards": cards_of(home.cards, at),
         "free_profile": visit.desk.services.catalogue.free_profile(),
         "running": running,

@@ -24,6 +24,7 @@ SAID: Final[Mapping[str, str]] = {
     "not_a_member": msgid("This person was no member any more."),
     "left": msgid("You left the project."),
     "stopping": msgid("The session is being stopped; what is left of the hold returns in a moment."),
+    "chosen": msgid("Kept. Notices that come from now on follow it."),
     "session_over": msgid("The session has ended; what was left of its hold is back."),
 }
 

@@ -62,13 +62,13 @@ def _environment(language: str, constants: Mapping[str, object]) -> Environment:
         bare=figures.number_shown,
         signed=figures.signed_shown,
         duration=lambda seconds: duration_text(int(seconds), texts.gettext),
-        instant=partial(_instant, language=language),
+        instant=partial(instant_markup, language=language),
         day=lambda day: Markup('<span class="cc-nowrap">{}</span>').format(_day(day, language=language)),
     )
     return environment
 
 
-def _instant(at: datetime, show: str = "datetime", *, language: str) -> Markup:
+def instant_markup(at: datetime, show: str = "datetime", *, language: str) -> Markup:
     """A <time> element; `show` is 'datetime', 'date', 'time' or 'second'. The title keeps UTC for the hover."""
     utc = at.astimezone(UTC)
     clock = format_time(utc, "HH:mm:ss" if show == "second" else "HH:mm", locale=language)

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from quota.domain.errors import Forbidden, Unknown
 from quota.domain.ids import ProjectId
+from quota.domain.notice import NoticeKind
 from quota.domain.project import LEADS, Person, ProjectRole
 from quota.service.callers import Caller
+from quota.service.notices import about_project, instant_param, tell
 from quota.service.ports import Transaction
 from quota.service.services import Services
 
@@ -68,6 +70,10 @@ async def remove_member(services: Services, caller: Caller, project_id: ProjectI
         tx.audit(
             actor=caller.id, action="member_removed", subject=subject, before=before, after=None, reason=None, at=at
         )
+        project = tx.projects.get(project_id)
+        if person.id != caller.id and project is not None:
+            occasion = instant_param(at)  # somebody may be removed, added and removed again
+            tell(services, tx, about_project(project, person.id, NoticeKind.REMOVED, occasion, at))
         return True
 
     return await services.store.write(work)

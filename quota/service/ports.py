@@ -22,6 +22,7 @@ from quota.domain.project import Allocation, Member, Person, Project, ProjectRol
 from quota.domain.rates import ChargeRate
 from quota.domain.session import Seen, Session
 from quota.domain.units import Balance, Unit
+from quota.service.notice_ports import Notices, Outbox
 
 T = TypeVar("T")
 
@@ -243,6 +244,9 @@ class Accounts(Protocol):
     def of_adjustment(self, adjustment_id: AdjustmentId) -> Allocation | None: ...
     def of_project(self, project_id: ProjectId) -> Sequence[Allocation]: ...
     def get(self, allocation_id: AllocationId) -> Allocation | None: ...
+    def strained(self, at: datetime) -> Sequence[Allocation]:
+        """Allocations of the day `at` that are charged at least four fifths, or have nothing available."""
+
     def statement(self, project_id: ProjectId, *, before: int | None, limit: int) -> Sequence[StatementLine]:
         """Newest first, lines with seq < `before`. One line per (transaction, account)."""
 
@@ -265,6 +269,9 @@ class Sessions(Protocol):
     def of_person(self, person_id: PersonId, *, limit: int) -> Sequence[Session]: ...
     def unfinished(self) -> Sequence[Session]:
         """Sessions not settled or failed, with amount and charged as the ledger has them."""
+
+    def ending(self, after: datetime, until: datetime) -> Sequence[Session]:
+        """Those of them that end later than `after` and not later than `until`."""
 
 
 class Rates(Protocol):
@@ -301,6 +308,10 @@ class Transaction(Protocol):
     def fences(self) -> Fences: ...
     @property
     def refunds(self) -> Refunds: ...
+    @property
+    def notices(self) -> Notices: ...
+    @property
+    def outbox(self) -> Outbox: ...
     def audit(
         self,
         *,

@@ -42,3 +42,4 @@ class Services:
     policy: Policy
     programme: Programme
     session_key_secret: bytes = field(repr=False)
+    sends_mail: bool = False  # whether the site has a mail server: without one no mail is put into the outbox

@@ -14,6 +14,7 @@ from quota.domain.ids import HoldId
 from quota.domain.project import LEADS
 from quota.domain.session import TRANSITIONS, Session, SessionState
 from quota.service.callers import Caller, Power
+from quota.service.notices import stopped_notice, tell
 from quota.service.ports import Transaction
 from quota.service.services import Services
 
@@ -46,7 +47,14 @@ async def stop(services: Services, caller: Caller, hold_id: HoldId) -> Session:
     except Unavailable:
         await services.store.write(lambda tx: _give_reason(tx, hold_id, session.stop_reason))
         raise
-    return await services.store.write(lambda tx: mark_stopping(tx, hold_id, reason))
+    return await services.store.write(lambda tx: _stopping(services, tx, caller, hold_id, reason))
+
+
+def _stopping(services: Services, tx: Transaction, caller: Caller, hold_id: HoldId, reason: str) -> Session:
+    session = mark_stopping(tx, hold_id, reason)
+    if session.person_id != caller.id:
+        tell(services, tx, stopped_notice(session, services.clock.now(), by=caller.person.hub_name))
+    return session
 
 
 def mark_stopping(tx: Transaction, hold_id: HoldId, reason: str) -> Session:

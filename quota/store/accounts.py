@@ -160,6 +160,17 @@ class SqlAccounts:
         found = self._all(_ALLOCATIONS.where(account.c.id == allocation_id))
         return found[0] if found else None
 
+    def strained(self, at: datetime) -> Sequence[Allocation]:
+        """Allocations of the day `at` that are charged at least four fifths, or have nothing available."""
+        at_us, awarded, charged = to_us(at), account.c.awarded, account.c.charged
+        query = _ALLOCATIONS.where(
+            account.c.period_start_us <= at_us,
+            account.c.period_end_us > at_us,
+            (awarded > 0) | (charged > 0),
+            (charged >= awarded - awarded // 5) | (charged + account.c.held >= awarded),
+        )
+        return self._all(query.order_by(account.c.id))
+
     def statement(self, project_id: ProjectId, *, before: int | None, limit: int) -> Sequence[StatementLine]:
         """Newest first, lines with seq < `before`. One line per (transaction, account)."""
         return statement_lines(self._connection, project_id, before=before, limit=limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select, text, update
@@ -60,6 +61,12 @@ class SqlSessions:
         # The states are written into the SQL: the partial index serves only what the planner can see.
         open_ones = _QUERY.where(text("session.state NOT IN ('settled', 'failed')"))
         return self._all(open_ones.order_by(session.c.held_us, session.c.hold_id))
+
+    def ending(self, after: datetime, until: datetime) -> Sequence[Session]:
+        """Unfinished sessions whose end lies in (after, until], soonest first."""
+        open_ones = _QUERY.where(text("session.state NOT IN ('settled', 'failed')"))
+        soon = open_ones.where(session.c.ends_us > to_us(after), session.c.ends_us <= to_us(until))
+        return self._all(soon.order_by(session.c.ends_us, session.c.hold_id))
 
     def _all(self, query: Select[Any]) -> list[Session]:
         return [_session(row) for row in self._connection.execute(query)]

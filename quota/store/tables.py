@@ -36,6 +36,7 @@ from quota.store.ledger_tables import (
     refused_line,
     usage_record,
 )
+from quota.store.notice_tables import mail, notice, notice_choice
 
 # `metadata` is complete once this module is imported.
 __all__ = [
@@ -49,7 +50,10 @@ __all__ = [
     "ledger_epoch",
     "ledger_link",
     "limit_counter",
+    "mail",
     "metadata",
+    "notice",
+    "notice_choice",
     "refund",
     "refused_line",
     "usage_record",

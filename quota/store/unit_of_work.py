@@ -29,6 +29,7 @@ from quota.store.chain import audit_hash
 from quota.store.database import Database
 from quota.store.fences import SqlFences
 from quota.store.instants import to_us
+from quota.store.notices import SqlNotices, SqlOutbox
 from quota.store.people import SqlPeople
 from quota.store.projects import SqlProjects
 from quota.store.rates import SqlRates
@@ -117,6 +118,14 @@ class SqlTransaction:
     @cached_property
     def refunds(self) -> SqlRefunds:
         return SqlRefunds(self._connection, self.audit)
+
+    @cached_property
+    def notices(self) -> SqlNotices:
+        return SqlNotices(self._connection)
+
+    @cached_property
+    def outbox(self) -> SqlOutbox:
+        return SqlOutbox(self._connection)
 
     def audit(
         self,

@@ -27,6 +27,7 @@ from quota.service.ports import (
     Transaction,
 )
 from quota.service.services import Policy, Programme, Services
+from tests.fake_notices import FakeNotices, NoticeBooks
 
 T = TypeVar("T")
 NOW = datetime(2026, 3, 10, 12, 4, tzinfo=UTC)
@@ -53,6 +54,7 @@ class World:
     sessions: dict[HoldId, Session] = field(default_factory=dict)
     lines: list[StatementLine] = field(default_factory=list)
     stopped: list[tuple[str, str]] = field(default_factory=list)
+    told: NoticeBooks = field(default_factory=NoticeBooks)
     down: bool = False
 
     def person(self, name: str, display: str = "") -> Person:
@@ -275,6 +277,7 @@ class FakeStore:
         self.people, self.projects = _People(world), _Projects(world)
         self.applications, self.accounts = _Applications(world), _Accounts(world)
         self.sessions = _Sessions(world)
+        self.notices = FakeNotices(world.told)
 
     def audit(self, **entry: object) -> None:
         """Kept by the real store only."""

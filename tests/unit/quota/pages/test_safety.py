@@ -24,9 +24,11 @@ POSTS = [
     "projects/project-1/members/rui/remove",
     "sessions/hold-00000001/stop",
     "sign-out",
+    "notices/put-away",
+    "notices/choices",
 ]
 GETS = ["", "now", "apply", "applications/a", "review", "review/a", "projects/p", "projects/p/statement.csv"]
-GETS += ["projects/p/members/m/remove", "sessions/s/stop"]
+GETS += ["projects/p/members/m/remove", "sessions/s/stop", "notices", "notices/choices"]
 
 
 def test_every_route_is_known_to_these_tests() -> None:

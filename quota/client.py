@@ -56,7 +56,7 @@ class HoldOrder:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A hold that stands; `gateway_key` lives as long as the hold."""
+    """A hold that stands; `gateway_key` lives as long as the hold. `login` and `uid` are what the session runs under."""
 
     hold_id: str
     allocation_id: str
@@ -66,6 +66,8 @@ class Held:
     gateway_key: str = field(repr=False)
     gateway_path: str
     text: str
+    login: str
+    uid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +286,8 @@ def _quoted(body: Mapping[str, Any]) -> Quoted:
 def _held(hold_id: str, body: Mapping[str, Any]) -> Held:
     if body["hold_id"] != hold_id or body["state"] != "held":
         raise ValueError("another hold")
-    texts = {name: str(body[name]) for name in ("allocation_id", "gateway_key", "gateway_path", "text")}
-    amounts = {name: _integer(body[name]) for name in ("amount", "runtime_s", "margin_s")}
+    texts = {name: str(body[name]) for name in ("allocation_id", "gateway_key", "gateway_path", "text", "login")}
+    amounts = {name: _integer(body[name]) for name in ("amount", "runtime_s", "margin_s", "uid")}
     return Held(hold_id=hold_id, **texts, **amounts)  # type: ignore[arg-type]
 
 

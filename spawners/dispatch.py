@@ -182,6 +182,7 @@ class DispatchSpawner(SessionTraits, Spawner):
         self._taken.clear()
         self._profile_id = ""
         self.hold_id, self.session_environment, self.deadline_ms, self.resource_request = "", {}, 0, None
+        self.login, self.uid = "", 0
         self.stop_order = StopOrder()
 
     async def get_url(self) -> str:

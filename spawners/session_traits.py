@@ -49,6 +49,8 @@ class SessionTraits(HasTraits):
     )
     resource_request = AnyTrait(help="The checked ResourceRequest; None before user_options were checked.")
     stop_order = Instance(StopOrder, args=(), help="How the next stop is done; set before it by who asks for it.")
+    login = Unicode(help="The person's Unix login, the same in containers and jobs; set by admission.")
+    uid = Integer(help="The person's uid, never reused; 0: not known, and nothing starts that needs it.")
     data_folder = Unicode(help="The portal's data folder ($COMMONS_DATA).").tag(config=True)
 
 

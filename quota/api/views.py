@@ -79,6 +79,8 @@ def session_hold(one: SessionHold, translate: Translate) -> Json:
         "ends_within_ms": one.ends_within_ms,
         "gateway_key": one.gateway_key,
         "gateway_path": "services/gateway/v1",
+        "login": one.owner.login,
+        "uid": one.owner.uid,
         "text": _hold_text(one, translate),
     }
 

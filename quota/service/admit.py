@@ -58,6 +58,7 @@ class SessionHold:
     terms: SessionTerms
     available: int  # on the paying allocation, after the hold
     gateway_key: str
+    owner: Person  # whose login and uid the session runs under
     replayed: bool
 
     @property
@@ -141,15 +142,19 @@ async def _answer(services: Services, hold: Hold) -> SessionHold | Refused:
     terms = SessionTerms.from_details(hold.details)
     if hold.state is HoldState.REFUSED:
         return explained(hold, terms)
-    available = await services.store.write(lambda tx: _record(tx, hold))
-    return SessionHold(hold, terms, available, session_key(services.session_key_secret, hold.id), hold.replayed)
+    available, owner = await services.store.write(lambda tx: _record(tx, hold))
+    key = session_key(services.session_key_secret, hold.id)
+    return SessionHold(hold, terms, available, key, owner, hold.replayed)
 
 
-def _record(tx: Transaction, hold: Hold) -> int:
+def _record(tx: Transaction, hold: Hold) -> tuple[int, Person]:
     if tx.sessions.get(hold.id) is None:
         tx.sessions.upsert(session_of(hold))
     allocation = tx.accounts.get(hold.allocation_id)
-    return allocation.balance.available if allocation is not None else 0
+    owner = tx.people.by_id(hold.actor)
+    if owner is None:
+        raise Unknown("person", person=hold.actor)
+    return (allocation.balance.available if allocation is not None else 0), owner
 
 
 def explained(hold: Hold, terms: SessionTerms) -> Refused:

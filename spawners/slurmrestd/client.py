@@ -52,7 +52,7 @@ class SlurmClient:
             return existing.job_id
         permit = self._signer.submit_as(SubmitOrder.of(request, hold_id, login))
         dialect = self.dialect()
-        body = dialect.submit_body(request, permit.comment)
+        body = dialect.submit_body(request, permit.comment(request.label))
         try:
             answer = self._http.call("POST", dialect.submit, permit.credential, body=body)
             number = answer.number()

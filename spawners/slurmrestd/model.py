@@ -97,6 +97,7 @@ class JobRequest:
     memory_mib: int = 1024
     qos: str = ""  # empty: the association's own
     standard_output: str = "/dev/null"
+    label: str = ""  # kept as the job's comment, without blanks; what adoption reads
 
     @property
     def gres(self) -> str:
@@ -153,6 +154,7 @@ class Job:
     batch_host: str  # node name on which the script runs; empty while it is pending
     gpus: int  # allocated; 0 while it is pending
     exit: ExitStatus
+    label: str  # the comment without its ticket
     hold_id: str  # from the administrators' comment, which users cannot change; empty for jobs without a ticket
     restarts: int = 0
     priority: int = 0
@@ -191,6 +193,7 @@ class JobRun:
     gpus: int
     exit: ExitStatus
     hold_id: str
+    label: str = ""
     nodes: str = ""
 
     @property

@@ -15,6 +15,7 @@ from spawners.slurmrestd.wire import Answer
 
 _NEVER: Final = frozenset({0, 4294967294, 4294967295, 18446744073709551614, 18446744073709551615})
 _GPUS: Final = re.compile(r"(?:^|,)gres/gpu=(\d+)(?:,|$)")
+_TICKET: Final = re.compile(r"^cct:[0-9a-f]*")
 _HOLD: Final = re.compile(r"^hold=([A-Za-z0-9_-]{1,64})$")
 
 
@@ -55,6 +56,7 @@ def job(row: Mapping[str, Any]) -> Job:
         batch_host=text(row, "batch_host"),
         gpus=allocated_gpus(text(row, "tres_alloc_str")),
         exit=exit_status(row.get("exit_code")),
+        label=label_of(text(row, "comment")),
         hold_id=hold_of(text(row, "admin_comment")),
         restarts=number(row.get("restart_cnt")) or 0,
         priority=number(row.get("priority")) or 0,
@@ -81,6 +83,7 @@ def run(row: Mapping[str, Any]) -> JobRun:
         gpus=billed_gpus(row),
         exit=exit_status(row.get("exit_code")),
         hold_id=hold_of(text(comment, "administrator")),
+        label=label_of(text(comment, "job")),
         nodes="" if text(row, "nodes") == "None assigned" else text(row, "nodes"),
     )
 
@@ -103,6 +106,7 @@ def job_of(newest: JobRun) -> Job:
         batch_host=newest.nodes,
         gpus=newest.gpus,
         exit=newest.exit,
+        label=newest.label,
         hold_id=newest.hold_id,
         from_accounting=True,
     )
@@ -166,6 +170,11 @@ def hold_of(admin_comment: str) -> str:
     """The hold that job_submit.lua wrote into the administrators' comment."""
     found = _HOLD.match(admin_comment)
     return found[1] if found else ""
+
+
+def label_of(comment: str) -> str:
+    """A comment without the ticket that a cluster without job_submit.lua leaves in it."""
+    return _TICKET.sub("", comment).strip()
 
 
 def text(row: Mapping[str, Any], name: str) -> str:

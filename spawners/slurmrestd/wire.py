@@ -49,10 +49,9 @@ class Permit:
     credential: Credential
     ticket: str = field(repr=False)
 
-    @property
-    def comment(self) -> str:
-        """How the job names its ticket to job_submit.lua."""
-        return f"cct:{self.ticket}"
+    def comment(self, label: str) -> str:
+        """The job's comment: its ticket for job_submit.lua, which leaves the label alone."""
+        return f"cct:{self.ticket} {label}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)

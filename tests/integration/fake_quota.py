@@ -187,6 +187,7 @@ class FakeQuota:
                 "hold_id": hold_id, "state": "held", "allocation_id": "alloc-0001", "amount": self.book.holds[hold_id]["amount"],
                 "runtime_s": body["runtime_s"], "margin_s": MARGIN_S, "ends_within_ms": body["runtime_s"] * 1000,
                 "gateway_key": f"key-of-{hold_id}", "gateway_path": "services/gateway/v1", "text": "held",
+                "login": "cc-20001", "uid": 20001,
             },
             status=201 if known is None else 200,
         )  # fmt: skip

@@ -46,6 +46,7 @@ class Wire:
         held = {
             "hold_id": path.split("/")[2], "state": "held", "allocation_id": "a", "amount": 1, "runtime_s": 14_400, "margin_s": 120,
             "gateway_key": "the-key", "gateway_path": "services/gateway/v1", "text": "",
+            "login": "cc-20001", "uid": 20001,
         }  # fmt: skip
         return httpx.Response(200, json=held)
 
@@ -80,6 +81,7 @@ class Spawner:
     def __init__(self) -> None:
         self.hold_id = ""
         self.session_environment: dict[str, str] = {}
+        self.login, self.uid = "", 0
         self.resource_request = REQUEST
 
 
@@ -103,6 +105,12 @@ async def test_the_id_is_kept_before_the_hold_is_asked_for(site: settings.Settin
     }  # fmt: skip
 
 
+async def test_a_session_runs_under_the_login_and_uid_that_came_with_its_hold(site: settings.Settings) -> None:
+    spawner = Spawner()
+    await start_hook(Wire(), site)(spawner)
+    assert (spawner.login, spawner.uid) == ("cc-20001", 20001)
+
+
 async def test_the_sessions_key_and_gateway_come_with_the_hold(site: settings.Settings) -> None:
     spawner = Spawner()
     await start_hook(Wire(), site)(spawner)
@@ -121,7 +129,7 @@ async def test_the_sessions_key_and_gateway_come_with_the_hold(site: settings.Se
 
 
 def test_real_gpus_are_not_called_simulated(catalogue: Profiles) -> None:
-    held = Held("h", "a", 1, 60, 120, "k", "services/gateway/v1", "")
+    held = Held("h", "a", 1, 60, 120, "k", "services/gateway/v1", "", "cc-20001", 20001)
     assert "COMMONS_SIMULATED_GPUS" not in session_environment(held, REQUEST, catalogue.get("cpu"), "http://x/")
 
 

@@ -16,6 +16,7 @@ ORDER = HoldOrder("pi", "project-1", "gpu1", "lab", 3600, "")
 HELD = {
     "hold_id": "h1", "state": "held", "allocation_id": "a1", "amount": 3_720_000, "runtime_s": 3600, "margin_s": 120,
     "ends_within_ms": 3_600_000, "gateway_key": "the-key", "gateway_path": "services/gateway/v1", "text": "held",
+    "login": "cc-20001", "uid": 20001,
 }  # fmt: skip
 REFUSAL = {"code": "insufficient_balance", "message": "Too much.", "next": "Less.", "params": {"fits_runtime_s": 60}}
 QUOTE = {

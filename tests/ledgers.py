@@ -110,6 +110,16 @@ def open_books(database: Database, *awards: int) -> Books:
     return Books(database, person, accounts)
 
 
+def known_books(database: Database) -> Books:
+    """The books that `open_books` made in this database, from another process or at another time."""
+    with database.reading() as connection:
+        name = connection.execute(text("SELECT hub_name FROM person")).scalar_one()
+        found = SqlTransaction(connection).people.by_hub_name(name)
+        ids = connection.execute(text("SELECT id FROM account WHERE kind = 'allocation' ORDER BY id"))
+        assert found is not None
+        return Books(database, found, tuple(AllocationId(row.id) for row in ids))
+
+
 def register(tx: Transaction, name: str) -> Person:
     """A person whose names all follow from one."""
     return tx.people.register(

@@ -172,9 +172,11 @@ class Writer:
                         raise Unavailable(f"the database does not answer: {type(error).__name__}") from error
                 failures.append(error)
             except (*_BAD_VALUES, *_BROKEN) as error:
-                if len(operations) == 1:
+                if len(operations) > 1:
+                    return [outcome for operation in operations for outcome in self._answers([operation])]
+                if failures or not isinstance(error, _BROKEN):
                     return [_own_fault(error)]
-                return [outcome for operation in operations for outcome in self._answers([operation])]
+                failures.append(error)  # a hold that changed after it was read can break a CHECK: plan it again first
         raise Unavailable("other writers keep interfering") from failures[-1]
 
     def _transact(self, operations: Sequence[Operation]) -> Sequence[Outcome]:

@@ -9,21 +9,16 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from sqlalchemy import select
-
 from quota.domain.errors import Unavailable
-from quota.domain.ids import AllocationId
-from quota.store.database import Database, open_database
+from quota.store.database import open_database
 from quota.store.ledger import LedgerStore
-from quota.store.tables import account, person
-from quota.store.unit_of_work import SqlTransaction
-from tests.ledgers import Books
+from tests.ledgers import known_books
 
 
 async def main(url: str, prefix: str, clients: int, count: int) -> None:
     """Place holds, telling each answer."""
     database = open_database(url)
-    books = _books(database)
+    books = known_books(database)
     async with LedgerStore(database) as ledger:
         await ledger.hold(books.order(1).id)
         print("ready", flush=True)
@@ -43,15 +38,6 @@ async def main(url: str, prefix: str, clients: int, count: int) -> None:
 
         await asyncio.gather(*(client(number) for number in range(clients)))
     database.close()
-
-
-def _books(database: Database) -> Books:
-    with database.reading() as connection:
-        name = connection.execute(select(person.c.hub_name)).scalar_one()
-        found = SqlTransaction(connection).people.by_hub_name(name)
-        ids = connection.execute(select(account.c.id).where(account.c.kind == "allocation").order_by(account.c.id))
-        assert found is not None
-        return Books(database, found, tuple(AllocationId(row.id) for row in ids))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,385 @@
+"""One history: ledger processes, their clients and an administrator on one SQLite file, under a virtual clock, decided by a seed.
+
+Two kinds. In a *locked* history each transaction has the database for itself; after each COMMIT that counted the reference model
+takes the same operations, the rows must equal it, and each answer must be the model's. In a *stale* one other processes commit
+between a transaction's reads and its writes, which production's locks prevent: answers may then be out of date, amounts may not.
+At the end of both: faults stop, a reconciler closes what is open, nothing stays held, and `verify` finds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import hashlib
+import random
+import shutil
+import sqlite3
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from quota.domain.errors import InvariantBroken, QuotaError, Unavailable
+from quota.domain.hold import Charged, Hold, HoldState, LimitUse
+from quota.domain.ids import HoldId
+from quota.store.database import Database, open_database
+from quota.store.ledger import LedgerStore
+from quota.store.verify import verify
+from quota.store.wire import Wire, open_wire
+from quota.store.writer import Outside
+from tests import ledgers
+from tests.property import ledger_model as model
+from tests.simulator.faults import Died, Faults, FaultyWire, Strike, Watch
+from tests.simulator.loop import VirtualLoop
+from tests.simulator.script import AWARDS, CAP, scripts
+
+LIMIT = "member-1"
+_TRIES = 60
+
+
+class Violation(Exception):
+    """A promise of the ledger was broken in this history."""
+
+
+@dataclass(eq=False)
+class Intent:
+    """One operation on its way through one process; `expected` is the model's answer, once it counted (`wrote`: with its batch's rows)."""
+
+    op: model.Op
+    expected: model.Seen | None = None
+    wrote: bool = False
+
+
+@dataclass(eq=False)
+class Process:
+    """One ledger process; after a crash the next one takes its name."""
+
+    name: str
+    ledger: LedgerStore
+    database: Database
+    queue: deque[Intent] = field(default_factory=deque)
+    batch: list[Intent] = field(default_factory=list)
+    calls: dict[asyncio.Task[Any], None] = field(default_factory=dict)  # in their order, which a set would not keep
+    wires: list[Wire] = field(default_factory=list)
+
+    def vanish(self) -> None:
+        """Leave the database what a killed process leaves it."""
+        for wire in self.wires:
+            wire.close()
+        for call in self.calls:
+            call.cancel()
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a history leaves: its trace, what struck, and how many operations were answered."""
+
+    trace: list[str]
+    struck: dict[str, int]
+    answered: int
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()
+
+
+class History:
+    """`run` it once."""
+
+    def __init__(self, seed: int, folder: Path, template: Path) -> None:
+        self.choice = random.Random(seed)
+        self.stale = self.choice.random() < 0.3
+        self.faults = Faults(self.choice, self.choice.choice((0.0, 0.004, 0.012, 0.03)), self.choice.randint(1, 6))
+        self.loop = VirtualLoop(self.choice)
+        self.path = folder / f"history-{seed}.sqlite"
+        shutil.copyfile(template, self.path)
+        self.url = f"sqlite:///{self.path}"
+        self.model = model.Model(list(AWARDS), CAP)
+        self.trace: list[str] = []
+        self.answered = 0
+        self.processes: list[Process] = []
+        self.books = ledgers.known_books(self._database())
+        self._opened = [self.books.database]
+        self._look = sqlite3.connect(self.path)
+        self._nested = 0
+        self._broken: list[str] = []
+
+    def run(self) -> Told:
+        """Live the history. Raises Violation."""
+        try:
+            self.loop.run(self._main())
+            if self._broken or self.loop.errors:
+                raise Violation([*self._broken, *self.loop.errors][0])
+        finally:
+            for process in self.processes:
+                process.vanish()
+            self._look.close()
+            for database in self._opened:
+                database.close()
+            for path in self.path.parent.glob(f"{self.path.name}*"):
+                path.unlink()
+        return Told(self.trace, dict(self.faults.struck), self.answered)
+
+    async def _main(self) -> None:
+        for number in range(self.choice.randint(1, 3)):
+            self.processes.append(self._process(f"p{number}"))
+        work = [asyncio.ensure_future(self._client(f"c{n}", ops)) for n, ops in enumerate(scripts(self.choice))]
+        work.append(asyncio.ensure_future(self._administrator()))
+        running = [asyncio.ensure_future(self._keep_running(number)) for number in range(len(self.processes))]
+        await asyncio.gather(*work)
+        self.faults.left = 0
+        await self._client(
+            "reconciler", [model.Settle(hold, None) for hold in sorted(self._open_holds())], lasting=True
+        )
+        for task in running:
+            task.cancel()
+        for ended in await asyncio.gather(*running, return_exceptions=True):
+            if not isinstance(ended, asyncio.CancelledError):
+                self._fail(f"a process's loop ended: {ended!r}")
+        self._check_the_end()
+
+    # -- who acts -----------------------------------------------------------------------------------------------------------------
+
+    async def _client(self, name: str, ops: list[model.Op], *, lasting: bool = False) -> None:
+        """Send each operation until it is answered, through whichever process answers; some clients vanish on the way."""
+        for op in ops:
+            for _ in range(_TRIES):
+                await asyncio.sleep(self.choice.random() * 0.4)
+                if not lasting and self.choice.random() < 0.01:
+                    self._say(f"{name} is gone")
+                    return
+                process = self.choice.choice(self.processes)
+                call = asyncio.ensure_future(self._call(process, op))
+                process.calls[call] = None
+                if not lasting and self.choice.random() < 0.02:
+                    self._say(f"{name} sends {op} and is gone")
+                    return
+                try:
+                    intent, answer = await call
+                except asyncio.CancelledError:
+                    self._say(f"{name} lost {process.name} with {op}")
+                    continue
+                finally:
+                    process.calls.pop(call, None)
+                if isinstance(answer, Unavailable):
+                    self._say(f"{name} {op}: unavailable")
+                    continue
+                self._answered(name, intent, answer)
+                break
+            else:
+                self._fail(f"{name} got no answer to {op}")
+
+    async def _call(self, process: Process, op: model.Op) -> tuple[Intent, object]:
+        intent = Intent(op)
+        process.queue.append(intent)
+        try:
+            return intent, await self._send(process.ledger, op)
+        except QuotaError as error:
+            if intent in process.queue:  # refused before it was queued
+                process.queue.remove(intent)
+            return intent, error
+
+    async def _administrator(self) -> None:
+        for _ in range(self.choice.choice((0, 0, 1, 2))):
+            await asyncio.sleep(self.choice.random() * 3)
+            if self.choice.random() < 0.6:
+                self._adjust()
+            else:
+                self._freeze()
+
+    async def _keep_running(self, number: int) -> None:
+        """The process's own loop: a batch now and then; killed and started again where the seed says so."""
+        while True:  # ends by being cancelled
+            await asyncio.sleep(self.choice.random() * 0.3)
+            if self.faults.at("idle") is Strike.CRASH:
+                self._crashed(self.processes[number])
+            else:
+                self._step(self.processes[number])
+
+    # -- what happens -------------------------------------------------------------------------------------------------------------
+
+    def _step(self, process: Process) -> None:
+        size = min(len(process.queue), _BATCH_MAX)
+        process.batch = [process.queue.popleft() for _ in range(size)]
+        try:
+            process.ledger.writer.step()
+        except Died:
+            self._crashed(process)
+            return
+        for intent in process.batch:
+            if intent.expected is None and not self.stale:
+                # No COMMIT came through. Where the answer only reads, it stands all the same.
+                would = copy.deepcopy(self.model)
+                said = would.run(intent.op)
+                intent.expected = said if vars(would) == vars(self.model) else None
+
+    def _crashed(self, process: Process) -> None:
+        self._say(f"{process.name} died")
+        self.processes[self.processes.index(process)] = self._process(process.name)
+        process.vanish()
+
+    def _committed(self, process: Process, wrote: bool) -> None:
+        batch = process.batch
+        self._say(f"{process.name} committed {len(batch)}")
+        if self.stale:
+            return
+        for intent in batch:
+            if intent.wrote:
+                self._fail(f"{intent.op} counted twice in one process")
+            intent.expected, intent.wrote = self.model.run(intent.op), wrote
+        self._compare()
+
+    def _answered(self, name: str, intent: Intent, answer: object) -> None:
+        seen = model.of(answer)
+        self.answered += 1
+        self._say(f"{name} {intent.op}: {seen}")
+        if self.stale:
+            self._plausible(intent.op, answer)
+        elif intent.expected is None:
+            self._fail(f"{intent.op} was answered with {seen} before it was committed")
+        elif seen != intent.expected:
+            self._fail(f"{intent.op} was answered with {seen}, the model says {intent.expected}")
+
+    def _before_writing(self, process: Process) -> None:
+        """In a stale history somebody else is faster, now and then."""
+        if self._nested or self.choice.random() < 0.4:
+            return
+        self._nested += 1
+        try:
+            others = [one for one in self.processes if one is not process]
+            if others and self.choice.random() < 0.8:
+                self._step(self.choice.choice(others))
+            elif self.choice.random() < 0.5:
+                self._freeze()
+            else:
+                self._adjust()
+        finally:
+            self._nested -= 1
+
+    def _adjust(self) -> None:
+        key, at, delta = (
+            f"adjust-{self.choice.randrange(3)}",
+            self.choice.randrange(2),
+            self.choice.choice((-70, -20, 15)),
+        )
+        try:
+            answer = ledgers.adjust(self.books.database, self.books.person.id, key, self.books.accounts[at], delta)
+        except QuotaError as error:
+            answer = error
+        self._say(f"admin adjusts {at} by {delta}: {model.of(answer)}")
+        if not self.stale and model.of(answer) != (expected := self.model.adjust(key, at, delta)):
+            self._fail(f"the adjustment {key} was answered with {model.of(answer)}, the model says {expected}")
+
+    def _freeze(self) -> None:
+        at, frozen = self.choice.randrange(2), self.choice.random() < 0.5
+        ledgers.freeze(self.books.database, self.books.accounts[at], frozen=frozen)
+        self.model.accounts[at].frozen = frozen
+        self._say(f"admin freezes {at}: {frozen}")
+
+    # -- what must hold -------------------------------------------------------------------------------------------------------------
+
+    def _compare(self) -> None:
+        accounts = self._look.execute(_ACCOUNTS).fetchall()
+        holds = self._look.execute(_HOLDS).fetchall()
+        limit = self._look.execute(_LIMIT).fetchone()
+        said = [(one.awarded, one.charged, one.held) for one in self.model.accounts]
+        if accounts != said:
+            self._fail(f"the accounts are {accounts}, the model says {said}")
+        if limit != (self.model.limit_charged, self.model.limit_held):
+            self._fail(f"the limit is {limit}")
+        known = {key: (one.state, one.amount, one.charged, one.refusal) for key, one in self.model.holds.items()}
+        if {row[0]: row[1:] for row in holds} != known:
+            self._fail(f"the holds are {holds}, the model says {known}")
+
+    def _plausible(self, op: model.Op, answer: object) -> None:
+        """An answer that may be out of date still says what is stored: ids, and amounts that only grow."""
+        if isinstance(answer, InvariantBroken) and "overlaps" not in str(answer):
+            self._fail(f"{op} met a broken invariant: {answer}")
+        if not isinstance(answer, Hold | Charged):
+            return
+        said = answer.hold if isinstance(answer, Charged) else answer
+        row = self._look.execute(_HOLD, (op.hold,)).fetchone()
+        if row is None or row[1] < said.amount or row[2] < said.charged:
+            self._fail(f"{op} was answered with {said}, stored is {row}")
+        elif said.state is not HoldState.HELD and row[0] != said.state:
+            self._fail(f"{op} was answered as {said.state}, stored is {row}")
+
+    def _check_the_end(self) -> None:
+        found = verify(self.books.database)
+        if found:
+            self._fail(f"verify: {found[0]}")
+        (held,) = self._look.execute("SELECT sum(held) FROM account WHERE kind = 'allocation'").fetchone()
+        if held:
+            self._fail(f"{held} stay held once faults have stopped")
+        if not self.stale:
+            self._compare()
+
+    def _open_holds(self) -> list[str]:
+        return [str(row[0]) for row in self._look.execute("SELECT id FROM hold WHERE state = 'held'")]
+
+    def _fail(self, why: str) -> None:
+        self._say(f"VIOLATION {why}")
+        self._broken.append(why)
+
+    # -- means ------------------------------------------------------------------------------------------------------------------------
+
+    def _process(self, name: str) -> Process:
+        database = self._database()
+        self._opened.append(database)
+        watch = Watch(
+            point=self.faults.at,
+            before_writing=lambda: self._before_writing(process),
+            committed=lambda wrote: self._committed(process, wrote),
+        )
+
+        def connect(opened: Database) -> Wire:
+            strike = self.faults.at("connect")
+            if strike is Strike.CRASH:
+                raise Died
+            if strike is Strike.CUT:
+                raise Unavailable("nobody answers")
+            process.wires.append(FaultyWire(open_wire(opened), watch, stale=self.stale))
+            return process.wires[-1]
+
+        outside = Outside(connect=connect, pause=lambda failures: None)
+        ledger = LedgerStore(database, batch_max=_BATCH_MAX, queue_max=self.choice.choice((2, 50)), outside=outside)
+        process = Process(name, ledger, database)
+        ledger.writer.open()
+        return process
+
+    def _database(self) -> Database:
+        return open_database(self.url)
+
+    def _send(self, ledger: LedgerStore, op: model.Op) -> Coroutine[Any, Any, object]:
+        at = ledgers.NOW + timedelta(seconds=self.loop.time())
+        match op:
+            case model.Place():
+                limits = (LimitUse(LIMIT, op.amount),) if op.limited else ()
+                return ledger.place_hold(
+                    self.books.order(op.amount, hold_id=op.hold, account=op.account, limits=limits)
+                )
+            case model.TopUp():
+                return ledger.top_up(HoldId(op.hold), op.line, op.amount, at, at + timedelta(hours=1))
+            case model.Charge():
+                return ledger.charge(ledgers.usage(op.hold, op.event, op.amount, minute=op.minute))
+            case model.Settle(usage=None):
+                return ledger.settle(HoldId(op.hold), at)
+            case model.Settle(usage=used):
+                assert used is not None
+                measured = ledgers.usage(used.hold, used.event, used.amount, minute=used.minute)
+                return ledger.settle(HoldId(op.hold), at, measured)
+            case model.Close():
+                close = ledger.release if op.to is HoldState.RELEASED else ledger.expire
+                return close(HoldId(op.hold), at, "test")
+
+    def _say(self, line: str) -> None:
+        self.trace.append(f"{self.loop.time():.3f} {line}")
+
+
+_BATCH_MAX = 6
+_ACCOUNTS = "SELECT awarded, charged, held FROM account WHERE kind = 'allocation' ORDER BY id"
+_HOLDS = "SELECT id, state, amount, charged, refusal_code FROM hold"
+_HOLD = "SELECT state, amount, charged FROM hold WHERE id = ?"
+_LIMIT = "SELECT charged, held FROM limit_counter"

@@ -13,7 +13,7 @@ from quota.domain.hold import Hold, Usage
 from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId, RefundId
 from quota.domain.project import Allocation, Person, Project, ProjectRole
 from quota.domain.rates import ChargeRate
-from quota.domain.session import Session
+from quota.domain.session import Extension, Session
 from quota.domain.units import Balance
 from quota.service.ports import Adjusted
 from tests.fake_notices import NoticeBooks
@@ -56,6 +56,7 @@ class Books:
     audited: list[str] = field(default_factory=list)
     epochs: dict[str, int] = field(default_factory=dict)
     refunds: dict[RefundId, tuple[Adjusted, tuple[object, ...]]] = field(default_factory=dict)
+    extensions: dict[str, Extension] = field(default_factory=dict)
     reversed: set[AdjustmentId] = field(default_factory=set)
     told: NoticeBooks = field(default_factory=NoticeBooks)
 

@@ -13,7 +13,7 @@ from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, 
 from quota.domain.notice import balance_notices
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.rates import ChargeRate
-from quota.domain.session import Session, SessionState
+from quota.domain.session import Extension, ExtensionState, Session, SessionState
 from quota.domain.units import Balance, Unit
 from quota.service.ports import Adjusted, StatementLine
 from tests.fake_books import Books, FakeFences, FakeRefunds, Line
@@ -313,8 +313,32 @@ class FakeSessions:
         return [s for s in self.books.sessions.values() if s.person_id == person_id][:limit]
 
     def unfinished(self) -> Sequence[Session]:
-        over = (SessionState.SETTLED, SessionState.FAILED)
-        return [s for s in self.books.sessions.values() if s.state not in over]
+        return [one for one in map(self.get, list(self.books.sessions)) if one is not None and not one.over]
+
+    def observe(self, rows: Sequence[Session]) -> None:
+        for row in rows:
+            old = self.books.sessions.get(row.hold_id)
+            if old is None or old.over:
+                continue
+            state = old.state if old.state is SessionState.STOPPING and not row.over else row.state
+            self.books.sessions[row.hold_id] = replace(
+                old, state=state, started_at=row.started_at, alive_at=row.alive_at, ends_at=row.ends_at,
+                ended_at=row.ended_at, end_reason=row.end_reason, waiting_since=row.waiting_since,
+                suspended=row.suspended, note=row.note,
+            )  # fmt: skip
+
+    def add_extension(self, extension: Extension) -> None:
+        assert extension.id not in self.books.extensions
+        self.books.extensions[extension.id] = extension
+
+    def put_extension(self, extension: Extension) -> None:
+        self.books.extensions[extension.id] = extension
+
+    def extension(self, extension_id: str) -> Extension | None:
+        return self.books.extensions.get(extension_id)
+
+    def open_extensions(self) -> Sequence[Extension]:
+        return [one for one in self.books.extensions.values() if one.state is ExtensionState.ASKED]
 
     def ending(self, after: datetime, until: datetime) -> Sequence[Session]:
         return [s for s in self.unfinished() if s.ends_at is not None and after < s.ends_at <= until]

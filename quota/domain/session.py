@@ -1,36 +1,57 @@
 """Sessions as the quota service sees them: a hold, and evidence of what ran under it.
 
-quoted → held → starting → pending → running → stopping → settled; unknown while the backend is silent; refused; failed.
+quoted → held → starting → pending → running → stopping → settled; unknown while the backend is silent; refused; failed. TRANSITIONS is
+the only table of what may follow what, `state_seen` the only place where evidence becomes a state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from fractions import Fraction
 
+from quota.domain.errors import Refused
 from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
 
 
 class SessionState(StrEnum):
-    HELD = "held"
+    """Where a session is; quoted and refused-before-a-hold are never stored."""
+
+    QUOTED = "quoted"
+    HELD = "held"  # its hold stands, nobody has seen it yet
+    STARTING = "starting"  # the backend has it, it does not run yet
+    PENDING = "pending"  # in a queue; nothing is charged
     RUNNING = "running"
-    UNKNOWN = "unknown"
-    STOPPING = "stopping"
+    UNKNOWN = "unknown"  # its backend is silent; nothing is settled, stopped or forgotten
+    STOPPING = "stopping"  # told to end; charged on until its end is seen
     SETTLED = "settled"
     FAILED = "failed"  # never ran; the hold was released
+    REFUSED = "refused"  # before it ran, for a reason of its own; the hold, if any, was released
+
+
+class Target(StrEnum):
+    """What people and policy want of a session; reconciliation brings the state there."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
 
 
 _S = SessionState
+OVER: frozenset[SessionState] = frozenset({_S.SETTLED, _S.FAILED, _S.REFUSED})
+_ANY_END = frozenset({_S.SETTLED, _S.FAILED, _S.REFUSED})
 TRANSITIONS: Mapping[SessionState, frozenset[SessionState]] = {
-    _S.HELD: frozenset({_S.RUNNING, _S.UNKNOWN, _S.STOPPING, _S.SETTLED, _S.FAILED}),
-    _S.RUNNING: frozenset({_S.UNKNOWN, _S.STOPPING, _S.SETTLED}),
-    _S.UNKNOWN: frozenset({_S.HELD, _S.RUNNING, _S.STOPPING, _S.SETTLED, _S.FAILED}),
-    _S.STOPPING: frozenset({_S.RUNNING, _S.UNKNOWN, _S.SETTLED, _S.FAILED}),
+    _S.QUOTED: frozenset({_S.HELD, _S.REFUSED}),
+    _S.HELD: frozenset({_S.STARTING, _S.PENDING, _S.RUNNING, _S.UNKNOWN, _S.STOPPING}) | _ANY_END,
+    _S.STARTING: frozenset({_S.HELD, _S.PENDING, _S.RUNNING, _S.UNKNOWN, _S.STOPPING}) | _ANY_END,
+    _S.PENDING: frozenset({_S.STARTING, _S.RUNNING, _S.UNKNOWN, _S.STOPPING}) | _ANY_END,
+    _S.RUNNING: frozenset({_S.PENDING, _S.UNKNOWN, _S.STOPPING, _S.SETTLED}),  # pending again: requeued
+    _S.UNKNOWN: frozenset({_S.HELD, _S.STARTING, _S.PENDING, _S.RUNNING, _S.STOPPING}) | _ANY_END,
+    _S.STOPPING: frozenset(_ANY_END),  # an outage meanwhile changes nothing: it stays told to end
     _S.SETTLED: frozenset(),
     _S.FAILED: frozenset(),
+    _S.REFUSED: frozenset(),
 }
 
 
@@ -160,7 +181,11 @@ class SessionTerms:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session's row: the mutable face of its hold."""
+    """A session's row: the mutable face of its hold.
+
+    `target`, `stop_at` and `stop_reason` are what is wanted: stopped from `stop_at` on (None: at once). `extended_s` counts the extensions
+    that the backend took. `note` is the backend's word for the owner.
+    """
 
     hold_id: HoldId
     person_id: PersonId
@@ -177,3 +202,86 @@ class Session:
     stop_reason: str | None
     amount: int
     charged: int
+    target: Target = Target.RUNNING
+    stop_at: datetime | None = None
+    extended_s: int = 0
+    waiting_since: datetime | None = None
+    asked_at: datetime | None = None  # when its owner was asked whether it should go on waiting
+    suspended: bool = False
+    note: str = ""
+    tries: int = 0
+    next_try_at: datetime | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+    @property
+    def runtime_s(self) -> int:
+        """The chosen runtime with its extensions."""
+        return self.terms.runtime_s + self.extended_s
+
+    def to_stop(self, at: datetime) -> bool:
+        """Whether it should be ended by now."""
+        return self.target is Target.STOPPED and not self.over and (self.stop_at is None or self.stop_at <= at)
+
+
+class ExtensionState(StrEnum):
+    ASKED = "asked"  # the further hold stands; whether the backend took the new end is not known yet
+    APPLIED = "applied"
+    UNDONE = "undone"  # the backend refused; the further hold was given back, the old end stands
+    REFUSED = "refused"  # the further hold was refused
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """One extension of a session under the caller's id; `ends_at` is the end that was asked of the backend."""
+
+    id: str
+    hold_id: HoldId
+    actor: PersonId
+    seconds: int
+    amount: int
+    state: ExtensionState
+    asked_at: datetime
+    ends_at: datetime
+    refusal: Refused | None = None
+
+
+_NEVER_RAN = {EndReason.NEVER_STARTED: _S.FAILED, EndReason.CANCELLED: _S.FAILED, EndReason.DEVICE_MISSING: _S.REFUSED}
+
+
+def state_seen(seen: Seen, *, listed: bool | None) -> SessionState:
+    """The state that one look shows; `listed` says whether the hub has it, None where the hub does not answer."""
+    if isinstance(seen, Unreachable):
+        return _S.UNKNOWN
+    if seen is None:
+        return _S.STARTING if listed else _S.HELD
+    if seen.ended_at is not None:
+        return _S.SETTLED
+    if seen.reason in _NEVER_RAN and seen.started_at is None:
+        return _NEVER_RAN[seen.reason]
+    if seen.waiting_since is not None:
+        return _S.PENDING
+    return _S.STARTING if seen.started_at is None else _S.RUNNING
+
+
+def observed(old: Session, state: SessionState, evidence: Evidence | None, reason: EndReason | None = None) -> Session:
+    """The row after a look: where TRANSITIONS allows it the new state, and what the evidence says. What is wanted is left alone."""
+    allowed = state in TRANSITIONS[old.state]
+    new = replace(old, state=state if allowed else old.state, end_reason=reason or old.end_reason)
+    if evidence is None:
+        return replace(new, ended_at=old.alive_at) if reason is EndReason.LOST else new
+    new = replace(
+        new, waiting_since=evidence.waiting_since, suspended=evidence.suspended, note=evidence.note or old.note
+    )
+    if evidence.started_at is None:
+        return new
+    ends_at = evidence.ends_at or evidence.started_at + timedelta(seconds=old.runtime_s)
+    return replace(
+        new,
+        started_at=evidence.started_at,
+        alive_at=evidence.ended_at or evidence.alive_at,
+        ends_at=ends_at,
+        ended_at=evidence.ended_at,
+    )

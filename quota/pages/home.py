@@ -11,14 +11,13 @@ from typing import Final
 from starlette.responses import Response
 
 from quota.domain.project import Allocation, AllocationState, ProjectState, payer
-from quota.domain.session import EndReason, Session, SessionState
+from quota.domain.session import OVER, EndReason, Session, SessionState
 from quota.domain.units import Balance, Unit
 from quota.pages.figures import Bar, Level, bar_of, level_of, rate_shown, used_percent
 from quota.pages.notices import views_of
 from quota.pages.said import said
 from quota.pages.visit import Visit
 from quota.service import notices, report
-from quota.service.sessions import OVER
 
 _FIRST_CHARGE_S: Final = 90
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from quota.domain.ids import HoldId
+from quota.domain.session import OVER
 from quota.pages.home import session_view
 from quota.pages.visit import Fields, Visit
 from quota.service import sessions
-from quota.service.sessions import OVER
 
 
 async def confirm_stop(visit: Visit) -> Response:

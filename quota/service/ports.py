@@ -20,7 +20,7 @@ from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, Usage
 from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId, RefundId
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.rates import ChargeRate
-from quota.domain.session import Seen, Session
+from quota.domain.session import Extension, Seen, Session
 from quota.domain.units import Balance, Unit
 from quota.service.notice_ports import Notices, Outbox
 
@@ -265,10 +265,24 @@ class Sessions(Protocol):
     def upsert(self, session: Session) -> None:
         """Insert or replace the row of `session.hold_id`."""
 
+    def observe(self, rows: Sequence[Session]) -> None:
+        """Write what a look showed (state, instants, end, note), all rows in one statement.
+
+        What is wanted (target, stop, extensions) and rows that are over stay as they are; a row that is stopping stays so until its end.
+        """
+
     def get(self, hold_id: HoldId) -> Session | None: ...
     def of_person(self, person_id: PersonId, *, limit: int) -> Sequence[Session]: ...
     def unfinished(self) -> Sequence[Session]:
-        """Sessions not settled or failed, with amount and charged as the ledger has them."""
+        """Sessions that are not over, with amount and charged as the ledger has them."""
+
+    def add_extension(self, extension: Extension) -> None: ...
+    def put_extension(self, extension: Extension) -> None:
+        """Replace the row of `extension.id`."""
+
+    def extension(self, extension_id: str) -> Extension | None: ...
+    def open_extensions(self) -> Sequence[Extension]:
+        """Extensions of which it is not known whether the backend took them, oldest first."""
 
     def ending(self, after: datetime, until: datetime) -> Sequence[Session]:
         """Those of them that end later than `after` and not later than `until`."""

@@ -12,13 +12,11 @@ from dataclasses import replace
 from quota.domain.errors import Forbidden, Unavailable, Unknown
 from quota.domain.ids import HoldId
 from quota.domain.project import LEADS
-from quota.domain.session import TRANSITIONS, Session, SessionState
+from quota.domain.session import OVER, TRANSITIONS, Session, SessionState, Target
 from quota.service.callers import Caller, Power
 from quota.service.notices import stopped_notice, tell
 from quota.service.ports import Transaction
 from quota.service.services import Services
-
-OVER = frozenset({SessionState.SETTLED, SessionState.FAILED})
 
 
 async def mine(services: Services, caller: Caller, *, limit: int = 50) -> Sequence[Session]:
@@ -63,7 +61,9 @@ def mark_stopping(tx: Transaction, hold_id: HoldId, reason: str) -> Session:
     if session is None:
         raise Unknown("hold", hold_id=hold_id)
     if SessionState.STOPPING in TRANSITIONS[session.state]:
-        session = replace(session, state=SessionState.STOPPING, stop_reason=session.stop_reason or reason)
+        session = replace(
+            session, state=SessionState.STOPPING, target=Target.STOPPED, stop_reason=session.stop_reason or reason
+        )
         tx.sessions.upsert(session)
     return session
 

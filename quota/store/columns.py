@@ -19,8 +19,8 @@ metadata: Final = MetaData(
 Serial = BigInteger().with_variant(Integer(), "sqlite")
 
 
-def text_column(name: str, *, null: bool = False) -> Column[str]:
-    return Column(name, Text, nullable=null)
+def text_column(name: str, *, null: bool = False, default: str | None = None) -> Column[str]:
+    return Column(name, Text, nullable=null, server_default=default)
 
 
 def int_column(name: str, *, null: bool = False, default: int | None = None) -> Column[int]:

@@ -107,6 +107,7 @@ project = Table(
     text_column("title"),
     text_column("state"),
     int_column("created_us"),
+    int_column("without_pi_us", null=True),
     UniqueConstraint("slug"),
     check("state", "state IN ('active', 'suspended', 'closed')"),
 )
@@ -165,6 +166,8 @@ allocation = Table(
     Column("id", Text, primary_key=True),
     Column("project_id", Text, ForeignKey("project.id"), nullable=False, index=True),
     Column("suspended", Boolean, nullable=False, server_default=false()),
+    Column("revoked", Boolean, nullable=False, server_default=false()),
+    int_column("target_awarded", null=True),
     comment="What the programme decided; unit, dates and balance are those of the account with the same id.",
 )
 audit = Table(
@@ -192,6 +195,10 @@ audit_head = Table(
     text_column("head_hash"),
     check("one_row", "id = 1"),
 )
+_SESSION_STATES: Final = (
+    "held", "starting", "pending", "running", "unknown", "stopping", "settled", "failed", "refused",
+)  # fmt: skip
+_SESSION_OVER: Final = "('settled', 'failed', 'refused')"
 session = Table(
     "session",
     metadata,
@@ -208,12 +215,48 @@ session = Table(
     int_column("ended_us", null=True),
     text_column("end_reason", null=True),
     text_column("stop_reason", null=True),
+    text_column("target", default="running"),
+    int_column("stop_us", null=True),
+    int_column("extended_s", default=0),
+    int_column("waiting_us", null=True),
+    int_column("asked_us", null=True),
+    Column("suspended", Boolean, nullable=False, server_default=false()),
+    text_column("note", default=""),
+    int_column("tries", default=0),
+    int_column("next_try_us", null=True),
     Index(None, "person_id", "held_us"),
-    check("state", "state IN ('held', 'running', 'unknown', 'stopping', 'settled', 'failed')"),
+    check("state", "state IN ({})".format(", ".join(f"'{one}'" for one in _SESSION_STATES))),
+    check("target", "target IN ('running', 'stopped')"),
+    check("extended", "extended_s >= 0"),
+    comment="target and stop_us are what people and policy want; the other columns are what reconciliation saw.",
 )
 Index(
-    "ix_session_unfinished",
+    "ix_session_open",
     session.c.held_us,
-    sqlite_where=text("state NOT IN ('settled', 'failed')"),
-    postgresql_where=text("state NOT IN ('settled', 'failed')"),
+    sqlite_where=text(f"state NOT IN {_SESSION_OVER}"),
+    postgresql_where=text(f"state NOT IN {_SESSION_OVER}"),
+)
+session_extension = Table(
+    "session_extension",
+    metadata,
+    Column("id", Text, primary_key=True),
+    text_column("hold_id"),
+    text_column("actor"),
+    int_column("seconds"),
+    int_column("amount"),
+    text_column("state"),
+    int_column("asked_us"),
+    int_column("ends_us"),
+    text_column("refusal_code", null=True),
+    text_column("refusal_params", null=True),
+    Index(None, "hold_id"),
+    check("state", "state IN ('asked', 'applied', 'undone', 'refused')"),
+    check("seconds", "seconds > 0"),
+    comment="Extensions under the caller's id: the further hold first, then the backend's limit; undone where the backend refuses.",
+)
+Index(
+    "ix_session_extension_open",
+    session_extension.c.asked_us,
+    sqlite_where=text("state = 'asked'"),
+    postgresql_where=text("state = 'asked'"),
 )

@@ -14,6 +14,7 @@ from typing import Annotated, Final, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 ID_PATTERN: Final = r"^[a-z][a-z0-9-]{0,31}$"
+SLURM_WORD: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 _SECONDS: Final = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 _BYTES: Final = {"MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -58,6 +59,16 @@ class Application:
 
 
 @dataclass(frozen=True, slots=True)
+class SlurmPlace:
+    """Where on which cluster a profile's jobs go; empty words are left to Slurm's own defaults."""
+
+    cluster: str
+    partition: str
+    gpu_type: str = ""
+    qos: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """One line of the start chooser. `hardware` is the name that charge rates use, `cloud` the tier that runs it."""
 
@@ -76,6 +87,7 @@ class Profile:
     title_zh: str = ""
     description: str = ""
     notes: str = ""
+    slurm: SlurmPlace | None = None
 
     def __post_init__(self) -> None:
         if self.gpus < 0 or self.cpus < 1 or self.memory_bytes < 1:
@@ -97,6 +109,24 @@ class ApplicationTable(BaseModel):
 
     id: str = Field(pattern=ID_PATTERN, description="Short name that requests carry.")
     title: str = Field(min_length=1, max_length=80, description="Name that people read, such as JupyterLab.")
+
+
+class SlurmPlaceTable(BaseModel):
+    """A `[profiles.<id>.slurm]` table: where the profile's jobs go."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    cluster: str = Field(pattern=ID_PATTERN, description="Which `[slurm.<cluster>]` table.")
+    partition: str = Field(pattern=SLURM_WORD, description="Slurm partition.")
+    gpu_type: str = Field(
+        "",
+        max_length=64,
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$",
+        description="GRES type such as `h100`; empty: any.",
+    )
+    qos: str = Field(
+        "", max_length=64, pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$", description="QOS; empty: the account's own."
+    )
 
 
 class ProfileTable(BaseModel):
@@ -122,9 +152,12 @@ class ProfileTable(BaseModel):
     longest_runtime: Duration = Field(description="Longest runtime that can be asked for, extensions included.")
     simulated: bool = Field(False, description="True where the GPUs are simulated; every page then says so.")
     notes: str = Field("", max_length=400, description="What a person should know before choosing it.")
+    slurm: SlurmPlaceTable | None = Field(None, description="Where its jobs go (backend `slurm` only).")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if (self.backend is Backend.SLURM) != (self.slurm is not None):
+            raise ValueError("the backend `slurm`, and no other, needs a table `slurm` with its cluster and partition")
         self.to_profile("consistent")  # raises ValueError, so that each rule is written once
         return self
 
@@ -148,6 +181,7 @@ class ProfileTable(BaseModel):
             memory_bytes=self.memory,
             default_runtime_s=self.default_runtime,
             longest_runtime_s=self.longest_runtime,
+            slurm=None if self.slurm is None else SlurmPlace(**self.slurm.model_dump()),
             **{name: getattr(self, name) for name in same},
         )
 

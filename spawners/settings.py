@@ -1,4 +1,4 @@
-"""The tables of portal.toml that `spawners` owns: `[profiles.*]` and `[local]`, validated into one frozen object.
+"""The tables of portal.toml that `spawners` owns: `[profiles.*]`, `[local]` and `[slurm.*]`, validated into one frozen object.
 
 Invariant: settings that load are complete and right; everything wrong is reported at once, one line each, as
 `file: key: reason`, and never with the value, which could be a secret. Needs neither Tornado nor traitlets nor JupyterHub:
@@ -13,13 +13,14 @@ import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from spawners.profiles import ID_PATTERN, Duration, Profiles, ProfileTable
+from spawners.slurm_settings import SlurmTable
 
-TABLES: Final[frozenset[str]] = frozenset({"profiles", "local"})
+TABLES: Final[frozenset[str]] = frozenset({"profiles", "local", "slurm"})
 
 ProfileId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 
@@ -50,6 +51,14 @@ class SpawnerSettings(BaseModel):
 
     profiles: dict[ProfileId, ProfileTable] = Field(min_length=1, description="What people may start, by profile id.")
     local: LocalTable = Field(default_factory=LocalTable, description="Sessions as processes of this machine.")
+    slurm: dict[ProfileId, SlurmTable] = Field(default_factory=dict, description="Slurm clusters, by a short name.")
+
+    @model_validator(mode="after")
+    def _clusters_exist(self) -> Self:
+        for name, profile in self.profiles.items():
+            if profile.slurm is not None and profile.slurm.cluster not in self.slurm:
+                raise ValueError(f"profiles.{name}.slurm.cluster: there is no such [slurm] table")
+        return self
 
     @property
     def catalogue(self) -> Profiles:

@@ -28,13 +28,12 @@ from quota.adapters.mail import SmtpServer
 from quota.adapters.profile_catalogue import Catalogue
 from quota.adapters.runner_records import RunnerRecords
 from quota.adapters.spool_file import SpoolFile
-from quota.adapters.upstreams import HttpUpstreams
 from quota.api.app import build_api
 from quota.api.front import AccessLog, Front
 from quota.api.principals import Parts
 from quota.domain.errors import IdConflict, Unavailable
-from quota.gateway.app import Gateway, build_gateway
-from quota.gateway.settings import allowed_hosts, open_models
+from quota.gateway.app import Gateway
+from quota.gateway_main import GatewayPorts, hub_sign_in, open_gateway, open_models, publish_weights
 from quota.locales import translations
 from quota.pages.app import build_pages
 from quota.pages.desk import PageSettings
@@ -88,6 +87,7 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
         stack.push_async_callback(asyncio.to_thread, spool.close)
         ledger = SpooledLedger(store_ledger, spool)
         await ledger.replay()  # what was used before the last stop is charged before anything else is
+        models = open_models(settings)
         hub = HubApi(settings.hub_api_url, settings.secrets.quota_api_token)
         stack.push_async_callback(hub.close)
         services = Services(
@@ -101,13 +101,14 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
             programme=settings.programme,
             session_key_secret=settings.secrets.session_key_secret.encode(),
             sends_mail=bool(settings.tables.mail.server),
+            models=models,
         )
         await publish_rates(services, settings)
-        upstreams = await stack.enter_async_context(HttpUpstreams(allowed_hosts(settings.tables.models)))
-        gateway = _gateway(settings, services, upstreams)
-        stack.push_async_callback(gateway.close, _STOP_DEADLINE_S)
+        sign_in = hub_sign_in(settings)
+        ports = GatewayPorts(ledger, store, services.clock, sign_in, shared=not database.is_sqlite)
+        gateway = await stack.enter_async_context(open_gateway(settings, ports, models))
         meter = Meter(services)
-        front = _front(settings, services, meter, gateway)
+        front = _front(settings, services, meter, gateway, sign_in)
         yield Portal(front, services, meter, ledger, NoticePass(services), _mailer(settings, services))
 
 
@@ -142,27 +143,7 @@ async def publish_rates(services: Services, settings: Settings) -> None:
                 raise SettingsError([f"{settings.portal_file}: rates[{number}].rate: {reason}"]) from None
 
     await services.store.write(work)
-
-
-def _gateway(settings: Settings, services: Services, upstreams: HttpUpstreams) -> Gateway:
-    try:
-        models = open_models(
-            settings.tables.gateway,
-            settings.tables.models,
-            secrets=settings.data / "secrets",
-            demo_port=settings.model_port,
-        )
-    except ValueError as error:
-        raise SettingsError(str(error).splitlines()) from None
-    return build_gateway(
-        ledger=services.ledger,
-        store=services.store,
-        clock=services.clock,
-        session_key_secret=services.session_key_secret,
-        models=models,
-        upstreams=upstreams,
-        table=settings.tables.gateway,
-    )
+    await publish_weights(services.store, settings)
 
 
 def _mailer(settings: Settings, services: Services) -> Mailer | None:
@@ -174,14 +155,8 @@ def _mailer(settings: Settings, services: Services) -> Mailer | None:
     return Mailer(services, server, lambda language: translations(language).gettext, lead)
 
 
-def _front(settings: Settings, services: Services, meter: Meter, gateway: Gateway) -> ASGIApp:
+def _front(settings: Settings, services: Services, meter: Meter, gateway: Gateway, sign_in: HubSignIn) -> ASGIApp:
     base = settings.base_path
-    sign_in = HubSignIn(
-        hub_api_url=settings.hub_api_url,
-        api_token=settings.secrets.quota_api_token,
-        public_url=settings.public_url,
-        prefix=f"{base}services/quota/",
-    )
     page_settings = PageSettings(settings.public_url, settings.web_parts, settings.secrets.cookie_key.encode())
     pages = build_pages(services, sign_in, page_settings)
     door = cookie_door(services, sign_in, page_settings)

@@ -9,12 +9,14 @@ from datetime import datetime
 from quota.domain.application import Application
 from quota.domain.errors import IdConflict, RefusalCode, Refused, StaleEpoch
 from quota.domain.fence import Fence
+from quota.domain.gateway_key import GatewayKey
 from quota.domain.hold import Hold, Usage
 from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId, RefundId
 from quota.domain.project import Allocation, Person, Project, ProjectRole
 from quota.domain.rates import ChargeRate
 from quota.domain.session import Extension, Session
 from quota.domain.units import Balance
+from quota.service.gateway_ports import Taken
 from quota.service.ports import Adjusted
 from tests.fake_notices import NoticeBooks
 
@@ -52,6 +54,9 @@ class Books:
     usages: dict[tuple[str, str], Usage] = field(default_factory=dict)
     deposits: set[str] = field(default_factory=set)
     adjustments: dict[AdjustmentId, tuple[Adjusted, tuple[object, ...]]] = field(default_factory=dict)
+    gateway_keys: dict[str, GatewayKey] = field(default_factory=dict)
+    minutes: dict[tuple[str, int], Taken] = field(default_factory=dict)
+    kept: dict[HoldId, tuple[bytes, datetime]] = field(default_factory=dict)
     lines: list[Line] = field(default_factory=list)
     audited: list[str] = field(default_factory=list)
     epochs: dict[str, int] = field(default_factory=dict)

@@ -17,6 +17,7 @@ from quota.domain.session import Extension, ExtensionState, Session, SessionStat
 from quota.domain.units import Balance, Unit
 from quota.service.ports import Adjusted, StatementLine
 from tests.fake_books import Books, FakeFences, FakeRefunds, Line
+from tests.fake_gateway import FakeGatewayKeys, FakeKeptAnswers, FakeRateWindows
 from tests.fake_notices import FakeNotices, FakeOutbox
 
 T = TypeVar("T")
@@ -32,6 +33,9 @@ class FakeTransaction:
         self.accounts = FakeAccounts(books)
         self.sessions = FakeSessions(books)
         self.rates = FakeRates(books)
+        self.gateway_keys = FakeGatewayKeys(books)
+        self.rate_windows = FakeRateWindows(books)
+        self.kept_answers = FakeKeptAnswers(books)
         self.fences = FakeFences(books)
         self.refunds = FakeRefunds(books)
         self.notices = FakeNotices(books.told)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from quota.domain.errors import Unavailable
-from quota.domain.hold import HoldKind, HoldOrder, HoldState
+from quota.domain.errors import IdConflict, RefusalCode, TooMany, Unavailable
+from quota.domain.hold import Hold, HoldKind, HoldOrder, HoldState, LimitUse
 from quota.domain.ids import AllocationId, HoldId, new_id
 from quota.domain.units import Unit
 from quota.gateway import denials
@@ -20,6 +20,7 @@ from quota.gateway.denials import Denied
 from quota.gateway.model_request import ModelRequest
 from quota.gateway.models import Price, Server
 from quota.gateway.purses import BELIEVED_S, DOUBTED_S, Purse, Purses
+from quota.gateway.repeats import FINGERPRINT, Repeatable
 from quota.gateway.settlement import Settlements
 from quota.service.ports import Clock, Ledger
 
@@ -41,6 +42,11 @@ class Admitted:
     price: Price
     at: datetime
     lease_until: datetime
+    repeatable: Repeatable | None = None
+
+    @property
+    def hold_tokens(self) -> int:
+        return self.request.hold_tokens(self.cap)
 
 
 class _Offer(NamedTuple):
@@ -57,49 +63,80 @@ class Admission:
         self._settlements = settlements
         self._clock = clock
 
-    async def admit(self, caller: Caller, request: ModelRequest) -> Admitted | Denied:
+    async def admit(
+        self, caller: Caller, request: ModelRequest, repeatable: Repeatable | None = None
+    ) -> Admitted | Denied:
         """Place the hold, or say why not."""
         server = request.model.least_busy()
         if server is None:
             return denials.no_server(request.model.name)
         denied: Denied = denials.unavailable(1)
         within_s = BELIEVED_S
+        key_left: int | None = None  # of the key's own limit, as the ledger told
         try:
             for _ in range(_ATTEMPTS):
                 purse = await self._purses.of(caller.project, within_s=within_s)
-                offer = offered(purse, request, self._clock.now())
+                offer = offered(purse, request, self._clock.now(), key_left)
                 if isinstance(offer, Denied):
-                    if within_s <= DOUBTED_S:
+                    if within_s <= DOUBTED_S or key_left is not None:
                         return offer
                     within_s = DOUBTED_S  # refused on a number of up to a second ago: look again
                     continue
-                placed = await self._place(caller, request, server, offer)
-                if placed is not None:
-                    purse.move(placed.allocation_id, held=placed.amount)
-                    return placed
-                # Somebody was faster. The ledger's answer is the newest there is.
+                admitted = self._ordered(caller, request, server, offer, repeatable)
+                hold = await self._place(admitted)
+                if isinstance(hold, Denied):
+                    return hold
+                if hold.state is HoldState.HELD:
+                    purse.move(admitted.allocation_id, held=admitted.amount)
+                    return admitted
+                # Somebody was faster, or a limit is reached. The ledger's answer is the newest there is.
                 denied, within_s = denials.too_little(offer.amount, 0), 0.0
+                if repeatable is not None:  # the refusal is stored under its id
+                    repeatable = repeatable.later()
+                    if repeatable is None:
+                        return denied
+                if hold.refusal is not None and hold.refusal.code is RefusalCode.LIMIT_REACHED:
+                    left = hold.refusal.params.get("available")
+                    if hold.refusal.params.get("limit") != caller.limit_id or type(left) is not int:
+                        return denials.over_limit()
+                    denied, key_left = denials.key_used_up(offer.amount, left), left
+        except TooMany as error:
+            return denials.unavailable(error.retry_after_s)
         except Unavailable as error:
             return denials.unavailable(error.retry_after_s)
         return denied
 
-    async def _place(self, caller: Caller, request: ModelRequest, server: Server, offer: _Offer) -> Admitted | None:
+    def _ordered(
+        self, caller: Caller, request: ModelRequest, server: Server, offer: _Offer, repeatable: Repeatable | None
+    ) -> Admitted:
         at = self._clock.now()
-        lease_until = at + timedelta(seconds=server.target.total_deadline_s + LEASE_MARGIN_S)
-        hold_id = HoldId(new_id())
-        admitted = Admitted(
-            hold_id, offer.allocation_id, caller, request, server, offer.cap, offer.amount, offer.price, at, lease_until
+        return Admitted(
+            hold_id=repeatable.hold_id if repeatable is not None else HoldId(new_id()),
+            allocation_id=offer.allocation_id,
+            caller=caller,
+            request=request,
+            server=server,
+            cap=offer.cap,
+            amount=offer.amount,
+            price=offer.price,
+            at=at,
+            lease_until=at + timedelta(seconds=server.target.total_deadline_s + LEASE_MARGIN_S),
+            repeatable=repeatable,
         )
+
+    async def _place(self, admitted: Admitted) -> Hold | Denied:
         try:
             hold = await self._ledger.place_hold(_order(admitted))
+        except IdConflict:
+            return denials.other_body()
         except Unavailable:
             # Whether it was committed is not known, and nothing was sent: it must not run into its lease and be charged.
-            self._settlements.release_later(hold_id, lease_until)
+            self._settlements.release_later(admitted.hold_id, admitted.lease_until)
             raise
-        return admitted if hold.state is HoldState.HELD else None
+        return denials.under_way() if hold.replayed else hold
 
 
-def offered(purse: Purse, request: ModelRequest, at: datetime) -> _Offer | Denied:
+def offered(purse: Purse, request: ModelRequest, at: datetime, key_left: int | None = None) -> _Offer | Denied:
     """The allocation that pays and the longest answer that it can carry, by what is known of the balances."""
     price = request.model.price_at(at)
     amount = price.up(request.hold_tokens(request.cap))
@@ -107,16 +144,38 @@ def offered(purse: Purse, request: ModelRequest, at: datetime) -> _Offer | Denie
     if allocation is None:
         return denials.no_tokens()
     available = allocation.balance.available
+    if key_left is not None:
+        available = min(available, key_left)
     if amount <= available:
         return _Offer(allocation.id, request.cap, amount, price)
     cap = request.cap_within(price.affordable(available))
     if cap is None:
-        return denials.too_little(price.up(request.hold_tokens(request.smallest_cap)), available)
+        needed = price.up(request.hold_tokens(request.smallest_cap))
+        return (
+            denials.key_used_up(needed, available) if key_left == available else denials.too_little(needed, available)
+        )
     return _Offer(allocation.id, cap, price.up(request.hold_tokens(cap)), price)
 
 
 def _order(admitted: Admitted) -> HoldOrder:
     caller, request, server = admitted.caller, admitted.request, admitted.server
+    # No `dispatched`: a hold that runs into its lease has an unknown outcome and is charged whole (quota.service.reconcile),
+    # unless the journal of its process tells more (quota.gateway.journal).
+    details: dict[str, object] = {
+        "model": request.model.name,
+        "provider": server.provider,
+        "hardware": server.hardware,
+        "cloud": server.cloud,
+        "application": caller.application,
+        "session": caller.session or "",
+        "key": caller.key_id,
+        "weight": str(admitted.price.weight),
+        "prompt_bound": request.prompt_bound,
+        "cap": admitted.cap,
+        "answers": request.answers,
+    }
+    if admitted.repeatable is not None:
+        details[FINGERPRINT] = admitted.repeatable.fingerprint
     return HoldOrder(
         id=admitted.hold_id,
         kind=HoldKind.REQUEST,
@@ -128,18 +187,7 @@ def _order(admitted: Admitted) -> HoldOrder:
         amount=admitted.amount,
         at=admitted.at,
         lease_until=admitted.lease_until,
-        # No `dispatched`: a hold that runs into its lease has an unknown outcome and is charged whole (quota.service.reconcile).
-        details={
-            "model": request.model.name,
-            "provider": server.provider,
-            "hardware": server.hardware,
-            "cloud": server.cloud,
-            "application": caller.application,
-            "session": caller.session,
-            "weight": str(admitted.price.weight),
-            "prompt_bound": request.prompt_bound,
-            "cap": admitted.cap,
-            "answers": request.answers,
-        },
-        fingerprint=admitted.hold_id,  # made by us, once: nobody can send another body under it
+        limits=(LimitUse(caller.limit_id, admitted.amount),) if caller.limit_id is not None else (),
+        details=details,
+        fingerprint=admitted.repeatable.fingerprint if admitted.repeatable is not None else admitted.hold_id,
     )

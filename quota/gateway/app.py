@@ -11,25 +11,30 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
+from quota.domain.errors import Unavailable
 from quota.domain.ids import new_id
 from quota.gateway import denials
 from quota.gateway.admission import Admission
-from quota.gateway.callers import Caller, Callers, key_of
+from quota.gateway.callers import Caller, Callers, Doors, key_of
 from quota.gateway.denials import Denied, Header
 from quota.gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
 from quota.gateway.model_request import Endpoint, ModelRequest, read_request
 from quota.gateway.models import Model, Models
+from quota.gateway.pace import UNLIMITED, Paces, Share
 from quota.gateway.purses import Purses
 from quota.gateway.relay import Relay, Tail, Whole
+from quota.gateway.repeats import Kept, Repeatable, Repeats
 from quota.gateway.settings import GatewayTable
 from quota.gateway.settlement import Settlements
 from quota.gateway.tally import Tally
-from quota.service.ports import Clock, Ledger, Store
+from quota.service.gateway_ports import Taken
+from quota.service.ports import Clock, Introspection, Ledger, Store
 from quota.service.upstreams import Upstreams
 
 log = logging.getLogger("quota.gateway")
@@ -43,10 +48,23 @@ class _Parts:
     callers: Callers
     models: Models
     purses: Purses
+    paces: Paces
+    repeats: Repeats
     admission: Admission
     relay: Relay
     settlements: Settlements
     clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as it was read; `key` and `body` seal the answer of one that may be repeated."""
+
+    caller: Caller
+    request: ModelRequest
+    key: str = field(repr=False)
+    idempotency_key: bytes | None = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 class Gateway:
@@ -76,7 +94,7 @@ class Gateway:
             await _broken(exchange)
             return
         # A task of its own: whatever the HTTP server does to this one, the request is settled.
-        task = asyncio.create_task(self._guarded(exchange, *asked))
+        task = asyncio.create_task(self._guarded(exchange, asked))
         self._open[task] = exchange
         task.add_done_callback(self._open.pop)
         try:
@@ -98,28 +116,82 @@ class Gateway:
             await asyncio.wait(self._open, timeout=_CUT_DEADLINE_S)
         await self._parts.settlements.finish(_CUT_DEADLINE_S)
 
-    async def _metered(self, exchange: Exchange, caller: Caller, request: ModelRequest) -> None:
-        """Admit → relay → settle; the client learns that it is over once it is paid."""
-        parts = self._parts
-        if request.endpoint is Endpoint.COUNT_TOKENS:  # makes no tokens and costs none
-            await _finish(exchange, await parts.relay.count(request), self._balance(caller))
+    async def _metered(self, exchange: Exchange, asked: Asked) -> None:
+        """Pace → admit → relay → settle; the client learns that it is over once it is paid."""
+        caller, request = asked.caller, asked.request
+        try:
+            paced = await self._parts.paces.take(caller, request)
+            repeatable = await self._repeated(asked) if not isinstance(paced, Denied) else None
+        except Unavailable as error:
+            paced, repeatable = denials.unavailable(error.retry_after_s), None
+        if isinstance(paced, Denied):
+            await exchange.deny(paced, self._standing(caller))
             return
-        admitted = await parts.admission.admit(caller, request)
+        share, cap = paced if paced is not None else (None, request.cap)
+        if isinstance(repeatable, Denied | Kept):
+            await self._again(exchange, asked, repeatable)
+            used = 0
+        elif request.endpoint is Endpoint.COUNT_TOKENS:  # makes no tokens and costs none
+            await _finish(exchange, await self._parts.relay.count(request), self._standing(caller))
+            used = 0
+        else:
+            request = request if cap == request.cap else replace(request, cap=cap)
+            used = await self._relayed(exchange, replace(asked, request=request), repeatable, share)
+        if share is not None:
+            share.resize(used)
+
+    async def _relayed(
+        self, exchange: Exchange, asked: Asked, repeatable: Repeatable | None, share: Share | None
+    ) -> int:
+        """Admit → relay → settle; the tokens that it used."""
+        parts, caller = self._parts, asked.caller
+        admitted = await parts.admission.admit(caller, asked.request, repeatable)
         if isinstance(admitted, Denied):
-            await exchange.deny(admitted, self._balance(caller))
-            return
+            if share is not None:
+                share.resize(0)
+            await exchange.deny(admitted, self._standing(caller))
+            return 0
+        if share is not None:
+            share.resize(admitted.hold_tokens)
         tally = Tally(admitted)
         named = (b"x-request-id", admitted.hold_id.encode())
         try:
-            last = await parts.relay.run(exchange, tally, lambda: [named, *self._balance(caller)])
+            last = await parts.relay.run(exchange, tally, lambda: [named, *self._standing(caller)])
         finally:
             await parts.settlements.close(tally)
+        used = tally.counts.total if tally.counts is not None else 0
+        if share is not None:
+            share.resize(used)  # before the last headers are written
+        if admitted.repeatable is not None and isinstance(last, Whole):
+            await self._keep(admitted.repeatable, last.body)
         if not isinstance(last, Tail):
-            await _finish(exchange, last, [named, *self._balance(caller)])
+            await _finish(exchange, last, [named, *self._standing(caller)])
         elif not exchange.left:
             await exchange.end(last.data)
+        return used
 
-    async def _read(self, exchange: Exchange) -> tuple[Caller, ModelRequest] | Denied | None:
+    async def _repeated(self, asked: Asked) -> Repeatable | Kept | Denied | None:
+        """What a request with an Idempotency-Key is; None for the others. Raises Unavailable."""
+        if asked.idempotency_key is None or asked.request.endpoint is Endpoint.COUNT_TOKENS:
+            return None
+        return await self._parts.repeats.begin(
+            asked.caller, asked.key, asked.idempotency_key, asked.request.endpoint.value, asked.body
+        )
+
+    async def _again(self, exchange: Exchange, asked: Asked, found: Kept | Denied) -> None:
+        if isinstance(found, Denied):
+            await exchange.deny(found, self._standing(asked.caller))
+            return
+        named = [(b"x-request-id", found.hold_id.encode()), (b"idempotent-replayed", b"true")]
+        await exchange.answer(200, found.body, [*named, *self._standing(asked.caller)])
+
+    async def _keep(self, repeatable: Repeatable, body: bytes) -> None:
+        try:
+            await self._parts.repeats.keep(repeatable, body)
+        except Unavailable:
+            log.warning("request %s: its answer is not kept", repeatable.hold_id)
+
+    async def _read(self, exchange: Exchange) -> Asked | Denied | None:
         """Who asks for what; None where it is answered already. Raises ClientLeft."""
         endpoint = ENDPOINTS.get(exchange.path)
         if endpoint is None and exchange.path != MODELS_PATH:
@@ -128,53 +200,77 @@ class Gateway:
         if exchange.method != allowed:
             return denials.wrong_method(allowed)
         key = key_of(exchange.header(b"authorization"), exchange.header(b"x-api-key"))
-        caller = await self._parts.callers.caller(key) if key is not None else denials.bad_key()
+        if key is None:
+            return denials.bad_key()
+        caller = await self._parts.callers.caller(key, _project_of(exchange))
         if isinstance(caller, Denied):
             return caller
         if endpoint is None:
-            listed = self._parts.models.offered()
-            await exchange.answer(200, _listed(listed, self._parts.clock.now()), self._balance(caller))
+            offered = [one for one in self._parts.models.offered(caller.slug) if _may_use(caller, one)]
+            await exchange.answer(200, _listed(offered, self._parts.clock.now()), self._standing(caller))
             return None
         body = await exchange.body(self._body_bytes_max, self._body_deadline_s)
         if isinstance(body, Denied):
             return body
         request = read_request(endpoint, body, self._parts.models)
-        return request if isinstance(request, Denied) else (caller, request)
+        if isinstance(request, Denied):
+            return request
+        if not _may_use(caller, request.model):
+            return denials.unknown_model(request.model.name)
+        return Asked(caller, request, key, exchange.header(b"idempotency-key"), body)
 
-    async def _guarded(self, exchange: Exchange, caller: Caller, request: ModelRequest) -> None:
+    async def _guarded(self, exchange: Exchange, asked: Asked) -> None:
         try:
-            await self._metered(exchange, caller, request)
+            await self._metered(exchange, asked)
         except Exception:  # a process edge: the client gets an id, the log the reason
             await _broken(exchange)
 
-    def _balance(self, caller: Caller) -> tuple[Header, ...]:
-        purse = self._parts.purses.known(caller.project)
-        return purse.headers(self._parts.clock.now()) if purse is not None else ()
+    def _standing(self, caller: Caller) -> list[Header]:
+        """The project's balance and the key's minute, as headers; where a key has no limit of tokens, the balance stands for one."""
+        parts = self._parts
+        purse = parts.purses.known(caller.project)
+        balance = purse.headers(parts.clock.now()) if purse is not None else ()
+        pace = parts.paces.headers(caller)
+        found = [*balance, *pace.values()]
+        if purse is not None and "limit-tokens" not in pace:
+            found += ((b"x-ratelimit-limit-tokens", balance[0][1]), (b"x-ratelimit-remaining-tokens", balance[-1][1]))
+        return found
 
 
-def build_gateway(
-    *,
-    ledger: Ledger,
-    store: Store,
-    clock: Clock,
-    session_key_secret: bytes,
-    models: Models,
-    upstreams: Upstreams,
-    table: GatewayTable,
-) -> Gateway:
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What a gateway is built on: its ports, its models, its settings. `shared`: other processes use the same database."""
+
+    ledger: Ledger
+    store: Store
+    clock: Clock
+    session_key_secret: bytes = field(repr=False)
+    models: Models
+    upstreams: Upstreams
+    table: GatewayTable
+    hub: Introspection | None = None
+    shared: bool = False
+    monotonic_s: Callable[[], float] = time.monotonic
+
+
+def build_gateway(site: Site) -> Gateway:
     """The gateway over its ports; whoever makes it calls `close` before the ledger closes."""
+    ledger, store, clock, secret = site.ledger, site.store, site.clock, site.session_key_secret
     purses = Purses(store)
     settlements = Settlements(ledger, purses, clock)
+    defaults = Taken(site.table.requests_per_minute or UNLIMITED, site.table.tokens_per_minute or UNLIMITED)
     parts = _Parts(
-        callers=Callers(ledger, store, session_key_secret),
-        models=models,
+        callers=Callers(Doors(ledger, store, clock, secret, site.hub), site.monotonic_s),
+        models=site.models,
         purses=purses,
+        paces=Paces(store, clock, defaults, shared=site.shared),
+        repeats=Repeats(ledger, store, clock, secret),
         admission=Admission(ledger, purses, settlements, clock),
-        relay=Relay(upstreams),
+        relay=Relay(site.upstreams),
         settlements=settlements,
         clock=clock,
     )
-    return Gateway(parts, table)
+    return Gateway(parts, site.table)
 
 
 async def _finish(exchange: Exchange, last: Whole | Denied, headers: Sequence[Header]) -> None:
@@ -194,6 +290,16 @@ async def _broken(exchange: Exchange) -> None:
             await exchange.end()
         return
     await exchange.deny(denials.internal(incident))
+
+
+def _project_of(exchange: Exchange) -> str:
+    """The project that a hub token's request names; session and personal keys belong to one."""
+    named = exchange.header(b"openai-project") or exchange.header(b"x-commons-project") or b""
+    return named.decode("ascii", "replace")[:128]
+
+
+def _may_use(caller: Caller, model: Model) -> bool:
+    return model.open_to(caller.slug) and (caller.models is None or model.name in caller.models)
 
 
 def _listed(models: Iterable[Model], at: datetime) -> bytes:

@@ -7,6 +7,7 @@ openai SDK sends an exhausted request three times without it).
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -102,8 +103,69 @@ def bad_key() -> Denied:
     return Denied(401, "invalid_request_error", "invalid_api_key", message, headers=headers)
 
 
+def ended_key() -> Denied:
+    message = "This key was revoked or has expired. Make a new one on the project's page, under Keys."
+    headers = ((b"www-authenticate", b'Bearer realm="gateway"'), *_DO_NOT_RETRY)
+    return Denied(401, "invalid_request_error", "invalid_api_key", message, headers=headers)
+
+
+def token_without_scope() -> Denied:
+    message = (
+        "This token of the hub may not spend tokens: it needs access to the service quota and custom:quota:write. "
+        "Make one with these scopes, or a key on the project's page."
+    )
+    return Denied(403, "permission_error", "insufficient_scope", message, headers=_DO_NOT_RETRY)
+
+
+def which_project(slugs: Sequence[str]) -> Denied:
+    shown = ", ".join(slugs[:20]) or "none"
+    message = f"Say which project pays, in the header OpenAI-Project. Yours: {shown}."
+    return Denied(400, "invalid_request_error", "project_required", message, headers=_DO_NOT_RETRY)
+
+
+def too_fast(what: str, limit: int, wait_s: int) -> Denied:
+    message = f"This key may use {limit:,} {what} a minute, and the minute's are used. Try again in {wait_s} s."
+    headers = ((b"retry-after", str(wait_s).encode()),)
+    return Denied(429, what, "rate_limit_exceeded", message, headers=headers)
+
+
+def key_used_up(needed: int, left: int) -> Denied:
+    message = (
+        f"This request needs up to {_tokens(needed)}; this key has {_tokens(left)} left of its own limit. "
+        "Use another key, or make one with a higher limit on the project's page."
+    )
+    return _quota(message)
+
+
+def over_limit() -> Denied:
+    return _quota("A limit on your use of this project is reached. Ask a lead of the project.")
+
+
+def under_way() -> Denied:
+    message = "A request with this Idempotency-Key is under way. Ask again for its answer in a moment."
+    headers = ((b"retry-after", b"1"), (b"x-should-retry", b"true"))
+    return Denied(409, "invalid_request_error", "idempotency_in_progress", message, headers=headers)
+
+
+def other_body() -> Denied:
+    message = "This Idempotency-Key was used with another body. Send this request under a new one."
+    return Denied(409, "invalid_request_error", "idempotency_conflict", message, headers=_DO_NOT_RETRY)
+
+
+def answered_before() -> Denied:
+    message = (
+        "The request with this Idempotency-Key was answered and charged once; its answer is not kept any more. "
+        "Send it under a new key to have it answered, and charged, again."
+    )
+    return Denied(409, "invalid_request_error", "idempotency_key_used", message, headers=_DO_NOT_RETRY)
+
+
+def bad_idempotency_key() -> Denied:
+    return bad_request("An Idempotency-Key has 1 to 255 printable ASCII characters.", code="invalid_idempotency_key")
+
+
 def not_a_member() -> Denied:
-    message = "You are no longer a member of the project that this session belongs to. Ask its PI to add you."
+    message = "You are not, or no longer, a member of the project. Ask its PI to add you."
     return Denied(403, "permission_error", "not_a_member", message, headers=_DO_NOT_RETRY)
 
 

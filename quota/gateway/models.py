@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -140,6 +140,10 @@ class Models:
     def get(self, name: str) -> Model | None:
         return self._models.get(name)
 
-    def offered(self) -> Iterator[Model]:
-        """Models that have a server, by name."""
-        return (model for _, model in sorted(self._models.items()) if model.servers)
+    def offered(self, project_slug: str | None = None) -> Sequence[Model]:
+        """Models that have a server, by name: those of a project, or all."""
+        return [
+            model
+            for _, model in sorted(self._models.items())
+            if model.servers and (project_slug is None or model.open_to(project_slug))
+        ]

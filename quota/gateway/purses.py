@@ -44,12 +44,11 @@ class Purse:
             self._allocations[allocation_id] = replace(known, balance=balance)
 
     def headers(self, at: datetime) -> tuple[Header, ...]:
-        """The balance for the client, over all active allocations: as OpenAI's clients read it, and in our own words."""
+        """The balance for the client, over all active allocations."""
         active = [one.balance for one in self._allocations.values() if one.state_at(at) is AllocationState.ACTIVE]
         total = sum(active, Balance(Unit.TOKENS, 0, 0, 0))
         return (
-            (b"x-ratelimit-limit-tokens", b"%d" % total.awarded),
-            (b"x-ratelimit-remaining-tokens", b"%d" % max(total.available, 0)),
+            (b"x-commons-awarded-tokens", b"%d" % total.awarded),
             (b"x-commons-charged-tokens", b"%d" % total.charged),
             (b"x-commons-held-tokens", b"%d" % total.held),
             (b"x-commons-available-tokens", b"%d" % total.available),

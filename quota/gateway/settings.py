@@ -99,6 +99,19 @@ class GatewayTable(BaseModel):
         1800, description="Longest time that one request may take; it is cut then, and charged to there."
     )
 
+    requests_per_minute: int = Field(
+        0,
+        ge=0,
+        le=10**9,
+        description="Most requests of one key in a minute; 0: no limit. A personal key may have a lower one.",
+    )
+    tokens_per_minute: int = Field(
+        0,
+        ge=0,
+        le=10**15,
+        description="Most tokens of one key in a minute, as they are held and then charged; 0: no limit.",
+    )
+
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.idle_deadline > self.request_deadline:

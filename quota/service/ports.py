@@ -22,6 +22,7 @@ from quota.domain.project import Allocation, Member, Person, Project, ProjectRol
 from quota.domain.rates import ChargeRate
 from quota.domain.session import Extension, Seen, Session
 from quota.domain.units import Balance, Unit
+from quota.service.gateway_ports import GatewayKeys, KeptAnswers, RateWindows
 from quota.service.notice_ports import Notices, Outbox
 
 T = TypeVar("T")
@@ -326,6 +327,12 @@ class Transaction(Protocol):
     def notices(self) -> Notices: ...
     @property
     def outbox(self) -> Outbox: ...
+    @property
+    def gateway_keys(self) -> GatewayKeys: ...
+    @property
+    def rate_windows(self) -> RateWindows: ...
+    @property
+    def kept_answers(self) -> KeptAnswers: ...
     def audit(
         self,
         *,

@@ -5,9 +5,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from quota.service.ports import Clock, Hub, Ledger, ProfileCatalogue, SessionEvidence, Store
+from quota.service.gateway_ports import ModelCatalogue, OfferedModel
+from quota.service.ports import (
+    Clock,
+    Hub,
+    Ledger,
+    ProfileCatalogue,
+    SessionEvidence,
+    Store,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,13 @@ class Programme:
     ask_days_max: int = 1096
 
 
+class NoModels:
+    """A portal without language models."""
+
+    def offered(self, project_slug: str | None = None) -> Sequence[OfferedModel]:
+        return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     clock: Clock
@@ -43,3 +59,4 @@ class Services:
     programme: Programme
     session_key_secret: bytes = field(repr=False)
     sends_mail: bool = False  # whether the site has a mail server: without one no mail is put into the outbox
+    models: ModelCatalogue = field(default_factory=NoModels)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     text,
 )
 
+from quota.store import gateway_tables
 from quota.store.columns import Serial, check, int_column, metadata, text_column
 from quota.store.ledger_tables import (
     account,
@@ -37,6 +38,8 @@ from quota.store.ledger_tables import (
     usage_record,
 )
 from quota.store.notice_tables import mail, notice, notice_choice
+
+gateway_tables.index_usage(usage_record)
 
 # `metadata` is complete once this module is imported.
 __all__ = [

@@ -28,6 +28,7 @@ from quota.store.applications import SqlApplications
 from quota.store.chain import audit_hash
 from quota.store.database import Database
 from quota.store.fences import SqlFences
+from quota.store.gateway_rows import SqlGatewayKeys, SqlKeptAnswers, SqlRateWindows
 from quota.store.instants import to_us
 from quota.store.notices import SqlNotices, SqlOutbox
 from quota.store.people import SqlPeople
@@ -126,6 +127,18 @@ class SqlTransaction:
     @cached_property
     def outbox(self) -> SqlOutbox:
         return SqlOutbox(self._connection)
+
+    @cached_property
+    def gateway_keys(self) -> SqlGatewayKeys:
+        return SqlGatewayKeys(self._connection)
+
+    @cached_property
+    def rate_windows(self) -> SqlRateWindows:
+        return SqlRateWindows(self._connection)
+
+    @cached_property
+    def kept_answers(self) -> SqlKeptAnswers:
+        return SqlKeptAnswers(self._connection)
 
     def audit(
         self,

@@ -18,7 +18,7 @@ import uvloop
 from quota.adapters.clock import SystemClock
 from quota.adapters.upstreams import HttpUpstreams
 from quota.api.front import Front
-from quota.gateway.app import build_gateway
+from quota.gateway.app import Site, build_gateway
 from quota.gateway.models import Limits, Models
 from quota.gateway.settings import GatewayTable
 from quota.service.keys import session_key
@@ -101,10 +101,11 @@ async def gateway(port: int, upstream: str, folder: Path) -> None:
         store = SqlStore(database)
         person, project = await store.write(lambda tx: found_project(tx, TOKENS))
         session = await open_session(ledger, person, project)
-        app = build_gateway(
+        site = Site(
             ledger=ledger, store=store, clock=SystemClock(), session_key_secret=SECRET,
             models=Models([stub_model(upstream, limits=limits)]), upstreams=upstreams, table=GatewayTable(),
         )  # fmt: skip
+        app = build_gateway(site)
         print(session_key(SECRET, session), flush=True)
         config = uvicorn.Config(
             Front({ROOT: app}),

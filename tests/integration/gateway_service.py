@@ -22,11 +22,11 @@ from quota.domain.hold import Hold, HoldKind, HoldOrder
 from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId, new_id
 from quota.domain.project import Project, ProjectState
 from quota.domain.units import Balance, Unit
-from quota.gateway.app import Gateway, build_gateway
+from quota.gateway.app import Gateway, Site, build_gateway
 from quota.gateway.models import Limits, Model, Models, Server
 from quota.gateway.settings import GatewayTable
 from quota.service.keys import session_key
-from quota.service.ports import Transaction
+from quota.service.ports import Introspection, Transaction
 from quota.service.upstreams import Target
 from quota.store.database import Database, open_database, url_for
 from quota.store.ledger import LedgerStore
@@ -106,7 +106,14 @@ class Running:
 
 
 @asynccontextmanager
-async def running_gateway(folder: Path, models: Models, *, tokens: int = 100_000) -> AsyncIterator[Running]:
+async def running_gateway(
+    folder: Path,
+    models: Models,
+    *,
+    tokens: int = 100_000,
+    table: GatewayTable = GatewayTable(),  # noqa: B008  (frozen)
+    hub: Introspection | None = None,
+) -> AsyncIterator[Running]:
     """A gateway whose one project has `tokens`, and a session in it."""
     url = await asyncio.to_thread(_migrate_once, folder)
     async with AsyncExitStack() as stack:
@@ -118,10 +125,11 @@ async def running_gateway(folder: Path, models: Models, *, tokens: int = 100_000
         person, project = await store.write(lambda tx: found_project(tx, tokens))
         session = await open_session(ledger, person, project)
         upstreams = await stack.enter_async_context(HttpUpstreams({"127.0.0.1"}))
-        gateway = build_gateway(
+        site = Site(
             ledger=ledger, store=store, clock=SystemClock(), session_key_secret=SECRET, models=models, upstreams=upstreams,
-            table=GatewayTable(),
+            table=table, hub=hub,
         )  # fmt: skip
+        gateway = build_gateway(site)
         port = await stack.enter_async_context(_listening(gateway))
         stack.push_async_callback(gateway.close, 5)
         root = f"http://127.0.0.1:{port}{ROOT}/v1"

@@ -12,12 +12,12 @@ from typing import Any
 from quota.domain.hold import HoldKind, HoldOrder
 from quota.domain.ids import AllocationId, HoldId, ProjectId
 from quota.domain.units import Unit
-from quota.gateway.app import Gateway, build_gateway
+from quota.gateway.app import Gateway, Site, build_gateway
 from quota.gateway.models import Limits, Model, Models, Server
 from quota.gateway.settings import GatewayTable
 from quota.service.keys import session_key
 from quota.service.upstreams import Target, TooLarge
-from tests.fakes import World, world
+from tests.fakes import FakeIntrospection, World, world
 
 SECRET = b"secret-of-the-gateway-tests"
 LIMITS = Limits(context_tokens=1000, default_output_tokens=50, choices_max=4, template_tokens=10, message_tokens=2)
@@ -155,6 +155,16 @@ class Client:
             self.leave()
 
 
+class Watch:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 @dataclass
 class Desk:
     """A gateway over fakes, with a project, a session and its key."""
@@ -165,6 +175,9 @@ class Desk:
     model: Model
     project: ProjectId
     session: HoldId
+    hub: FakeIntrospection
+    models: Models
+    watch: Watch
 
     @property
     def key(self) -> str:
@@ -220,6 +233,8 @@ async def desk(
     servers: int = 1,
     total_s: int = 5,
     wrap: Callable[[World], World] = lambda one: one,
+    shared: bool = False,
+    **limits_a_minute: int,
 ) -> Desk:
     """A gateway whose one project has `tokens`; the model `m` has `servers`, `none` has no server."""
     w = wrap(world())
@@ -236,10 +251,13 @@ async def desk(
     )  # fmt: skip
     targets = [Target(f"http://server-{number}/v1", "k", 1, 1, total_s) for number in range(servers)]
     model = Model("m", "m", "M", "", limits, Fraction(weight), tuple(Server(one, "p", "hw", "cl") for one in targets))
-    upstreams = FakeUpstreams()
-    gateway = build_gateway(
+    upstreams, hub, watch = FakeUpstreams(), FakeIntrospection(), Watch()
+    models = Models([model, Model("none", "none", "None", "", limits, Fraction(1), ())])
+    site = Site(
         ledger=w.ledger, store=w.store, clock=w.clock, session_key_secret=SECRET,
-        models=Models([model, Model("none", "none", "None", "", limits, Fraction(1), ())]),
-        upstreams=upstreams, table=GatewayTable(largest_body_mib=1),
+        models=models,
+        upstreams=upstreams, table=GatewayTable(largest_body_mib=1, **limits_a_minute), hub=hub, shared=shared,
+        monotonic_s=watch,
     )  # fmt: skip
-    return Desk(w, gateway, upstreams, model, project, session)
+    gateway = build_gateway(site)
+    return Desk(w, gateway, upstreams, model, project, session, hub, models, watch)

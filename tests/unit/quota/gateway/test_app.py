@@ -22,6 +22,7 @@ async def test_an_answer_is_charged_before_it_is_complete() -> None:
     assert answered.headers["x-ratelimit-limit-tokens"] == "10000"
     assert answered.headers["x-ratelimit-remaining-tokens"] == "9982"
     assert answered.headers["x-commons-charged-tokens"] == "18"
+    assert answered.headers["x-commons-awarded-tokens"] == "10000"
 
 
 async def test_a_stream_is_charged_before_it_says_done() -> None:

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from quota.domain.project import ProjectRole
-from quota.gateway.callers import BELIEVED_S, Caller, Callers, key_of
+from quota.gateway.callers import BELIEVED_S, Caller, Callers, Doors, key_of
 from quota.gateway.denials import Denied
-from tests.unit.quota.gateway.fakes import SECRET, Desk, desk
-
-
-class Watch:
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.unit.quota.gateway.fakes import SECRET, Desk, Watch, desk
 
 
 async def made() -> tuple[Desk, Callers, Watch]:
     d, watch = await desk(), Watch()
-    return d, Callers(d.world.ledger, d.world.store, SECRET, watch), watch
+    return d, Callers(Doors(d.world.ledger, d.world.store, d.world.clock, SECRET, d.hub), watch), watch
 
 
 async def test_a_key_stands_for_person_project_and_application() -> None:

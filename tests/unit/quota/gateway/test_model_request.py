@@ -199,7 +199,7 @@ def test_an_estimate_is_no_more_than_the_bound() -> None:
 
 
 def test_weights_round_up_to_hold_and_down_to_charge() -> None:
-    price = next(models(weight="1/3").offered()).price_at(datetime.now(UTC))
+    price = models(weight="1/3").offered()[0].price_at(datetime.now(UTC))
     assert (price.up(10), price.down(10)) == (4, 3)
     for amount in range(20):
         assert price.up(price.affordable(amount)) <= amount

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime
 from typing import TypeVar
 
 from quota.domain.application import Application, ApplicationState, Ask
@@ -280,6 +280,16 @@ class FakeAccounts:
         return [
             a for a in self.books.allocations.values() if a.starts_at <= at < a.ends_at and balance_notices(a.balance)
         ]
+
+    def daily_use(self, project_id: ProjectId, since: date) -> Mapping[Unit, Mapping[date, int]]:
+        found: dict[Unit, dict[date, int]] = {unit: {} for unit in Unit}
+        for line in self.books.lines:
+            allocation = self.books.allocations[line.allocation_id]
+            day = line.at.date()
+            if allocation.project_id == project_id and line.charged and day >= since:
+                of_unit = found[allocation.unit]
+                of_unit[day] = of_unit.get(day, 0) + line.charged
+        return found
 
     def statement(self, project_id: ProjectId, *, before: int | None, limit: int) -> Sequence[StatementLine]:
         found = []

@@ -15,6 +15,7 @@ from quota.pages.guard import SafeHeaders, TooLarge
 from quota.pages.session import CookieSeal
 from quota.pages.templating import Templates
 from quota.pages.visit import form, page
+from quota.service.outlook import Outlooks
 from quota.service.services import Services
 
 
@@ -36,7 +37,9 @@ def build_pages(services: Services, sign_in: SignIn, settings: PageSettings) -> 
             Exception: failures.unexpected,
         },
     )
-    app.state.desk = Desk(services, sign_in, settings, CookieSeal(settings.cookie_key), Templates(constants))
+    app.state.desk = Desk(
+        services, sign_in, settings, CookieSeal(settings.cookie_key), Templates(constants), Outlooks(services)
+    )
     return SafeHeaders(app)
 
 

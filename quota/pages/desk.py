@@ -12,6 +12,7 @@ from urllib.parse import quote, urlsplit
 
 from quota.pages.session import CookieSeal
 from quota.pages.templating import Templates
+from quota.service.outlook import Outlooks
 from quota.service.ports import HubIdentity
 from quota.service.services import Services
 
@@ -85,3 +86,4 @@ class Desk:
     settings: PageSettings
     seal: CookieSeal
     templates: Templates
+    outlooks: Outlooks

@@ -53,10 +53,10 @@ def level_of(balance: Balance) -> Level:
 
 
 def used_percent(balance: Balance) -> str:
-    """Charged and held out of awarded, cut to one decimal: '20.3', '<0.1'; '–' where nothing is awarded."""
+    """Charged out of awarded, cut to one decimal: '20.3', '<0.1'; '–' where nothing is awarded. What is held may come back."""
     if balance.awarded <= 0:
         return "–"
-    used = balance.charged + balance.held
+    used = balance.charged
     permille = used * 1000 // balance.awarded
     if used > 0 and permille == 0:
         return "<0.1"

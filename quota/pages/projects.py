@@ -12,7 +12,7 @@ from starlette.responses import Response
 from quota.domain.errors import Forbidden, Unknown
 from quota.domain.ids import ProjectId
 from quota.domain.project import LEADS, Member, ProjectRole
-from quota.pages.home import standing_of, starts_free, units_of
+from quota.pages.cards import forecasts_of, standing_of, starts_free, units_of
 from quota.pages.rows import page_of_rows
 from quota.pages.said import SAID, said
 from quota.pages.statement import before_of
@@ -100,7 +100,8 @@ async def _page(
     at = services.clock.now()
     before = before_of(visit.request.query_params.get("before"))
     statement = await page_of_rows(visit, project_id, before=before)
-    shown |= {"units": units_of(view.card, at), "standing": standing_of(view.card, at)}
+    forecasts = await forecasts_of(visit.desk.outlooks, [view.card], at)
+    shown |= {"units": units_of(view.card, at, forecasts), "standing": standing_of(view.card, at)}
     shown |= {
         "starts_free": starts_free(view.card, at),
         "free_profile": services.catalogue.free_profile(),

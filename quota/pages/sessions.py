@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from quota.domain.ids import HoldId
 from quota.domain.session import OVER
-from quota.pages.home import session_view
+from quota.pages.running import session_view
 from quota.pages.visit import Fields, Visit
 from quota.service import sessions
 

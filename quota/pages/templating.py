@@ -13,7 +13,7 @@ from gettext import NullTranslations
 from pathlib import Path
 from typing import Final
 
-from babel.dates import format_date, format_datetime, format_time
+from babel.dates import format_date, format_datetime, format_interval, format_time
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -63,6 +63,7 @@ def _environment(language: str, constants: Mapping[str, object]) -> Environment:
         signed=figures.signed_shown,
         duration=lambda seconds: duration_text(int(seconds), texts.gettext),
         instant=partial(instant_markup, language=language),
+        days=partial(_days, language=language),
         day=lambda day: Markup('<span class="cc-nowrap">{}</span>').format(_day(day, language=language)),
     )
     return environment
@@ -78,6 +79,17 @@ def instant_markup(at: datetime, show: str = "datetime", *, language: str) -> Ma
     )
     machine = utc.strftime("%Y-%m-%dT%H:%M:%SZ")
     return Markup('<time datetime="{}" data-show="{}" title="{}">{}</time>').format(machine, show, full, text)
+
+
+def _days(first: datetime, last: datetime | None = None, *, language: str) -> Markup:
+    """A day, or a range of days, short and without a year in the next months: '3 Feb', '3–9 Feb'; with UTC instants to hover over."""
+    locale = "en_GB" if language == "en" else language
+    last = last or first
+    far = (last - first).days > 300 or first.date().year != last.date().year
+    text = format_interval(first.date(), last.date(), "yMMMd" if far else "MMMd", locale=locale)
+    same_month = (first.year, first.month) == (last.year, last.month)
+    text = text.replace("\u2009", "" if same_month else " ")  # 3–9 Feb, but 28 Jan – 9 Feb
+    return Markup('<span class="cc-nowrap">{}</span>').format(text)
 
 
 def _day(day: date, *, language: str) -> str:

@@ -14,12 +14,11 @@ from typing import Final
 from quota.domain.ids import HoldId, PersonId
 from quota.domain.notice import Choice, Notice, NoticeKind
 from quota.domain.project import Project
-from quota.domain.session import Session, SessionState
+from quota.domain.session import OVER, Session
 from quota.service.callers import Caller
 from quota.service.ports import ProfileCatalogue, Transaction
 from quota.service.services import Services
 
-_OVER: Final = frozenset({SessionState.SETTLED, SessionState.FAILED})
 _SHOWN: Final = 20
 _SAME_END: Final = timedelta(seconds=60)  # an end that moved by less is the end that the notice spoke of
 
@@ -111,7 +110,7 @@ def _holds(tx: Transaction, notice: Notice, at: datetime) -> bool:
     if notice.kind not in (NoticeKind.ENDING, NoticeKind.IDLE):
         return True
     session = tx.sessions.get(HoldId(notice.subject))
-    if session is None or session.state in _OVER:
+    if session is None or session.state in OVER:
         return False
     moved = notice.kind is NoticeKind.ENDING and session.ends_at is not None and notice.until is not None
     return not moved or abs(session.ends_at - notice.until) < _SAME_END  # type: ignore[operator]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
@@ -247,6 +247,9 @@ class Accounts(Protocol):
     def get(self, allocation_id: AllocationId) -> Allocation | None: ...
     def strained(self, at: datetime) -> Sequence[Allocation]:
         """Allocations of the day `at` that are charged at least four fifths, or have nothing available."""
+
+    def daily_use(self, project_id: ProjectId, since: date) -> Mapping[Unit, Mapping[date, int]]:
+        """What was charged on each UTC day from `since` on, by unit; days without a charge are left out."""
 
     def statement(self, project_id: ProjectId, *, before: int | None, limit: int) -> Sequence[StatementLine]:
         """Newest first, lines with seq < `before`. One line per (transaction, account)."""

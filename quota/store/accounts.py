@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, select, update
@@ -21,6 +21,7 @@ from quota.domain.project import Allocation
 from quota.domain.units import AMOUNT_MAX, Balance, Unit
 from quota.service.ports import Adjusted, StatementLine
 from quota.store.chain import link_hash
+from quota.store.daily_use import daily_use
 from quota.store.instants import from_us, to_us
 from quota.store.operations import dump
 from quota.store.statement import statement_lines
@@ -170,6 +171,10 @@ class SqlAccounts:
             (charged >= awarded - awarded // 5) | (charged + account.c.held >= awarded),
         )
         return self._all(query.order_by(account.c.id))
+
+    def daily_use(self, project_id: ProjectId, since: date) -> Mapping[Unit, Mapping[date, int]]:
+        """What was charged on each UTC day from `since` on, by unit."""
+        return daily_use(self._connection, project_id, since)
 
     def statement(self, project_id: ProjectId, *, before: int | None, limit: int) -> Sequence[StatementLine]:
         """Newest first, lines with seq < `before`. One line per (transaction, account)."""

@@ -61,6 +61,16 @@
     if (status && now && status.textContent !== now.dataset.summary) status.textContent = now.dataset.summary;
   }
 
+  // What the reader opened stays open when the part that holds it is fetched again.
+  let opened = [];
+  function rememberOpened(event) {
+    opened = [...event.detail.target.querySelectorAll("details[open][id]")].map((one) => one.id);
+  }
+  function openAgain() {
+    for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
+    opened = [];
+  }
+
   function stale(isStale) {
     const notice = document.getElementById("refresh-failed");
     if (notice) notice.hidden = !isStale;
@@ -76,6 +86,8 @@
   window.addEventListener("pageshow", () => {
     for (const button of document.querySelectorAll("button[data-once]")) button.removeAttribute("disabled");
   });
+  document.addEventListener("htmx:beforeSwap", rememberOpened);
+  document.addEventListener("htmx:afterSwap", openAgain);
   document.addEventListener("htmx:afterSettle", (event) => {
     localiseTimes(event.detail.elt.parentElement || document);
     announce();

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from fractions import Fraction
 from typing import TypeVar, cast
 
@@ -55,6 +55,7 @@ class World:
     lines: list[StatementLine] = field(default_factory=list)
     stopped: list[tuple[str, str]] = field(default_factory=list)
     told: NoticeBooks = field(default_factory=NoticeBooks)
+    used: dict[ProjectId, dict[Unit, dict[date, int]]] = field(default_factory=dict)
     down: bool = False
 
     def person(self, name: str, display: str = "") -> Person:
@@ -248,6 +249,9 @@ class _Accounts:
 
     def of_project(self, project_id: ProjectId) -> Sequence[Allocation]:
         return [one for one in self._world.allocations.values() if one.project_id == project_id]
+
+    def daily_use(self, project_id: ProjectId, since: date) -> Mapping[Unit, Mapping[date, int]]:
+        return {unit: {} for unit in Unit} | self._world.used.get(project_id, {})
 
     def statement(self, project_id: ProjectId, *, before: int | None, limit: int) -> Sequence[StatementLine]:
         own = [line for line in self._world.lines if line.allocation_id.startswith(f"{project_id}-")]

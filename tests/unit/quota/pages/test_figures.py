@@ -56,7 +56,7 @@ def test_what_a_form_is_filled_with_is_exact() -> None:
 
 
 def test_a_share_is_cut_so_that_all_is_never_shown_early() -> None:
-    assert used_percent(Balance(Unit.GPU_MS, 10 * HOUR, 0, 7_320_000)) == "20.3"
+    assert used_percent(Balance(Unit.GPU_MS, 10 * HOUR, 7_320_000, HOUR)) == "20.3"  # what is held may come back
     assert used_percent(Balance(Unit.TOKENS, 100_000, 99_999, 0)) == "99.9"
     assert used_percent(Balance(Unit.TOKENS, 100, 100, 0)) == "100"
     assert used_percent(Balance(Unit.GPU_MS, 10 * HOUR, 23_760, 0)) == "<0.1"

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from quota.domain.ids import AllocationId
 from quota.domain.session import EndReason, SessionState
+from quota.domain.units import Unit
 from tests.unit.quota.pages.browser import Site, text_of
 from tests.unit.quota.pages.fakes import HOUR, NOW
 
@@ -25,7 +26,7 @@ async def test_numbers_come_first_and_agree() -> None:
     site.world.project("Folding", "ada", gpu=(10 * HOUR, 2_340_000, 4_980_000), tokens=(1_000_000, 12_345, 0))
     async with site.browser("ada") as browser:
         text = text_of(await browser.get())
-    assert "7.97 of 10 GPU-h left 20.3 % used · ends 6 Sep 2026" in text
+    assert "7.97 of 10 GPU-h left 6.5 % used · ends 6 Sep 2026" in text
     assert "charged 0.65 held 1.38 available 7.97" in text
     assert "987,655 of 1,000,000 tokens left" in text
     assert "last updated 12:04 UTC" in text
@@ -173,3 +174,29 @@ async def test_chinese_readers_get_chinese_pages_and_may_choose_otherwise() -> N
         chosen = await browser.send("language", {"language": "en", "next": "/services/quota/apply"})
         assert (chosen.status_code, chosen.headers["location"]) == (303, "/services/quota/apply")
         assert '<html lang="en"' in (await browser.get()).text
+
+
+async def test_when_it_runs_out_is_a_range_with_its_definition_or_honestly_nothing() -> None:
+    site = Site()
+    project = site.world.project("Folding", "ada", gpu=(1000 * HOUR, 200 * HOUR, 0), tokens=(1000, 10, 0))
+    today = NOW.date()
+    week = {today - timedelta(days=back): 12 * HOUR for back in range(7)}
+    before = {today - timedelta(days=back): 8 * HOUR for back in range(7, 28)}
+    site.world.used[project] = {Unit.GPU_MS: week | before}
+    async with site.browser("ada") as ada, site.browser("ada", language="zh") as chinese:
+        text = text_of(await ada.get())
+        assert "At this rate runs out 11 May – 5 Jun" in text
+        assert "When it runs out: not enough history" in text  # the tokens
+        assert "divided by each gives two days" in text
+        assert "按此速度将于 5月11日至6月5日 用尽" in text_of(await chinese.get())
+        assert "At this rate runs out 11 May – 5 Jun" in text_of(await ada.get(f"projects/{project}"))
+
+
+async def test_what_was_put_in_a_forecast_is_the_projects_own_use() -> None:
+    site = Site()
+    mine = site.world.project("Folding", "ada", gpu=(1000 * HOUR, 0, 0))
+    other = site.world.project("Weather", "ada", gpu=(1000 * HOUR, 0, 0))
+    site.world.used[other] = {Unit.GPU_MS: {NOW.date() - timedelta(days=back): 100 * HOUR for back in range(5)}}
+    async with site.browser("ada") as ada:
+        assert "not enough history" in text_of(await ada.get(f"projects/{mine}"))
+        assert "At this rate runs out" in text_of(await ada.get(f"projects/{other}"))

@@ -61,6 +61,7 @@ class Books:
     audited: list[str] = field(default_factory=list)
     epochs: dict[str, int] = field(default_factory=dict)
     refunds: dict[RefundId, tuple[Adjusted, tuple[object, ...]]] = field(default_factory=dict)
+    top_ups: dict[tuple[HoldId, str], int] = field(default_factory=dict)
     extensions: dict[str, Extension] = field(default_factory=dict)
     reversed: set[AdjustmentId] = field(default_factory=set)
     told: NoticeBooks = field(default_factory=NoticeBooks)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from typing import TypeVar
 
-from quota.domain.errors import IdConflict, RefusalCode, Refused, Unavailable, Unknown, WrongState
+from quota.domain.errors import IdConflict, QuotaError, RefusalCode, Refused, Unavailable, Unknown, WrongState
 from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, HoldState, Usage, body_hash
 from quota.domain.ids import AllocationId, HoldId, ProjectId
@@ -83,7 +83,39 @@ class FakeLedger:
     async def top_up(
         self, hold_id: HoldId, line_id: str, amount: int, at: datetime, lease_until: datetime
     ) -> Hold | Refused:
-        raise NotImplementedError
+        known = self.books.top_ups.get((hold_id, line_id))
+        if known is not None:
+            if known != amount:
+                raise IdConflict("another amount")
+            return replace(self.books.holds[hold_id][0], replayed=True)
+        hold = self._open(hold_id)
+        available = self.books.allocations[hold.allocation_id].balance.available
+        if amount > available:
+            return Refused(RefusalCode.INSUFFICIENT_BALANCE, {"requested": amount, "available": available})
+        self.books.top_ups[hold_id, line_id] = amount
+        self.books.move(Line("top_up", hold.allocation_id, hold.actor, at, hold.id, held=amount))
+        self._keep(replace(hold, amount=hold.amount + amount, lease_until=max(hold.lease_until, lease_until)))
+        return self.books.holds[hold_id][0]
+
+    async def withdraw(self, hold_id: HoldId, line_id: str, at: datetime) -> Hold:
+        amount = self.books.top_ups.get((hold_id, line_id))
+        if amount is None:
+            raise Unknown("line")
+        hold = self.books.holds[hold_id][0]
+        if amount and hold.state is HoldState.HELD:
+            self.books.top_ups[hold_id, line_id] = 0
+            self.books.move(Line("withdraw", hold.allocation_id, hold.actor, at, hold.id, held=-amount))
+            self._keep(replace(hold, amount=hold.amount - amount))
+        return self.books.holds[hold_id][0]
+
+    async def charge_many(self, usages: Sequence[Usage]) -> Sequence[Charged | QuotaError]:
+        answers: list[Charged | QuotaError] = []
+        for usage in usages:
+            try:
+                answers.append(await self.charge(usage))
+            except QuotaError as error:
+                answers.append(error)
+        return answers
 
     async def charge(self, usage: Usage) -> Charged:
         self._in_force()

@@ -106,6 +106,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "kind.deposit": Message("awarded"),
     "kind.hold": Message("held"),
     "kind.top_up": Message("extended"),
+    "kind.withdraw": Message("extension undone"),
     "kind.charge": Message("charged"),
     "kind.settle": Message("settled"),
     "kind.release": Message("released"),

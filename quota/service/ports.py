@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from quota.domain.application import Application, ApplicationState, Ask
-from quota.domain.errors import Refused
+from quota.domain.errors import QuotaError, Refused
 from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, Usage
 from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId, RefundId
@@ -56,6 +56,15 @@ class Ledger(Protocol):
         self, hold_id: HoldId, line_id: str, amount: int, at: datetime, lease_until: datetime
     ) -> Hold | Refused:
         """Add a line of `amount` to an open hold under the caller's `line_id` (an extension). Raises WrongState on a closed one."""
+
+    async def withdraw(self, hold_id: HoldId, line_id: str, at: datetime) -> Hold:
+        """Give back what a top-up set aside and nothing was charged to; repeated, or on a closed hold, nothing changes.
+
+        Raises Unknown('line').
+        """
+
+    async def charge_many(self, usages: Sequence[Usage]) -> Sequence[Charged | QuotaError]:
+        """As `charge` for each, in order; what is wrong with one is its own answer. Never spooled: evidence gives the gap again."""
 
     async def charge(self, usage: Usage) -> Charged:
         """Record `usage` and move its amount from held to charged; beyond the hold it is an overrun. Raises WrongState if closed."""

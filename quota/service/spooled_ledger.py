@@ -139,6 +139,16 @@ class SpooledLedger:
     ) -> Hold | Refused:
         return await self._ledger.top_up(hold_id, line_id, amount, at, lease_until)
 
+    async def withdraw(self, hold_id: HoldId, line_id: str, at: datetime) -> Hold:
+        return await self._ledger.withdraw(hold_id, line_id, at)
+
+    async def charge_many(self, usages: Sequence[Usage]) -> Sequence[Charged | QuotaError]:
+        """As the ledger does; nothing is kept: the meter bills the exact gap later. What waits is not overtaken."""
+        waiting = frozenset(self._waiting)
+        answers = iter(await self._ledger.charge_many([one for one in usages if one.hold_id not in waiting]))
+        waits = Spooled("a change of this hold waits in the spool")
+        return [waits if usage.hold_id in waiting else next(answers) for usage in usages]
+
     async def expire(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
         """As the ledger does. Raises Spooled while a change of the hold waits: what was used is charged first."""
         self._refuse_to_overtake(hold_id)

@@ -32,6 +32,7 @@ from quota.store.writer import Outcome, Outside, Ticket, Writer
 T = TypeVar("T")
 QUEUE_MAX: Final = 10_000
 BATCH_MAX: Final = 1_000
+CHARGES_AT_ONCE: Final = 2_000  # of `charge_many` in the queue: one batch is written while the next waits
 _READERS: Final = 4
 _HOLDS: Final = select(*(hold_table.c[name] for name in HOLD_COLUMNS))
 
@@ -96,6 +97,30 @@ class LedgerStore:
         answer = await self._send(operation)
         assert isinstance(answer, Hold | Refused)
         return answer
+
+    async def withdraw(self, hold_id: HoldId, line_id: str, at: datetime) -> Hold:
+        """Give back what a top-up set aside and nothing was charged to."""
+        return await self._submit(ops.Withdraw(hold_id, line_id, to_us(at)), Hold)
+
+    async def charge_many(self, usages: Sequence[Usage]) -> Sequence[Charged | QuotaError]:
+        """As `charge` for each; every usage has its own answer. They share commits and leave room in the queue for others."""
+        answers: list[Charged | QuotaError] = []
+        for first in range(0, len(usages), CHARGES_AT_ONCE):
+            tickets = [self._try(usage) for usage in usages[first : first + CHARGES_AT_ONCE]]
+            for ticket in tickets:
+                try:
+                    answer = ticket if isinstance(ticket, QuotaError) else await ticket
+                except QuotaError as error:
+                    answer = error
+                assert isinstance(answer, Charged | QuotaError)
+                answers.append(answer)
+        return answers
+
+    def _try(self, usage: Usage) -> Ticket | QuotaError:
+        try:
+            return self._send(ops.charge(usage))
+        except QuotaError as error:
+            return error
 
     async def charge(self, usage: Usage) -> Charged:
         """Record usage and move its amount from held to charged."""

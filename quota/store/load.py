@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from quota.store import statements as sql
-from quota.store.operations import Charge, Fenced, Operation, PlaceHold, Plain, Settle, TopUp
+from quota.store.operations import Charge, Fenced, Operation, PlaceHold, Plain, Settle, TopUp, Withdraw
 from quota.store.wire import Wire
 from quota.store.working_set import (
     AccountRow,
@@ -55,7 +55,8 @@ def _unfenced(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) -> li
 def _load_lines(wire: Wire, ws: WorkingSet, operations: Sequence[Plain]) -> None:
     several = [hold.id for hold in ws.holds.values() if hold.line_count > 1 and hold.open]
     top_ups = [op for op in operations if isinstance(op, TopUp)]
-    wanted = {*several, *(op.hold_id for op in top_ups if op.hold_id in ws.holds)}
+    of_lines = [op for op in operations if isinstance(op, TopUp | Withdraw)]
+    wanted = {*several, *(op.hold_id for op in of_lines if op.hold_id in ws.holds)}
     if wanted:
         for hold_id, *line in wire.select(sql.LINES, _keys(wanted)):
             ws.lines.setdefault(hold_id, []).append(LineRow(*line))

@@ -40,6 +40,15 @@ class TopUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Give back what a top-up's line set aside and nothing was charged to."""
+
+    hold_id: str
+    line_id: str
+    at_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Charge:
     usage: Usage
     from_us: int
@@ -75,7 +84,7 @@ class ExtendLease:
     lease_until_us: int
 
 
-Plain = PlaceHold | TopUp | Charge | Settle | Close | ExtendLease
+Plain = PlaceHold | TopUp | Withdraw | Charge | Settle | Close | ExtendLease
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def _write_lines(wire: Wire, ws: WorkingSet) -> bool:
             if line.fresh:
                 fresh.append((hold_id, line.line_id, line.kind, line.amount, line.charged, line.at_us))
             elif line.changed:
-                changed.append((hold_id, line.line_id, line.charged))
+                changed.append((hold_id, line.line_id, line.amount, line.charged))
     fresh_uses: list[Row] = []
     changed_uses: list[Row] = []
     for hold_id, uses in ws.hold_limits.items():

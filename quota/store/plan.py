@@ -22,7 +22,18 @@ from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldState
 from quota.domain.units import AMOUNT_MAX
 from quota.store.fences import stale
-from quota.store.operations import Charge, Close, ExtendLease, Fenced, Operation, PlaceHold, Settle, TopUp, dump
+from quota.store.operations import (
+    Charge,
+    Close,
+    ExtendLease,
+    Fenced,
+    Operation,
+    PlaceHold,
+    Settle,
+    TopUp,
+    Withdraw,
+    dump,
+)
 from quota.store.working_set import (
     FIRST_LINE,
     AccountRow,
@@ -51,6 +62,8 @@ def run(ws: WorkingSet, operation: Operation, epoch: int) -> Answer | QuotaError
                 return _place(ws, operation, epoch)
             case TopUp():
                 return _top_up(ws, operation)
+            case Withdraw():
+                return _withdraw(ws, operation)
             case Charge():
                 return _charge(ws, operation)
             case Settle():
@@ -185,6 +198,34 @@ def _top_up(ws: WorkingSet, op: TopUp) -> Hold | Refused:
         if limit.kind != SIMULTANEOUS:
             limit.move(held=op.amount, charged=0)
             use.amount += op.amount
+            use.changed = True
+    return hold_from(hold)
+
+
+def _withdraw(ws: WorkingSet, op: Withdraw) -> Hold:
+    """What is charged to the line already stays; a second time, and on a closed hold, nothing is left to give back."""
+    hold = _known(ws, op.hold_id)
+    line = next((one for one in ws.lines_of(hold) if one.line_id == op.line_id), None)
+    if line is None:
+        raise Unknown("line", hold_id=hold.id, line_id=op.line_id)
+    rest = line.amount - line.charged
+    if rest == 0 or not hold.open:
+        return hold_from(hold, replayed=True)
+    line.amount -= rest
+    line.changed = True
+    hold.amount -= rest
+    hold.changed = True
+    account = ws.accounts[hold.account_id]
+    account.move(held=-rest, charged=0)
+    txn_id = f"w:{hold.id}:{op.line_id}"
+    ws.entries.append((txn_id, account.id, "held", -rest, hold.id, None, "withdraw", op.at_us, hold.actor))
+    ws.entries.append((txn_id, account.id, "available", rest, hold.id, None, "withdraw", op.at_us, hold.actor))
+    for use in ws.hold_limits.get(hold.id, ()):
+        limit = ws.limits[use.limit_id]
+        back = min(rest, use.amount - use.charged)
+        if limit.kind != SIMULTANEOUS and back > 0:
+            limit.move(held=-back, charged=0)
+            use.amount -= back
             use.changed = True
     return hold_from(hold)
 

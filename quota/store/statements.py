@@ -91,9 +91,9 @@ CHANGE_HOLDS: Final = Statement(
     ),
 )  # fmt: skip
 CHANGE_LINES: Final = Statement(
-    "UPDATE hold_line SET charged = d.charged FROM {rows} d "
+    "UPDATE hold_line SET amount = d.amount, charged = d.charged FROM {rows} d "
     "WHERE hold_line.hold_id = d.hold_id AND hold_line.line_id = d.line_id AND hold_line.charged <= d.charged",
-    Rows({"hold_id": _T, "line_id": _T, "charged": _I}),
+    Rows({"hold_id": _T, "line_id": _T, "amount": _I, "charged": _I}),
 )
 CHANGE_HOLD_LIMITS: Final = Statement(
     "UPDATE hold_limit SET amount = d.amount, charged = d.charged FROM {rows} d "

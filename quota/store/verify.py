@@ -144,8 +144,9 @@ _CACHES: Final = (
     _Check(
         "hold_line",
         "does not equal its entries",
-        "WITH e AS MATERIALIZED (SELECT txn_id, SUM(amount) AS amount FROM entry "
-        "WHERE bucket = 'held' AND kind IN ('hold', 'top_up') GROUP BY txn_id) "
+        "WITH e AS MATERIALIZED (SELECT line_txn AS txn_id, SUM(amount) AS amount FROM (SELECT amount, "
+        "CASE WHEN kind = 'withdraw' THEN 't' || substr(txn_id, 2) ELSE txn_id END AS line_txn FROM entry "
+        "WHERE bucket = 'held' AND kind IN ('hold', 'top_up', 'withdraw')) moved GROUP BY line_txn) "
         "SELECT l.hold_id, l.line_id FROM hold_line l LEFT JOIN e "
         "ON e.txn_id = CASE WHEN l.kind = 'hold' THEN 'h:' || l.hold_id ELSE 't:' || l.hold_id || ':' || l.line_id END "
         "WHERE l.kind IN ('hold', 'top_up') AND l.amount <> COALESCE(e.amount, 0)",

@@ -14,11 +14,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import psutil
 import psycopg
 
 from quota.domain.ids import new_id
@@ -90,6 +91,29 @@ class Postgres:
         if self._process is not None and self._process.poll() is None:
             os.kill(self._process.pid, how)
             self._process.wait(START_DEADLINE_S)
+
+    def kill(self) -> None:
+        """kill -9 of the server, which leaves its data as a loss of power would; returns once its sessions are gone, too."""
+        assert self._process is not None
+        sessions = psutil.Process(self._process.pid).children()
+        self._process.kill()
+        self._process.wait(START_DEADLINE_S)
+        _, left = psutil.wait_procs(sessions, START_DEADLINE_S)
+        assert not left
+
+    def kill_session(self) -> None:
+        """kill -9 of a client's session; the server then ends all others and recovers."""
+        query = (
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'commons' ORDER BY backend_start DESC LIMIT 1"
+        )
+        try:
+            with self._connect() as connection:
+                found = connection.execute(query).fetchone()
+        except psycopg.OperationalError:  # recovering from the last one
+            return
+        if found is not None:
+            with suppress(ProcessLookupError):
+                os.kill(int(str(found[0])), signal.SIGKILL)
 
     def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
         url = f"postgresql://commons@127.0.0.1:{self.port}/postgres"

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import text
 
-from quota.domain.hold import HoldState
-from quota.store.database import Database
+from quota.domain.errors import Unavailable
+from quota.domain.hold import HoldOrder, HoldState
+from quota.store.database import Database, open_database
 from quota.store.ledger import LedgerStore
+from quota.store.migrate import migrate
 from quota.store.verify import verify
 from quota.store.wire import Insert, Row, Statement, Wire, open_wire
 from quota.store.writer import Outside
 from tests import ledgers
+from tests.integration.postgres import Postgres
+from tests.integration.store.wire_proxy import Cut, Cutter, WireProxy
 
+T = TypeVar("T")
 COUNT = 120
+
+
+REPLIES = 51
 
 
 @dataclass
@@ -87,3 +95,50 @@ async def test_a_lost_reply_to_commit_changes_no_answer_and_no_balance(database:
         row = connection.execute(text("SELECT charged, held FROM account WHERE id = 'account-0'")).one()
     assert tuple(row) == (COUNT, 0)
     assert verify(database) == []
+
+
+@pytest.mark.timeout(120)
+async def test_commits_cut_on_postgresqls_wire_count_once(postgres: Postgres) -> None:
+    """Cuts of three kinds by turns: after the server said COMMIT, right after COMMIT was sent, before it was."""
+    url = postgres.new_database()
+    direct = open_database(url)
+    migrate(direct)
+    books = ledgers.open_books(direct, 10**6)
+    cutter = Cutter(every=2, ways=(Cut.REPLY, Cut.REPLY, Cut.SENT, Cut.COMMIT))
+    async with WireProxy(postgres.port, cutter) as proxy:
+        through = open_database(url.replace(f":{postgres.port}/", f":{proxy.port}/"))
+        async with LedgerStore(through, batch_max=8) as ledger:
+            placed = 0
+            while cutter.cuts.get(Cut.REPLY, 0) < REPLIES:
+                orders = [books.order(3, hold_id=f"hold-{placed + number:05}") for number in range(64)]
+                placed += len(orders)
+                await asyncio.gather(*(_place_and_charge(ledger, order) for order in orders))
+                assert placed < 64 * REPLIES, cutter
+        await asyncio.to_thread(through.close)
+    assert min(cutter.cuts.values()) >= REPLIES // 3
+    with direct.reading() as connection:
+        row = connection.execute(text("SELECT charged, held FROM account WHERE id = 'account-0'")).one()
+        holds, usages = (
+            connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() for table in ("hold", "usage_record")
+        )
+    assert tuple(row) == (2 * placed, placed)
+    assert (holds, usages) == (placed, placed)
+    assert verify(direct) == []
+    direct.close()
+
+
+async def _place_and_charge(ledger: LedgerStore, order: HoldOrder) -> None:
+    hold = await _until_answered(lambda: ledger.place_hold(order))
+    assert hold.state is HoldState.HELD
+    charged = await _until_answered(lambda: ledger.charge(ledgers.usage(order.id, f"event-{order.id}", 2)))
+    assert charged.hold.charged == 2
+
+
+async def _until_answered(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask with the same id until the ledger answers: the reply to its own question about a COMMIT may be cut, too."""
+    for _ in range(100):
+        try:
+            return await ask()
+        except Unavailable:
+            await asyncio.sleep(0)
+    raise AssertionError("no answer")

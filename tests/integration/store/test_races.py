@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import threading
+from collections.abc import Awaitable, Callable
 
 import pytest
 from sqlalchemy import text
@@ -48,18 +48,64 @@ def test_two_processes_of_eight_clients_cannot_overspend(database: Database) -> 
 
 
 @pytest.mark.parametrize("rounds", [25, pytest.param(1000, marks=[pytest.mark.full, pytest.mark.timeout(1800)])])
-async def test_the_last_unit_is_given_once_in_every_round(database: Database, rounds: int) -> None:
-    books = ledgers.open_books(database, 1)
-    async with LedgerStore(database) as one, LedgerStore(database) as other:
-        for number in range(rounds):
-            orders = [books.order(1, hold_id=f"round-{number}-{client}") for client in range(16)]
-            holds = await asyncio.gather(
-                *(ledger.place_hold(order) for order, ledger in zip(orders, [one, other] * 8, strict=True))
-            )
-            won = [hold for hold in holds if hold.state is HoldState.HELD]
-            assert len(won) == 1
-            await one.release(won[0].id, ledgers.NOW, "test")
+def test_the_last_unit_is_given_once_in_every_round(database: Database, rounds: int) -> None:
+    """16 clients in 2 processes; the control below is the same race with check-then-act."""
+    ledgers.open_books(database, 1)
+    won = _race(database, "ledger", rounds, "UPDATE account SET version = version WHERE id = 'account-0'")
+    assert [len(winners) for winners in won] == [1] * rounds
     assert verify(database) == []
+
+
+def test_the_same_race_overspends_where_one_checks_and_then_acts(database: Database) -> None:
+    """The control: without the conditional update this harness does see overspending."""
+    ledgers.open_books(database, 1)
+    with database.writing() as connection:
+        connection.execute(text("CREATE TABLE naive (awarded BIGINT NOT NULL, held BIGINT NOT NULL)"))
+        connection.execute(text("INSERT INTO naive VALUES (1, 0)"))
+    won = _race(database, "control", 25, "UPDATE naive SET held = 0")
+    assert min(len(winners) for winners in won) >= 1
+    assert sum(len(winners) > 1 for winners in won) >= 1
+
+
+def _race(database: Database, kind: str, rounds: int, between: str) -> list[list[str]]:
+    """Who won each round; a winner's hold is released, and `between` run, before the next."""
+    url = database.url.render_as_string(hide_password=False)
+    module = "tests.integration.store.racer_process"
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, url, name, "8", kind],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for name in ("a", "b")
+    ]  # fmt: skip
+    won = []
+    try:
+        assert [_line(racer) for racer in racers] == ["ready", "ready"]
+        for number in range(rounds):
+            for racer in racers:
+                assert racer.stdin is not None
+                racer.stdin.write(f"{number:04}\n")
+                racer.stdin.flush()
+            winners = [one for racer in racers for one in _line(racer).split(",") if one]
+            won.append(winners)
+            if kind == "ledger":
+                ledgers.run(database, *(_releasing(HoldId(one)) for one in winners))
+            with database.writing() as connection:
+                connection.execute(text(between))
+    finally:
+        for racer in racers:
+            racer.communicate(timeout=30)
+    assert [racer.returncode for racer in racers] == [0, 0]
+    return won
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().removesuffix("\n")
+
+
+def _releasing(hold_id: HoldId) -> Callable[[LedgerStore], Awaitable[object]]:
+    return lambda ledger: ledger.release(hold_id, ledgers.NOW, "test")
 
 
 async def test_the_same_id_sent_to_two_writers_is_one_hold(database: Database) -> None:
@@ -87,29 +133,6 @@ async def test_holds_across_accounts_in_every_order_do_not_deadlock(database: Da
             ]
             assert all(hold.state is HoldState.HELD for hold in await asyncio.gather(*asked))
     assert verify(database) == []
-
-
-def test_the_same_race_overspends_where_one_checks_and_then_acts(database: Database) -> None:
-    """The control: without the conditional update this harness does see overspending."""
-    ledgers.open_books(database, 1)
-    barrier = threading.Barrier(8)
-    taken: list[int] = []
-
-    def check_then_act(number: int) -> None:
-        with database.reading() as connection:
-            available = connection.execute(
-                text("SELECT awarded - held FROM account WHERE id = 'account-0'")
-            ).scalar_one()
-        barrier.wait()
-        if available >= 1:
-            taken.append(number)
-
-    threads = [threading.Thread(target=check_then_act, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(taken) == 8
 
 
 async def test_a_hold_is_visible_to_another_process_once_it_is_answered(database: Database) -> None:

@@ -13,13 +13,17 @@ from jupyterhub.spawner import Spawner
 from jupyterhub.utils import maybe_future
 from traitlets import Dict, Instance, default
 
+from spawners.container import GPUContainerSpawner
 from spawners.delegate import BackendUnreachable, DeadlineRefused
 from spawners.local import LocalSpawner
 from spawners.profiles import Backend, Profiles
 from spawners.resources import InvalidRequest, ResourceRequest
 from spawners.session_traits import RunningSession, SessionTraits, StopOrder, StopUnconfirmedError, refused
 
-DELEGATES: Final[Mapping[Backend, type[Spawner]]] = {Backend.LOCAL: LocalSpawner}
+DELEGATES: Final[Mapping[Backend, type[Spawner]]] = {
+    Backend.LOCAL: LocalSpawner,
+    Backend.CONTAINER: GPUContainerSpawner,
+}
 
 # Traits that belong to one object: configuration wiring, a request in flight, and the dispatcher's own.
 _NOT_PASSED_ON: Final = frozenset({"config", "parent", "log", "db", "handler", "profiles", "delegates"})

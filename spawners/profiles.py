@@ -88,10 +88,14 @@ class Profile:
     description: str = ""
     notes: str = ""
     slurm: SlurmPlace | None = None
+    shared_memory_bytes: int = 64 * 2**20
+    sessions_per_gpu: int = 1
 
     def __post_init__(self) -> None:
         if self.gpus < 0 or self.cpus < 1 or self.memory_bytes < 1:
             raise ValueError("a profile has no negative GPUs and at least one CPU and some memory")
+        if not 0 < self.shared_memory_bytes <= self.memory_bytes:
+            raise ValueError("the shared memory is not positive or larger than the memory, of which it is a part")
         if not 0 < self.default_runtime_s <= self.longest_runtime_s:
             raise ValueError("the default runtime is longer than the longest runtime, or not positive")
         if not self.applications or len({one.id for one in self.applications}) != len(self.applications):
@@ -153,6 +157,14 @@ class ProfileTable(BaseModel):
     simulated: bool = Field(False, description="True where the GPUs are simulated; every page then says so.")
     notes: str = Field("", max_length=400, description="What a person should know before choosing it.")
     slurm: SlurmPlaceTable | None = Field(None, description="Where its jobs go (backend `slurm` only).")
+    shared_memory: Size = Field(
+        "64 MiB",
+        validate_default=True,
+        description="Size of /dev/shm, a part of the memory (`container` only); data loaders of PyTorch need some GiB.",
+    )
+    sessions_per_gpu: int = Field(
+        1, ge=1, le=64, description="Sessions that may be on one GPU at the same time; 1: it is never shared."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -182,6 +194,8 @@ class ProfileTable(BaseModel):
             default_runtime_s=self.default_runtime,
             longest_runtime_s=self.longest_runtime,
             slurm=None if self.slurm is None else SlurmPlace(**self.slurm.model_dump()),
+            shared_memory_bytes=self.shared_memory,
+            sessions_per_gpu=self.sessions_per_gpu,
             **{name: getattr(self, name) for name in same},
         )
 

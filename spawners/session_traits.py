@@ -51,6 +51,7 @@ class SessionTraits(HasTraits):
     stop_order = Instance(StopOrder, args=(), help="How the next stop is done; set before it by who asks for it.")
     login = Unicode(help="The person's Unix login, the same in containers and jobs; set by admission.")
     uid = Integer(help="The person's uid, never reused; 0: not known, and nothing starts that needs it.")
+    language = Unicode("en", help="The language of who starts the session: `en` or `zh`.")
     data_folder = Unicode(help="The portal's data folder ($COMMONS_DATA).").tag(config=True)
 
 

@@ -1,4 +1,4 @@
-"""The tables of portal.toml that `spawners` owns: `[profiles.*]`, `[local]` and `[slurm.*]`, validated into one frozen object.
+"""The tables of portal.toml that `spawners` owns: `[profiles.*]`, `[local]`, `[containers]` and `[slurm.*]`, validated into one frozen object.
 
 Invariant: settings that load are complete and right; everything wrong is reported at once, one line each, as
 `file: key: reason`, and never with the value, which could be a secret. Needs neither Tornado nor traitlets nor JupyterHub:
@@ -17,10 +17,11 @@ from typing import Annotated, Any, Final, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from spawners.container_settings import ContainersTable
 from spawners.profiles import ID_PATTERN, Duration, Profiles, ProfileTable
 from spawners.slurm_settings import SlurmTable
 
-TABLES: Final[frozenset[str]] = frozenset({"profiles", "local", "slurm"})
+TABLES: Final[frozenset[str]] = frozenset({"profiles", "local", "containers", "slurm"})
 
 ProfileId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 
@@ -51,6 +52,9 @@ class SpawnerSettings(BaseModel):
 
     profiles: dict[ProfileId, ProfileTable] = Field(min_length=1, description="What people may start, by profile id.")
     local: LocalTable = Field(default_factory=LocalTable, description="Sessions as processes of this machine.")
+    containers: ContainersTable = Field(
+        default_factory=ContainersTable, description="Sessions as containers of this host's engine."
+    )
     slurm: dict[ProfileId, SlurmTable] = Field(default_factory=dict, description="Slurm clusters, by a short name.")
 
     @model_validator(mode="after")

@@ -65,11 +65,26 @@ def missing_slurm() -> list[str]:
     return [package for package in (*SLURM_PACKAGES, "debootstrap") if not _installed(package)()]
 
 
+def _has_program(name: str) -> Callable[[], bool]:
+    return lambda: shutil.which(name, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin") is not None
+
+
+ENGINE_PARTS = frozenset({"integration", "browser"})
+# The engine itself is fetched by tests/engine/debs.py and installed nowhere.
+ENGINE_PROGRAMS = {
+    "iproute2": "ip",
+    "iptables": "iptables",
+    "nftables": "nft",
+    "runc": "runc",
+    "e2fsprogs": "mkfs.ext4",
+}
+
 NEEDS = (
     Need("postgresql", frozenset({"integration"}), _has_postgresql),
     *(Need(package, _SLURM_PARTS, _installed(package)) for package in (*SLURM_PACKAGES, "debootstrap")),
     Need("chromium", frozenset({"browser"}), _has_chromium),
     Need("fonts-noto-cjk", frozenset({"browser"}), _has_chinese_font),
+    *(Need(package, ENGINE_PARTS, _has_program(name)) for package, name in ENGINE_PROGRAMS.items()),
 )
 
 

@@ -1,0 +1,31 @@
+"""Run inside the built image: what a session needs is there and works, as a person's uid on a read-only root."""
+
+import importlib.metadata
+import json
+import os
+import pwd
+import subprocess
+import sys
+
+PACKAGES = ("jupyterhub", "jupyterlab", "openai", "ipykernel", "numpy", "matplotlib", "ipywidgets")
+
+
+def main() -> None:
+    """Print one JSON object; exit 1 with a reason where something is missing."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    kernels = json.loads(subprocess.check_output(["jupyter", "kernelspec", "list", "--json"], text=True))["kernelspecs"]
+    assert "python3" in kernels, "no Python kernel"
+    for program in ("jupyterhub-singleuser", "jupyter-lab", "commons-session"):
+        subprocess.run(["which", program], check=True, stdout=subprocess.DEVNULL)
+    import numpy
+    import openai
+
+    assert int(numpy.arange(10).sum()) == 45
+    assert openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9/v1").base_url.port == 9
+    name = pwd.getpwuid(os.getuid()).pw_name
+    assert name == f"cc-{os.getuid()}", f"uid {os.getuid()} is called {name}"
+    assert not os.access("/opt/commons", os.W_OK), "the environment can be written to"
+    print(json.dumps({"python": sys.version.split()[0], "user": name, **versions}))
+
+
+main()

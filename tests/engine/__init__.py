@@ -1,0 +1,1 @@
+"""A real container engine for tests: its programs, its network namespace, its images, simulated GPUs."""

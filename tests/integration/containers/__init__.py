@@ -1,0 +1,1 @@
+"""Sessions in containers of a real engine, in a network namespace of their own."""

@@ -6,10 +6,12 @@ Invariant: the hub is a singleton that may restart at any time: servers and rout
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hub import admission, pages, roles, settings
-from hub.authenticators import DemoAuthenticator
+from hub import admission, pages, roles, settings, sign_in
+from hub.authenticators import PortalAuthenticator
+from hub.known_names import KnownNames
 from hub.language import Localized
 from hub.people import People
+from hub.revalidation import Revalidation
 from hub.spawn_form import form_reader
 from quota.client import QuotaClient
 from spawners.dispatch import DispatchSpawner
@@ -27,7 +29,7 @@ except SettingsError as error:
     sys.exit(2)
 
 client = QuotaClient(site.quota_url, site.secrets.hub_credential, deadline_s=site.tables.hub.quota_deadline)
-people = People(client)
+people = People(client, known_names=KnownNames(site.data / "hub" / "known_names.sqlite"))
 c = get_config()
 
 c.JupyterHub.bind_url = site.public_url
@@ -50,17 +52,19 @@ c.JupyterHub.last_activity_interval = 5
 # A notebook that was starting when the hub died waits for the hub, and the hub would wait for the notebook.
 c.JupyterHub.init_spawners_timeout = 1
 
-c.JupyterHub.authenticator_class = DemoAuthenticator
-c.DemoAuthenticator.demo_users = list(site.secrets.demo_users)
-c.DemoAuthenticator.public_url = site.public_url
-c.DemoAuthenticator.guesses = site.tables.sign_in.guesses
+c.JupyterHub.authenticator_class = PortalAuthenticator
+c.PortalAuthenticator.demo = sign_in.demo(site)
+c.PortalAuthenticator.providers = sign_in.providers(site)
+c.PortalAuthenticator.outage_grace_s = site.tables.sign_in.outage_grace
+c.PortalAuthenticator.people = people
+c.PortalAuthenticator.pages = lambda: pages.handlers(pages.doors(site, client, people))
+c.PortalAuthenticator.watch = Revalidation(people, site.tables.sign_in.refresh).start
+c.Authenticator.any_allow_config = True  # PortalAuthenticator.check_allowed decides, by portal.toml
 c.Authenticator.enable_auth_state = True
 c.Authenticator.manage_groups = True
 c.Authenticator.auth_refresh_age = site.tables.sign_in.refresh
 c.Authenticator.auth_refresh_strict = True
 c.Authenticator.refresh_pre_spawn = True
-c.CommonsAuthenticator.tell = lambda name, person: people.tell(name, person)
-c.CommonsAuthenticator.pages = lambda: pages.handlers(pages.doors(site, client, people))
 
 c.JupyterHub.spawner_class = DispatchSpawner
 c.DispatchSpawner.profiles = site.profiles

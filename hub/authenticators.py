@@ -1,37 +1,33 @@
-"""Sign-in providers: who a person is, checked again while they are signed in.
+"""The portal's authenticator: several providers on one page, and the question whether somebody may still be here.
 
-Invariants: what was true at sign-in is asked again at each refresh (a person who is not allowed any more is signed out); user
-names are normalised in one place; passwords are compared in constant time and guesses are throttled; auth_state carries
-(issuer, subject) and nothing that opens a door; sign-in works while the quota service is down.
-The demo's sign-in refuses to run where anybody but this machine could reach it.
+Invariants: what was true at sign-in is asked again at each refresh, and a person who is not let in any more is signed out; a
+provider's silence keeps people signed in for a bounded time and is neither a yes nor a no; who is called what is decided by the
+quota service from (issuer, subject), never by what a provider lets people call themselves; auth_state is kept encrypted.
 """
 
-import hashlib
-import hmac
-import ipaddress
-import re
 import time
 import unicodedata
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from jupyterhub.auth import Authenticator
 from jupyterhub.handlers.base import BaseHandler
 from tornado import web
 from traitlets import Callable as CallableTrait
-from traitlets import Integer, List, Unicode
+from traitlets import Dict, Float, Instance
 
 from hub import roles
+from hub.demo_sign_in import DEMO_ISSUER, DemoSignIn
+from hub.external_sign_in import ExternalSignIn, Identity, SignInRefused
 from hub.language import language_of, translator
-from hub.people import person_of
+from hub.oidc import ProviderUnreachable
+from hub.people import People, person_of
 from hub.settings import DemoUser
-from quota.client import Person
+from hub.sign_in_handlers import FromProviderHandler, SignOutEverywhereHandler, ToProviderHandler, unreachable_text
+from quota.client import QuotaUnavailable
 
-DEMO_ISSUER: Final = "urn:commons:demo"
-WAIT_S: Final = 60
-
-Tell = Callable[[str, Person], Awaitable[bool]]
+DEMO: Final = "demo"
+Model = dict[str, Any]
 
 # JupyterHub 6.1.1 reads this attribute for a failed refresh and sets it for token requests only: without it a person who was
 # signed out meanwhile causes an AttributeError in the log of every page. Held by tests/unit/hub/test_hub_bugs.py.
@@ -39,47 +35,24 @@ if not hasattr(BaseHandler, "_token_authenticated"):
     BaseHandler._token_authenticated = False
 
 
-class NotLoopback(ValueError):
-    """The demo's sign-in was asked to serve an address that others can reach."""
+class PortalAuthenticator(Authenticator):
+    """Every provider of the site. What a provider is stands in `hub.demo_sign_in` and `hub.external_sign_in`."""
 
-
-class Throttle:
-    """Counts wrong guesses by name; after `guesses` of them the name waits WAIT_S since the last one."""
-
-    def __init__(self, guesses: int, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._guesses = guesses
-        self._monotonic = monotonic
-        self._failed: dict[str, tuple[int, float]] = {}
-
-    def wait_s(self, name: str) -> int:
-        """Seconds that this name has to wait; 0 where it may guess."""
-        count, last = self._failed.get(name, (0, 0.0))
-        left_s = last + WAIT_S - self._monotonic()
-        if left_s <= 0:
-            self._failed.pop(name, None)
-            return 0
-        return int(left_s) + 1 if count >= self._guesses else 0
-
-    def failed(self, name: str) -> None:
-        """Count one wrong guess; names that waited long enough are forgotten, so that the table stays small."""
-        now = self._monotonic()
-        self._failed = {one: (count, last) for one, (count, last) in self._failed.items() if now - last < WAIT_S}
-        self._failed[name] = (self._failed.get(name, (0, now))[0] + 1, now)
-
-    def succeeded(self, name: str) -> None:
-        """Forget the wrong guesses of somebody who knew."""
-        self._failed.pop(name, None)
-
-
-class CommonsAuthenticator(Authenticator):
-    """What every provider of this portal has in common; a provider says who is who in `person_of`."""
-
-    tell = CallableTrait(default_value=None, allow_none=True, help="Tells the quota service who a hub user is.").tag(
-        config=True
-    )
+    people = Instance(
+        People, allow_none=True, help="Tells the quota service who a hub user is, and asks it what to call one."
+    ).tag(config=True)
     pages = CallableTrait(help="Gives the handlers of the portal's own pages, which come before the hub's.").tag(
         config=True
     )
+    demo = Instance(DemoSignIn, allow_none=True, help="The demo's sign-ins, where the site has them.").tag(config=True)
+    providers = Dict(help="The ExternalSignIn of each provider id, in the page's order.").tag(config=True)
+    outage_grace_s = Float(3600, help="How long people stay signed in while their provider does not answer.").tag(
+        config=True
+    )
+    watch = CallableTrait(
+        default_value=None, allow_none=True, help="Called with the hub's application once it serves."
+    ).tag(config=True)
+    now_s: Callable[[], float] = staticmethod(time.time)
 
     def normalize_username(self, username: str) -> str:
         """One spelling a name: compatibility forms folded, lower case, no space around it."""
@@ -87,101 +60,147 @@ class CommonsAuthenticator(Authenticator):
 
     def get_handlers(self, app: Any) -> list[Any]:
         """Ours first: the hub takes the first match, so they can stand in for stock routes."""
-        return [*self.pages(), *super().get_handlers(app)]
+        if self.watch is not None:
+            self.watch(app, self)
+        external = [
+            route
+            for name, sign_in in self.providers.items()
+            for route in (
+                (rf"/sign-in/{name}", ToProviderHandler, {"sign_in": sign_in}),
+                (rf"/sign-in/{name}/back", FromProviderHandler, {"sign_in": sign_in}),
+            )
+        ]
+        own = [*external, (r"/commons/sign-out-everywhere", SignOutEverywhereHandler)]
+        return [*self.pages(), *own, *super().get_handlers(app)]
 
-    async def run_post_auth_hook(self, handler: Any, auth_model: dict[str, Any]) -> dict[str, Any]:
+    async def authenticate(self, handler: Any, data: Mapping[str, Any]) -> Model | None:
+        """Who somebody is; None where they are nobody here. Raises an HTTP error with what to do next."""
+        sign_in = data.get("provider")
+        if isinstance(sign_in, ExternalSignIn):  # the sign-in form can only send text
+            return await self._external(handler, sign_in)
+        if self.demo is None:
+            return None
+        user = self.demo.identify(handler, data)
+        if user is None:
+            return None
+        return _demo_model(user, _foreign_groups(handler.find_user(self.normalize_username(user.name))))
+
+    def check_allowed(self, username: str, authentication: Model | None = None) -> bool:
+        """By the rules of the provider that vouches for them."""
+        if authentication is None:
+            return True  # the hub asks so for names of its configuration; nobody signs in by it
+        state = authentication["auth_state"]
+        if state["provider"] == DEMO:
+            return self.demo is not None and self.demo.user(username) is not None
+        sign_in = self.providers.get(state["provider"])
+        return sign_in is not None and sign_in.lets_in(state["groups"], state["subject"], state["idp"])
+
+    async def run_post_auth_hook(self, handler: Any, auth_model: Model) -> Model:
         """After a sign-in that succeeded, tell the quota service who it was."""
-        model: dict[str, Any] = await super().run_post_auth_hook(handler, auth_model)
+        model: Model = await super().run_post_auth_hook(handler, auth_model)
         await self._tell(model)
         return model
 
-    async def refresh_user(self, user: Any, handler: Any = None) -> bool | dict[str, Any]:
-        """Ask everything again that let the person in; False signs them out."""
-        model = await self.still_here(user)
-        name = user.name
-        if model is None or not self.check_blocked_users(name, model):
+    async def refresh_user(self, user: Any, handler: Any = None) -> bool | Model:
+        """Ask everything again that let the person in; False signs them out.
+
+        While the provider is silent: True for `outage_grace_s` after its last word, then a 503 that says so.
+        """
+        state = await user.get_auth_state()
+        if not state:
             return False
-        if not self.allow_all and not self.check_allowed(name, model):
+        try:
+            model = await self.still_here(user, state)
+        except ProviderUnreachable as error:
+            self.log.warning("Whether %s may still be here cannot be asked: %s", user.name, error)
+            if self.now_s() - float(state.get("seen_s") or 0) <= self.outage_grace_s:
+                return True
+            sign_in = self.providers[state["provider"]]
+            raise web.HTTPError(503, unreachable_text(handler, sign_in)) from None
+        if model is None or not self.check_blocked_users(user.name, model) or not self.check_allowed(user.name, model):
             return False
         await self._tell(model)
         return model
 
-    async def still_here(self, user: Any) -> dict[str, Any] | None:
-        """The auth model of somebody who is signed in, as of now; None for somebody who must not be here any more."""
-        raise NotImplementedError
+    async def still_here(self, user: Any, state: Mapping[str, Any]) -> Model | None:
+        """The auth model of somebody who is signed in, as of now; None for somebody who must not be here any more.
+
+        Raises ProviderUnreachable.
+        """
+        provider = state.get("provider", DEMO)
+        if provider == DEMO:
+            found = self.demo.user(user.name) if self.demo is not None else None
+            return None if found is None else _demo_model(found, _foreign_groups(user))
+        sign_in = self.providers.get(provider)
+        if sign_in is None or sign_in.table.issuer_url != state["issuer"]:
+            return None  # the site does not have this provider any more
+        identity = await sign_in.look_again(state["subject"], state["tokens"])
+        if identity is None:
+            return None
+        return self._model(user.name, sign_in, identity, _foreign_groups(user))
+
+    async def _external(self, handler: Any, sign_in: ExternalSignIn) -> Model | None:
+        _ = translator(language_of(handler))
+        try:
+            identity = await sign_in.identify(handler, handler.state_id)
+        except ProviderUnreachable as error:
+            self.log.warning("Sign-in through %s: %s", sign_in.name, error)
+            raise web.HTTPError(503, unreachable_text(handler, sign_in)) from None
+        except SignInRefused as error:
+            self.log.warning("Refused a sign-in: %s", error)
+            text = _(
+                "%(provider)s did not prove who you are. Nothing was changed. Go to the sign-in page and try again."
+            )
+            raise web.HTTPError(403, text % {"provider": sign_in.title}) from None
+        if not sign_in.lets_in(identity.groups, identity.subject, identity.idp):
+            return None
+        if self.people is None:
+            raise TypeError("external sign-in needs someone to ask what people are called")
+        person = person_of("", _auth_state(sign_in.name, identity, 0.0))
+        try:
+            name = await self.people.name_of(person, identity.preferred, language_of(handler))
+        except QuotaUnavailable as error:
+            self.log.warning("What to call somebody of %s cannot be asked: %s", sign_in.name, error)
+            text = _("The quota service cannot be reached, and you have not been here before. Try again in a minute.")
+            raise web.HTTPError(503, text) from None
+        return self._model(name, sign_in, identity, _foreign_groups(handler.find_user(name)))
+
+    def _model(self, name: str, sign_in: ExternalSignIn, identity: Identity, other_groups: Iterable[str]) -> Model:
+        held = sign_in.roles_of(identity.groups, identity.subject)
+        return {
+            "name": name,
+            "admin": "admin" in held,
+            "groups": sorted({*roles.groups_of(held), *other_groups}),
+            "auth_state": _auth_state(sign_in.name, identity, self.now_s()),
+        }
 
     async def _tell(self, model: Mapping[str, Any]) -> None:
-        if self.tell is not None:
-            await self.tell(model["name"], person_of(model["name"], model["auth_state"]))
+        if self.people is not None:
+            await self.people.tell(model["name"], person_of(model["name"], model["auth_state"]))
 
 
-class DemoAuthenticator(CommonsAuthenticator):
-    """The demo's sign-ins: random passwords from the data folder, on a loopback address only."""
-
-    demo_users = List(help="The sign-ins, as DemoUser.").tag(config=True)
-    public_url = Unicode(help="The address that browsers open.").tag(config=True)
-    guesses = Integer(5, help="Wrong passwords for a name before it has to wait.").tag(config=True)
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        require_loopback(self.public_url)
-        self._throttle = Throttle(self.guesses)
-
-    async def authenticate(self, handler: Any, data: Mapping[str, str]) -> dict[str, Any] | None:
-        """Check name and password; raises 429 where the name has to wait."""
-        name = self.normalize_username(data.get("username") or "")
-        wait_s = self._throttle.wait_s(name)
-        if wait_s:
-            _ = translator(language_of(handler))
-            text = _("Too many wrong passwords for this name. Wait %(number)s s, then try again.")
-            raise web.HTTPError(429, text % {"number": wait_s})
-        user = self._find(name)
-        # Unknown names are compared too, so that the time does not tell which names exist.
-        expected = user.password if user is not None else "no such person"
-        right = hmac.compare_digest(_digest(expected), _digest(data.get("password") or ""))
-        if user is None or not right:
-            self._throttle.failed(name)
-            return None
-        self._throttle.succeeded(name)
-        return _model(user, _foreign_groups(handler.find_user(name)))
-
-    def check_allowed(self, username: str, authentication: Any = None) -> bool:
-        """Everybody in the list is allowed."""
-        return self._find(username) is not None
-
-    async def still_here(self, user: Any) -> dict[str, Any] | None:
-        """The list as it stands; roles may have changed."""
-        found = self._find(user.name)
-        return None if found is None else _model(found, _foreign_groups(user))
-
-    def _find(self, name: str) -> DemoUser | None:
-        return next((one for one in self.demo_users if self.normalize_username(one.name) == name), None)
+def _auth_state(provider: str, identity: Identity, seen_s: float) -> Model:
+    """What the hub keeps encrypted: who it was, and the tokens to ask again with."""
+    return {
+        "provider": provider,
+        "issuer": identity.issuer,
+        "subject": identity.subject,
+        "display_name": identity.display_name,
+        "email": identity.email,
+        "groups": sorted(identity.groups),
+        "idp": identity.idp,
+        "tokens": dict(identity.tokens),
+        "seen_s": seen_s,
+    }
 
 
-def _digest(password: str) -> bytes:
-    """Make both sides the same length before they are compared."""
-    return hashlib.sha256(password.encode("utf-8", "surrogatepass")).digest()
-
-
-def require_loopback(url: str) -> None:
-    """Raises NotLoopback unless `url` can be reached from this machine only."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback):
-        return
-    raise NotLoopback("the demo's sign-in works on a loopback address only; configure a sign-in provider for others")
-
-
-def _is_address(host: str) -> bool:
-    return re.fullmatch(r"[0-9.]+|[0-9a-f:]+", host) is not None
-
-
-def _model(user: DemoUser, other_groups: Iterable[str]) -> dict[str, Any]:
+def _demo_model(user: DemoUser, other_groups: Iterable[str]) -> Model:
     name = user.name.lower()
     return {
         "name": name,
         "admin": "admin" in user.roles,
-        "groups": sorted({*roles.demo_groups(user.roles), *other_groups}),
-        "auth_state": {"issuer": DEMO_ISSUER, "subject": name, "display_name": user.name},
+        "groups": sorted({*roles.groups_of(user.roles), *other_groups}),
+        "auth_state": {"provider": DEMO, "issuer": DEMO_ISSUER, "subject": name, "display_name": user.name},
     }
 
 

@@ -65,7 +65,7 @@ def template_variables(site: Settings) -> dict[str, Any]:
     return {
         "portal_title": site.tables.hub.title,
         "quota_path": site.quota_path,
-        "sign_in_provider": site.tables.sign_in.provider,
+        "demo_sign_in": any(table.kind == "demo" for table in site.tables.sign_in.providers.values()),
         "admin_scope": ADMIN_SCOPE,
     }
 

@@ -33,19 +33,21 @@ ROLE_GROUPS: Final[dict[str, str]] = {
     "quota-auditors": "custom:quota:audit",
 }
 
-# Groups by role of the demo's sign-ins. An admin of the demo is the hub's admin, too.
-_DEMO_GROUPS: Final[dict[str, frozenset[str]]] = {
+# Groups by role of the sign-in (portal.toml's `roles`, the demo's list). An admin is the hub's admin, too.
+_GROUPS: Final[dict[str, frozenset[str]]] = {
     "admin": frozenset({"quota-deciders", "quota-admins", "quota-auditors"}),
+    "decider": frozenset({"quota-deciders"}),
     "reviewer": frozenset({"quota-reviewers"}),
+    "auditor": frozenset({"quota-auditors"}),
 }
 
 # `GET /users?state=active` with each server's options and start, and stopping what has to stop. Server state is not needed.
 _WATCH_SERVERS: Final = ("list:users", "read:servers", "delete:servers")
 
 
-def demo_groups(demo_roles: Iterable[str]) -> frozenset[str]:
-    """The groups of somebody with these roles of the demo; unknown roles give nothing."""
-    return frozenset().union(*(_DEMO_GROUPS.get(role, frozenset()) for role in demo_roles))
+def groups_of(held: Iterable[str]) -> frozenset[str]:
+    """The groups of somebody who holds these roles; unknown roles give nothing."""
+    return frozenset().union(*(_GROUPS.get(role, frozenset()) for role in held))
 
 
 def load_roles() -> list[dict[str, Any]]:

@@ -9,14 +9,15 @@ Invariants: nothing else in `hub` reads the environment, portal.toml or a secret
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hub.sign_in_settings import SignInTable
 from spawners import settings as spawner_settings
 from spawners.profiles import Duration, Profiles
 from spawners.settings import SettingsError, explain, read_tables
@@ -45,22 +46,6 @@ class HubTable(BaseModel):
     )
     quota_deadline: Duration = Field(
         5, le=30, description="How long a start waits for the quota service before it is refused."
-    )
-
-
-class SignInTable(BaseModel):
-    """The `[sign_in]` table: who may sign in and how often that is asked again."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    provider: Literal["demo"] = Field(
-        "demo", description="`demo`: the users of `secrets/demo_users.json`, on a loopback address only."
-    )
-    refresh: Duration = Field(
-        60, ge=5, le=3600, description="Age at which the hub asks again whether a signed-in person may still be here."
-    )
-    guesses: int = Field(
-        5, ge=1, le=100, description="Wrong passwords for one user name after which that name has to wait a minute."
     )
 
 
@@ -93,6 +78,7 @@ class Secrets:
     launcher_api_token: str = field(repr=False)
     hub_credential: str = field(repr=False)
     demo_users: tuple[DemoUser, ...]
+    provider_secrets: Mapping[str, str] = field(repr=False, default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,24 +132,28 @@ def read(environment: Mapping[str, str] | None = None) -> Settings:
     if wrong:
         raise SettingsError(wrong)
     spawner_tables = spawner_settings.load(paths[0])
+    tables = load(paths[0])
+    external = [name for name, table in tables.sign_in.providers.items() if table.kind != "demo"]
     return Settings(
         data=paths[1],
         public_url=public_url,
         hub_port=ports[0],
         quota_port=ports[1],
         proxy_api_port=ports[2],
-        tables=load(paths[0]),
+        tables=tables,
         profiles=spawner_tables.catalogue,
         local=spawner_tables.local,
-        secrets=read_secrets(paths[1] / "secrets"),
+        secrets=read_secrets(paths[1] / "secrets", external, demo=len(external) < len(tables.sign_in.providers)),
     )
 
 
-def read_secrets(folder: Path) -> Secrets:
-    """Read the hub's secrets; raises SettingsError that names files and reasons, never content."""
+def read_secrets(folder: Path, providers: Sequence[str] = (), *, demo: bool = True) -> Secrets:
+    """Read the hub's secrets and those of the sign-in providers; raises SettingsError that names files, never content."""
     wrong: list[str] = []
     texts: dict[str, str] = {}
-    for name in (*_HEX_SECRETS, *_TEXT_SECRETS, "demo_users.json"):
+    of_providers = {name: f"sign_in_{name}" for name in providers}
+    demo_file = ("demo_users.json",) if demo else ()
+    for name in (*_HEX_SECRETS, *_TEXT_SECRETS, *of_providers.values(), *demo_file):
         try:
             texts[name] = (folder / name).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
@@ -178,7 +168,7 @@ def read_secrets(folder: Path) -> Secrets:
     try:
         demo_users = tuple(
             DemoUser(str(entry["user"]), str(entry["password"]), tuple(str(role) for role in entry["roles"]))
-            for entry in json.loads(texts["demo_users.json"])
+            for entry in json.loads(texts.get("demo_users.json", "[]"))
         )
     except (ValueError, KeyError, TypeError):
         raise SettingsError([f"{folder / 'demo_users.json'}: secret: is no list of user, password and roles"]) from None
@@ -186,6 +176,7 @@ def read_secrets(folder: Path) -> Secrets:
         cookie_secret=bytes.fromhex(texts["hub_cookie_secret"]),
         crypt_key=bytes.fromhex(texts["hub_crypt_key"]),
         demo_users=demo_users,
+        provider_secrets={name: texts[file] for name, file in of_providers.items()},
         **{name: texts[name] for name in _TEXT_SECRETS},
     )
 

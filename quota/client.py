@@ -150,6 +150,23 @@ class QuotaClient:
         answer = await self._call("PUT", f"/people/{escape(hub_name, safe='')}", body, deadline_s=deadline_s)
         return _refusal(answer)
 
+    async def recognise(
+        self, person: Person, preferred: str, language: str = "", *, deadline_s: float | None = None
+    ) -> str | Refused:
+        """The hub user name of (issuer, subject), given at first sight and kept; idempotent."""
+        body = {name: value for name, value in asdict(person).items() if value}
+        answer = await self._call(
+            "POST", "/people", {**body, "preferred": preferred[:320]}, language=language, deadline_s=deadline_s
+        )
+        refused = _refusal(answer)
+        return refused or _read(lambda: str(answer.body["hub_name"]))
+
+    async def gone(self, hub_name: str, *, deadline_s: float | None = None) -> Refused | None:
+        """Say that the sign-in provider does not vouch for a user any more; undone by their next sign-in."""
+        return _refusal(
+            await self._call("POST", f"/people/{escape(hub_name, safe='')}/gone", {}, deadline_s=deadline_s)
+        )
+
     async def payers(self, hub_name: str, language: str = "") -> tuple[Payer, ...] | Refused:
         """The projects that could pay for this person's start."""
         answer = await self._call("GET", f"/people/{escape(hub_name, safe='')}/payers", language=language)

@@ -102,6 +102,30 @@ class FakePeople:
     def by_id(self, person_id: PersonId) -> Person | None:
         return self.books.people.get(person_id)
 
+    def by_identity(self, issuer: str, subject: str) -> Person | None:
+        return next((p for p in self.books.people.values() if (p.issuer, p.subject) == (issuer, subject)), None)
+
+    def identities(self, person_id: PersonId) -> Sequence[tuple[str, datetime]]:
+        raise NotImplementedError
+
+    def suspend(self, person_id: PersonId, at: datetime | None) -> None:
+        self.books.people[person_id] = replace(self.books.people[person_id], suspended=at is not None)
+
+    def save_profile(self, person_id: PersonId, display_name: str, language: str, at: datetime) -> None:
+        raise NotImplementedError
+
+    def greet(self, person_id: PersonId) -> None:
+        self.books.people[person_id] = replace(self.books.people[person_id], greeted=False)
+
+    def put_link_code(self, code_hash: str, person_id: PersonId, expires_at: datetime) -> None:
+        raise NotImplementedError
+
+    def take_link_code(self, code_hash: str, at: datetime) -> PersonId | None:
+        raise NotImplementedError
+
+    def move_identities(self, person_id: PersonId, into: PersonId) -> None:
+        raise NotImplementedError
+
 
 @dataclass
 class FakeProjects:
@@ -150,6 +174,9 @@ class FakeProjects:
     def remove_member(self, project_id: ProjectId, person_id: PersonId) -> bool:
         return self.books.roles.pop((project_id, person_id), None) is not None
 
+    def move_memberships(self, person_id: PersonId, into: PersonId) -> None:
+        raise NotImplementedError
+
     def set_state(self, project_id: ProjectId, state: ProjectState) -> None:
         self.books.projects[project_id] = replace(self.books.projects[project_id], state=state)
 
@@ -176,6 +203,9 @@ class FakeApplications:
 
     def of_person(self, person_id: PersonId) -> Sequence[Application]:
         return [a for a, _ in self.books.applications.values() if a.applicant == person_id]
+
+    def move(self, applicant: PersonId, into: PersonId) -> None:
+        raise NotImplementedError
 
     def in_state(self, *states: ApplicationState) -> Sequence[Application]:
         return [a for a, _ in self.books.applications.values() if a.state in states]

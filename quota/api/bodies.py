@@ -50,6 +50,10 @@ class PersonBody(Body):
     language: str | None = Field(None, pattern=r"^[A-Za-z]{2,8}([_-][A-Za-z0-9]{1,8}){0,4}$")
 
 
+class VouchedBody(PersonBody):
+    preferred: str = Field("", max_length=320)
+
+
 class QuoteBody(Body):
     actor: HubName
     project_id: Id

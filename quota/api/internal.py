@@ -25,6 +25,7 @@ from quota.api.bodies import (
     SearchText,
     SessionHoldBody,
     SlugCursor,
+    VouchedBody,
     limit_of,
 )
 from quota.api.errors import language_for, refusal_body, refused_response, translate_for
@@ -32,7 +33,7 @@ from quota.api.principals import PartsDep, acting_admin, acting_person, hub_only
 from quota.domain.errors import Refused
 from quota.domain.ids import AdjustmentId, AllocationId, HoldId, ProjectId, RefundId
 from quota.locales import DEFAULT, preferred
-from quota.service import report
+from quota.service import identities, report
 from quota.service.adjust import AdjustRequest, adjust
 from quota.service.admit import SessionHoldRequest, place_session_hold
 from quota.service.correct import RefundRequest, ReversalRequest, refund, reverse
@@ -50,7 +51,7 @@ async def put_person(parts: PartsDep, hub_name: PathHubName, body: PersonBody) -
     """Register a person under a hub user name; the same (issuer, subject) keeps its person."""
     services = parts.services
     at = services.clock.now()
-    language = preferred((body.language or "").replace("_", "-")) or DEFAULT
+    language = _language(body)
     person = await services.store.write(
         lambda tx: tx.people.register(
             issuer=body.issuer,
@@ -63,6 +64,26 @@ async def put_person(parts: PartsDep, hub_name: PathHubName, body: PersonBody) -
         )
     )
     return views.person(person)
+
+
+@router.post("/people")
+async def post_person(parts: PartsDep, body: VouchedBody) -> views.Json:
+    """Recognise (issuer, subject): the person and their hub user name, given at first sight."""
+    vouched = identities.Vouched(
+        issuer=body.issuer,
+        subject=body.subject,
+        preferred=body.preferred,
+        display_name=body.display_name,
+        email=body.email,
+        language=_language(body),
+    )
+    return views.person(await identities.recognise(parts.services, vouched))
+
+
+@router.post("/people/{hub_name}/gone", status_code=202)
+async def post_gone(parts: PartsDep, hub_name: PathHubName) -> views.Json:
+    """The sign-in provider does not vouch for this user any more."""
+    return views.person(await identities.gone(parts.services, hub_name))
 
 
 @router.get("/people/{hub_name}/payers")
@@ -192,3 +213,7 @@ def _corrected(
         return refused_response(request, done)
     response.status_code = 200 if done.replayed else 201
     return {**named, "before": views.balance(done.before), "after": views.balance(done.after)}
+
+
+def _language(body: PersonBody) -> str:
+    return preferred((body.language or "").replace("_", "-")) or DEFAULT

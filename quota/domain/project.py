@@ -17,6 +17,8 @@ class ProjectRole(StrEnum):
     MEMBER = "member"
 
 
+RANK = tuple(ProjectRole)
+"""Roles by what they may do, the most first."""
 LEADS = frozenset({ProjectRole.PI, ProjectRole.CO_PI, ProjectRole.MANAGER})
 """Roles that manage members and see each member's use."""
 
@@ -50,6 +52,8 @@ class Person:
     display_name: str
     email: str | None
     language: str
+    suspended: bool = False  # the sign-in provider does not vouch for them any more
+    greeted: bool = True  # False until somebody from outside has seen and saved their profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from quota.domain.errors import QuotaError
-from quota.pages import applications, failures, home, notices, projects, reviews, sessions, signin, statement
+from quota.pages import applications, failures, home, notices, profile, projects, reviews, sessions, signin, statement
 from quota.pages.assets import Assets
 from quota.pages.desk import Desk, PageSettings, SignIn
 from quota.pages.guard import SafeHeaders, TooLarge
@@ -66,6 +66,10 @@ def routes(assets: Assets) -> list[Route]:
         Route(member, form(projects.remove_member), methods=["POST"]),
         Route("/sessions/{hold_id}/stop", page(sessions.confirm_stop), methods=["GET"]),
         Route("/sessions/{hold_id}/stop", form(sessions.stop), methods=["POST"]),
+        Route("/profile", page(profile.show), methods=["GET"]),
+        Route("/profile", form(profile.save), methods=["POST"]),
+        Route("/profile/link-code", form(profile.make_code), methods=["POST"]),
+        Route("/profile/link", form(profile.link), methods=["POST"]),
         Route("/oauth_callback", signin.callback, methods=["GET"]),
         Route("/sign-out", form(signin.sign_out), methods=["POST"]),
         Route("/language", signin.choose_language, methods=["POST"]),

@@ -25,6 +25,8 @@ SAID: Final[Mapping[str, str]] = {
     "left": msgid("You left the project."),
     "stopping": msgid("The session is being stopped; what is left of the hold returns in a moment."),
     "chosen": msgid("Kept. Notices that come from now on follow it."),
+    "profile_saved": msgid("Your profile is saved."),
+    "linked": msgid("Both sign-ins lead to this account now, and its projects came along."),
     "session_over": msgid("The session has ended; what was left of its hold is back."),
 }
 

@@ -77,7 +77,11 @@ def page(handler: Handler) -> Endpoint:
 
     async def endpoint(request: Request) -> Response:
         visit = await _visit(request, fresh=False)
-        return await handler(visit) if visit is not None else send_to_sign_in(request)
+        if visit is None:
+            return send_to_sign_in(request)
+        if not visit.caller.person.greeted and not request.url.path.endswith("/profile"):
+            return visit.to("profile", next=str(request.url.path))
+        return await handler(visit)
 
     return endpoint
 

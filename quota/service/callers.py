@@ -61,6 +61,8 @@ async def caller_of(services: Services, hub_name: str, powers: frozenset[Power])
     person = await services.store.read(lambda tx: tx.people.by_hub_name(hub_name))
     if person is None:
         raise IdentityPending(f"{hub_name} is not registered yet", retry_after_s=5)
+    if person.suspended:
+        raise Forbidden("the sign-in provider does not vouch for this person any more", code="signed_out")
     return Caller(person, powers)
 
 
@@ -69,4 +71,6 @@ async def person_named(services: Services, hub_name: str) -> Person:
     person = await services.store.read(lambda tx: tx.people.by_hub_name(hub_name))
     if person is None:
         raise Unknown("person", hub_name=hub_name)
+    if person.suspended:
+        raise Forbidden("the sign-in provider does not vouch for this person any more", code="signed_out")
     return person

@@ -171,6 +171,27 @@ class People(Protocol):
 
     def by_hub_name(self, hub_name: str) -> Person | None: ...
     def by_id(self, person_id: PersonId) -> Person | None: ...
+    def by_identity(self, issuer: str, subject: str) -> Person | None: ...
+    def identities(self, person_id: PersonId) -> Sequence[tuple[str, datetime]]:
+        """The issuers that a person signs in with, and since when, oldest first."""
+
+    def suspend(self, person_id: PersonId, at: datetime | None) -> None:
+        """Note since when the sign-in provider does not vouch for a person any more; None: it does."""
+
+    def save_profile(self, person_id: PersonId, display_name: str, language: str, at: datetime) -> None:
+        """Keep what a person chose; what their provider says does not change it afterwards."""
+
+    def greet(self, person_id: PersonId) -> None:
+        """Show this person their profile first."""
+
+    def put_link_code(self, code_hash: str, person_id: PersonId, expires_at: datetime) -> None:
+        """Store a code under its hash; earlier ones of the person are worth nothing any more."""
+
+    def take_link_code(self, code_hash: str, at: datetime) -> PersonId | None:
+        """Use a code up: whose it is, or None for one that is unknown, used or too old."""
+
+    def move_identities(self, person_id: PersonId, into: PersonId) -> None:
+        """Let another person sign in with what this one signed in with."""
 
 
 class Projects(Protocol):
@@ -187,6 +208,8 @@ class Projects(Protocol):
 
     def remove_member(self, project_id: ProjectId, person_id: PersonId) -> bool: ...
     def set_state(self, project_id: ProjectId, state: ProjectState) -> None: ...
+    def move_memberships(self, person_id: PersonId, into: PersonId) -> None:
+        """Give `into` this person's place in each project; where both were in one, the role that may do more stays."""
 
 
 class Applications(Protocol):
@@ -195,6 +218,9 @@ class Applications(Protocol):
 
     def get(self, application_id: ApplicationId) -> Application | None: ...
     def of_person(self, person_id: PersonId) -> Sequence[Application]: ...
+    def move(self, applicant: PersonId, into: PersonId) -> None:
+        """Make another person the applicant of everything that this one applied for."""
+
     def in_state(self, *states: ApplicationState) -> Sequence[Application]: ...
     def decide(
         self,

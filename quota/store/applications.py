@@ -61,6 +61,9 @@ class SqlApplications:
         newest = (application.c.submitted_us.desc(), application.c.id)
         return self._all(_QUERY.where(application.c.applicant == person_id).order_by(*newest))
 
+    def move(self, applicant: PersonId, into: PersonId) -> None:
+        self._connection.execute(update(application).where(application.c.applicant == applicant).values(applicant=into))
+
     def in_state(self, *states: ApplicationState) -> Sequence[Application]:
         """Oldest first."""
         oldest = (application.c.submitted_us, application.c.id)

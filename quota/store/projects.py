@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, collate, delete, func, or_, select, upda
 
 from quota.domain.errors import Unknown
 from quota.domain.ids import PersonId, ProjectId
-from quota.domain.project import Member, Project, ProjectRole, ProjectState
+from quota.domain.project import RANK, Member, Project, ProjectRole, ProjectState
 from quota.store.instants import from_us, to_us
 from quota.store.tables import member, person, person_data, project
 
@@ -109,6 +109,20 @@ class SqlProjects:
     def remove_member(self, project_id: ProjectId, person_id: PersonId) -> bool:
         where = (member.c.project_id == project_id, member.c.person_id == person_id)
         return self._connection.execute(delete(member).where(*where)).rowcount > 0
+
+    def move_memberships(self, person_id: PersonId, into: PersonId) -> None:
+        rows = self._connection.execute(
+            select(member.c.project_id, member.c.role, member.c.since_us).where(member.c.person_id == person_id)
+        ).all()
+        self._connection.execute(delete(member).where(member.c.person_id == person_id))
+        for row in rows:
+            here = (member.c.project_id == row.project_id, member.c.person_id == into)
+            own = self._connection.execute(select(member.c.role).where(*here)).scalar()
+            if own is None:
+                values = {"project_id": row.project_id, "person_id": into, "role": row.role, "since_us": row.since_us}
+                self._connection.execute(member.insert().values(**values))
+            elif RANK.index(ProjectRole(row.role)) < RANK.index(ProjectRole(own)):
+                self._connection.execute(update(member).where(*here).values(role=row.role))
 
     def set_state(self, project_id: ProjectId, state: ProjectState) -> None:
         """Raises Unknown('project')."""

@@ -18,6 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
     false,
     text,
+    true,
 )
 
 from quota.store import gateway_tables
@@ -72,6 +73,8 @@ person = Table(
     text_column("login"),
     int_column("uid"),
     int_column("created_us"),
+    int_column("suspended_us", null=True),
+    Column("greeted", Boolean, nullable=False, server_default=true()),
     UniqueConstraint("hub_name"),
     UniqueConstraint("login"),
     UniqueConstraint("uid"),
@@ -93,7 +96,16 @@ person_data = Table(
     text_column("display_name"),
     text_column("email", null=True),
     text_column("language"),
+    int_column("profile_us", null=True),
     comment="Personal data: a row is deleted when a person asks for it; everything else knows the opaque id only.",
+)
+link_code = Table(
+    "link_code",
+    metadata,
+    Column("code_hash", Text, primary_key=True),
+    Column("person_id", Text, ForeignKey("person.id"), nullable=False, index=True),
+    int_column("expires_us"),
+    comment="Codes that link two sign-ins of one person; a used one is gone.",
 )
 counter = Table(
     "counter",

@@ -41,13 +41,13 @@ import asyncio, os
 from pathlib import Path
 import batchspawner  # registers its own route; ours has to win
 load_subconfig(os.environ["TEST_CONFIG"])
-from hub.authenticators import DemoAuthenticator
+from hub.authenticators import PortalAuthenticator
 
 DATA = Path(os.environ["COMMONS_DATA"])
 
-class Fickle(DemoAuthenticator):
-    async def still_here(self, user):
-        return None if (DATA / "gone").exists() else await super().still_here(user)
+class Fickle(PortalAuthenticator):
+    async def still_here(self, user, state):
+        return None if (DATA / "gone").exists() else await super().still_here(user, state)
 
 place_hold = c.Spawner.pre_spawn_hook
 

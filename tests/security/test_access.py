@@ -109,6 +109,8 @@ ACCESS = (
     Route("GET", "/health", ANYBODY),
     Route("GET", "/openapi.json", ANYBODY),
     Route("PUT", "/internal/people/guest", HUB_ONLY, PERSON),
+    Route("POST", "/internal/people", HUB_ONLY, {**PERSON, "subject": "newest", "preferred": "newest"}),
+    Route("POST", "/internal/people/leaver/gone", HUB_ONLY, {}),
     Route("GET", "/internal/people/pi/payers", HUB_ONLY),
     Route("POST", "/internal/quotes", HUB_ONLY, START),
     Route("PUT", "/internal/holds/hold-0002", HUB_ONLY, HOLD),
@@ -184,7 +186,7 @@ async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Offi
     async with running_service(tmp_path_factory.mktemp("access")) as service:
         project = await service.award("pi", gpu_hours="100", tokens=1000)
         await service.award("outsider", gpu_hours="1", tokens=0, name="application-0002")
-        await service.register(*PEOPLE)
+        await service.register(*PEOPLE, "leaver")
         pi = service.token("pi")
         for name, role in (("member", "member"), ("other", "member"), ("manager", "manager")):
             joined = await service.person(pi, "PUT", f"/projects/{project}/members/{name}", {"role": role})

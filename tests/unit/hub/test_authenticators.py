@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from tornado import web
 
-from hub.authenticators import DEMO_ISSUER, WAIT_S, DemoAuthenticator, NotLoopback, Throttle, require_loopback
+from hub.authenticators import PortalAuthenticator
+from hub.demo_sign_in import DEMO_ISSUER, WAIT_S, DemoSignIn, NotLoopback, Throttle, require_loopback
+from hub.people import People
 from hub.settings import DemoUser
 from quota.client import Person
 
@@ -23,6 +25,9 @@ class User:
     def __init__(self, name: str, groups: tuple[str, ...] = ()) -> None:
         self.name = name
         self.groups = [Group(one) for one in groups]
+
+    async def get_auth_state(self) -> dict[str, Any]:
+        return {"provider": "demo", "issuer": DEMO_ISSUER, "subject": self.name}
 
 
 class Handler:
@@ -40,14 +45,26 @@ class Handler:
         return None
 
 
-def authenticator(told: list[tuple[str, Person]] | None = None, **settings: Any) -> Any:
-    async def tell(name: str, person: Person) -> bool:
-        if told is not None:
-            told.append((name, person))
+class Told(People):
+    """Keeps what it is told."""
+
+    def __init__(self, told: list[tuple[str, Person]]) -> None:
+        self._told_here = told
+
+    async def tell(self, hub_name: str, person: Person, *, again: bool = False) -> bool:
+        self._told_here.append((hub_name, person))
         return True
 
-    options: dict[str, Any] = {"demo_users": USERS, "public_url": "http://127.0.0.1:8000/", "tell": tell, **settings}
-    return DemoAuthenticator(pages=lambda: [("/ours", object)], **options)
+
+def authenticator(
+    told: list[tuple[str, Person]] | None = None,
+    users: list[DemoUser] = USERS,
+    public_url: str = "http://127.0.0.1:8000/",
+    guesses: int = 5,
+) -> Any:
+    made = PortalAuthenticator(people=Told([] if told is None else told), pages=lambda: [("/ours", object)])
+    made.demo = DemoSignIn(users, public_url, guesses, made.normalize_username)
+    return made
 
 
 async def sign_in(one: Any, name: str, password: str, handler: Any = None) -> dict[str, Any] | None:
@@ -131,7 +148,7 @@ async def test_a_refresh_asks_again_who_may_be_here() -> None:
     one = authenticator(told)
     model = await one.refresh_user(User("admin"), Handler())
     assert set(model["groups"]) == {"quota-admins", "quota-deciders", "quota-auditors"}
-    one.demo_users = USERS[1:]
+    one.demo = authenticator(users=USERS[1:]).demo
     assert await one.refresh_user(User("admin"), Handler()) is False
     one.blocked_users = {"pi"}
     assert await one.refresh_user(User("pi"), Handler()) is False
@@ -139,8 +156,7 @@ async def test_a_refresh_asks_again_who_may_be_here() -> None:
 
 
 async def test_a_role_that_was_taken_away_is_gone_at_the_refresh() -> None:
-    one = authenticator()
-    one.demo_users = [DemoUser("admin", "x", ())]
+    one = authenticator(users=[DemoUser("admin", "x", ())])
     model = await one.refresh_user(User("admin", ("quota-admins", "quota-deciders")), Handler())
     assert (model["admin"], model["groups"]) == (False, [])
 

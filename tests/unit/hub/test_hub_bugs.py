@@ -15,7 +15,7 @@ from hub.admission import QuotaExceeded
 
 def test_a_failed_refresh_on_a_cookie_only_page_finds_its_attribute() -> None:
     """refresh_auth reads `_token_authenticated`, which stock handlers set for token requests only."""
-    assert authenticators.DemoAuthenticator is not None
+    assert authenticators.PortalAuthenticator is not None
     assert BaseHandler._token_authenticated is False
 
 

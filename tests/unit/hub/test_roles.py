@@ -39,8 +39,8 @@ def test_review_decide_admin_and_audit_are_four_roles() -> None:
 
 
 def test_a_demo_role_that_is_unknown_gives_nothing() -> None:
-    assert roles.demo_groups(["root", ""]) == frozenset()
-    assert roles.demo_groups(["admin"]) == {"quota-admins", "quota-deciders", "quota-auditors"}
+    assert roles.groups_of(["root", ""]) == frozenset()
+    assert roles.groups_of(["admin"]) == {"quota-admins", "quota-deciders", "quota-auditors"}
 
 
 def test_the_gateway_is_a_route_and_no_service_of_the_hub(environment: dict[str, str]) -> None:

@@ -87,6 +87,8 @@ def test_a_broken_secret_is_named_and_never_shown(
         ("[hub]\nnamed_servers = '4'", "hub.named_servers: "),
         ("[hub]\nquota_deadline = 5", "hub.quota_deadline: write a duration"),
         ("[sign_in]\nprovider = 'none'", "sign_in.provider: "),
+        ("[sign_in.providers.x]\nkind = 'none'", "sign_in.providers.x.kind: "),
+        ("[sign_in.providers.x]\nkind = 'oidc'\nclient_id = 'c'\nissuer = 'https://i'", "sign_in.providers.x: "),
         ("[sign_in]\nrefresh = '1 d'", "sign_in.refresh: "),
         ("hub = 3", "hub: "),
     ],

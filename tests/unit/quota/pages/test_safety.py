@@ -26,9 +26,12 @@ POSTS = [
     "sign-out",
     "notices/put-away",
     "notices/choices",
+    "profile",
+    "profile/link-code",
+    "profile/link",
 ]
 GETS = ["", "now", "apply", "applications/a", "review", "review/a", "projects/p", "projects/p/statement.csv"]
-GETS += ["projects/p/members/m/remove", "sessions/s/stop", "notices", "notices/choices"]
+GETS += ["projects/p/members/m/remove", "sessions/s/stop", "notices", "notices/choices", "profile"]
 
 
 def test_every_route_is_known_to_these_tests() -> None:

@@ -1,0 +1,289 @@
+"""Sign-in from elsewhere through real OpenID providers, in a real browser: who gets in, as whom, and who does not any more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.openid_provider import OpenIdProvider
+from tests.portal import ROOT, Portal, free_port
+
+REFRESH_S = 5
+WITHIN_MS = 40_000
+CAMPUS: dict[str, dict[str, Any]] = {
+    "ada": {"preferred_username": "ada", "name": "Ada Lovelace", "email": "ada@example.org", "email_verified": True, "groups": ["astro"]},
+    "grace": {"preferred_username": "ada", "name": "Another Ada", "email": "ada@example.org", "email_verified": True, "groups": ["astro"]},
+    "mallory": {"preferred_username": "admin", "name": "<script>alert(1)</script>", "groups": ["astro"]},
+    "stranger": {"preferred_username": "stranger", "name": "Not let in", "groups": []},
+    "chief": {"preferred_username": "chief", "name": "Chief", "groups": ["operators"]},
+}  # fmt: skip
+ORCID: dict[str, dict[str, Any]] = {"0000-0002-1825-0097": {"given_name": "Josiah", "family_name": "Carberry"}}
+CILOGON: dict[str, dict[str, Any]] = {
+    "http://cilogon.org/serverA/users/1": {"idp": "https://idp.example.edu/shibboleth", "eppn": "rosa@example.edu", "name": "Rosa Hansen"},
+    "http://cilogon.org/serverA/users/2": {"idp": "https://elsewhere.example/idp", "eppn": "eve@elsewhere.example", "name": "Eve"},
+}  # fmt: skip
+
+
+class Site:
+    """A portal that three providers and the demo lead to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.portal = Portal(folder / "data", model=False)
+        back = f"http://127.0.0.1:{self.portal.port}/hub/sign-in/{{}}/back"
+        self.campus = OpenIdProvider(
+            {"portal": back.format("campus")}, CAMPUS, access_token_s=REFRESH_S, port=free_port()
+        )
+        self.orcid = OpenIdProvider({"portal": back.format("orcid")}, ORCID)
+        self.cilogon = OpenIdProvider({"portal": back.format("cilogon")}, CILOGON)
+        tables = (ROOT / "portal.toml").read_text().replace('refresh = "1 min"', f'refresh = "{REFRESH_S} s"')
+        tables += f"""
+[sign_in.providers.campus]
+kind = "oidc"
+title = "Campus"
+client_id = "portal"
+issuer = "{self.campus.issuer}"
+allowed_groups = ["astro", "operators"]
+roles.admin = ["group:operators"]
+[sign_in.providers.orcid]
+kind = "orcid"
+client_id = "portal"
+issuer = "{self.orcid.issuer}"
+allow_everyone = true
+[sign_in.providers.cilogon]
+kind = "cilogon"
+client_id = "portal"
+issuer = "{self.cilogon.issuer}"
+allowed_idps = ["https://idp.example.edu/shibboleth"]
+"""
+        self.portal.portal_file = folder / "portal.toml"
+        self.portal.portal_file.write_text(tables)
+        secrets = folder / "data" / "secrets"
+        secrets.mkdir(parents=True)
+        for name in ("campus", "orcid", "cilogon"):
+            provider: OpenIdProvider = getattr(self, name)
+            (secrets / f"sign_in_{name}").write_text(provider.secret)
+
+    def up(self) -> Site:
+        for provider in (self.campus, self.orcid, self.cilogon):
+            provider.up()
+        self.portal.up()
+        return self
+
+    def down(self) -> None:
+        for provider in (self.campus, self.orcid, self.cilogon):
+            provider.down()
+        assert self.portal.down() == 0
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    running = Site(tmp_path_factory.mktemp("sign_in"))
+    try:
+        yield running.up()
+    finally:
+        running.down()
+
+
+@pytest.fixture
+def fresh(chromium: Browser) -> Iterator[Any]:
+    """Windows with nothing in them, closed afterwards."""
+    contexts: list[BrowserContext] = []
+
+    def window() -> Page:
+        contexts.append(chromium.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(30_000)
+        return page
+
+    yield window
+    for context in contexts:
+        context.close()
+
+
+def come_in(page: Page, site: Site, provider: str, account: str) -> None:
+    page.goto(site.portal.url)
+    page.get_by_role("link", name=f"Sign in with {provider}").click()
+    page.get_by_label("Account").fill(account)
+    page.get_by_role("button", name="Continue").click()
+
+
+def greet(page: Page, name: str) -> None:
+    """The first page of somebody new: profile, language, then home."""
+    expect(page.get_by_role("heading", name="Welcome", level=1)).to_be_visible()
+    expect(page.get_by_label("Name", exact=True)).to_have_value(name)
+    page.get_by_role("button", name="Save and go on").click()
+    page.wait_for_url("**/services/quota/")
+
+
+def user_name(page: Page, site: Site) -> str:
+    page.goto(site.portal.url + "services/quota/profile")
+    return page.locator("dd code").inner_text()
+
+
+def test_a_newcomer_sees_their_profile_first_and_then_home(site: Site, fresh: Any) -> None:
+    page = fresh()
+    come_in(page, site, "Campus", "ada")
+    greet(page, "Ada Lovelace")
+    assert re.fullmatch(r"ada-[0-9a-z]{4}", user_name(page, site))
+    again = fresh()
+    come_in(again, site, "Campus", "ada")
+    again.wait_for_url("**/services/quota/")  # known: no greeting any more
+    assert user_name(again, site) == user_name(page, site)
+
+
+def test_one_mail_address_and_one_chosen_name_are_still_two_people(site: Site, fresh: Any) -> None:
+    ada, grace = fresh(), fresh()
+    come_in(ada, site, "Campus", "ada")
+    come_in(grace, site, "Campus", "grace")
+    greet(grace, "Another Ada")
+    names = user_name(ada, site), user_name(grace, site)
+    assert names[0] != names[1]
+    assert all(name.startswith("ada-") for name in names)
+
+
+def test_nobody_becomes_admin_by_calling_themselves_so(site: Site, fresh: Any) -> None:
+    page = fresh()
+    come_in(page, site, "Campus", "mallory")
+    greet(page, "<script>alert(1)</script>")
+    assert user_name(page, site).startswith("researcher-")
+    assert page.request.get(site.portal.url + "hub/admin").status == 403
+    assert page.request.get(site.portal.url + "services/quota/review").status == 403
+
+
+def test_a_group_of_the_issuer_gives_the_role_that_the_site_says(site: Site, fresh: Any) -> None:
+    page = fresh()
+    come_in(page, site, "Campus", "chief")
+    greet(page, "Chief")
+    page.goto(site.portal.url + "hub/admin")
+    expect(page.get_by_role("tab", name="Quotas")).to_be_visible()
+
+
+def test_an_account_that_no_rule_lets_in_stays_out_and_is_told(site: Site, fresh: Any) -> None:
+    page = fresh()
+    come_in(page, site, "Campus", "stranger")
+    expect(page.get_by_text("does not let you in with that account")).to_be_visible()
+
+
+def test_an_issuers_own_words_are_not_shown(site: Site, fresh: Any) -> None:
+    page = fresh()
+    come_in(page, site, "Campus", "nobody-there")
+    expect(page.get_by_text("Campus did not sign you in")).to_be_visible()
+    assert "no such account" not in page.content()
+
+
+def test_orcid_claims_make_a_person_without_mail_or_chosen_name(site: Site, fresh: Any) -> None:
+    page = fresh()
+    come_in(page, site, "ORCID", "0000-0002-1825-0097")
+    greet(page, "Josiah Carberry")
+    assert re.fullmatch(r"josiah-[0-9a-z]{4}", user_name(page, site))
+
+
+def test_cilogon_lets_in_the_institutions_that_the_site_names(site: Site, fresh: Any) -> None:
+    rosa, eve = fresh(), fresh()
+    come_in(rosa, site, "CILogon (eduGAIN)", "http://cilogon.org/serverA/users/1")
+    greet(rosa, "Rosa Hansen")
+    assert user_name(rosa, site).startswith("rosa-")
+    come_in(eve, site, "CILogon (eduGAIN)", "http://cilogon.org/serverA/users/2")
+    expect(eve.get_by_text("does not let you in with that account")).to_be_visible()
+
+
+def test_two_sign_ins_become_one_person_from_inside_both_sessions(site: Site, fresh: Any) -> None:
+    ada, orcid = fresh(), fresh()
+    come_in(ada, site, "Campus", "ada")
+    come_in(orcid, site, "ORCID", "0000-0002-1825-0097")
+    main = user_name(ada, site)
+    orcid.goto(site.portal.url + "services/quota/profile")
+    orcid.get_by_text("Use another sign-in as well").click()
+    orcid.get_by_role("button", name="Make a code").click()
+    code = orcid.locator("strong.cc-code").inner_text()
+    for typed, said in (("wrong", "No such code"), (code.upper(), "lead to this account now")):
+        ada.goto(site.portal.url + "services/quota/profile")
+        ada.get_by_text("Use another sign-in as well").click()
+        ada.get_by_label("Code from the other session").fill(typed)
+        ada.get_by_role("button", name="Link").click()
+        expect(ada.get_by_text(said)).to_be_visible()
+    later = fresh()
+    come_in(later, site, "ORCID", "0000-0002-1825-0097")
+    later.wait_for_url("**/services/quota/")
+    assert user_name(later, site) == main
+
+
+def test_a_replayed_answer_signs_nobody_in(site: Site, fresh: Any) -> None:
+    page, thief = fresh(), fresh()
+    answers: list[str] = []
+    page.on("request", lambda request: answers.append(request.url) if "/sign-in/campus/back?" in request.url else None)
+    come_in(page, site, "Campus", "ada")
+    page.wait_for_url("**/services/quota/")
+    for again in (page, thief):
+        answer = again.request.get(answers[0])
+        assert answer.status == 400
+        assert "begun in another browser" in answer.text()
+
+
+def test_keys_may_be_rotated_at_the_issuer(site: Site, fresh: Any) -> None:
+    site.campus.control(rotate=True)
+    page = fresh()
+    come_in(page, site, "Campus", "ada")
+    page.wait_for_url("**/services/quota/")
+
+
+def test_a_silent_issuer_keeps_people_in_and_says_so_at_sign_in(site: Site, fresh: Any) -> None:
+    page, late = fresh(), fresh()
+    come_in(page, site, "Campus", "ada")
+    page.wait_for_url("**/services/quota/")
+    site.campus.down()
+    try:
+        page.wait_for_timeout(REFRESH_S * 1000 + 500)  # the hub has to ask again, and hears nothing
+        page.goto(site.portal.url + "hub/home")
+        expect(page.get_by_role("heading", name="Notebooks")).to_be_visible()
+        late.goto(site.portal.url + "hub/login")
+        late.get_by_role("link", name="Sign in with Campus").click()
+        expect(late.get_by_text("Campus cannot be reached")).to_be_visible()
+    finally:
+        site.campus.up()
+
+
+def test_an_account_closed_at_the_issuer_is_out_without_opening_a_page(site: Site, fresh: Any) -> None:
+    page = fresh()
+    come_in(page, site, "Campus", "grace")
+    page.wait_for_url("**/services/quota/**")
+    cookies = page.context.cookies()
+    minted = page.request.post(
+        f"{site.portal.url}hub/api/users/{user_name(page, site)}/tokens",
+        params={"_xsrf": next(one["value"] for one in cookies if one["name"] == "_xsrf")},
+        data={"note": "mine"},
+        headers={"Referer": site.portal.url + "hub/token"},
+    )
+    assert minted.status == 201, minted.text()
+    token = minted.json()["token"]
+    asks = {"url": site.portal.api.rstrip("/") + "/me", "headers": {"Authorization": f"Bearer {token}"}}
+    assert page.request.get(**asks).status == 200
+    site.campus.control(account="grace", claims={"closed": True})
+    fresh_page = fresh()
+    for _ in range(WITHIN_MS // 500):
+        if fresh_page.request.get(**asks).status in (401, 403):
+            break
+        fresh_page.wait_for_timeout(500)
+    assert fresh_page.request.get(**asks).status in (401, 403)
+    page.goto(site.portal.url + "hub/home")
+    page.wait_for_url("**/hub/login**")
+    come_in(fresh_page, site, "Campus", "grace")
+    expect(fresh_page.get_by_text("did not sign you in")).to_be_visible()
+
+
+def test_signing_out_everywhere_ends_every_browser(site: Site, fresh: Any) -> None:
+    one, other = fresh(), fresh()
+    for page in (one, other):
+        come_in(page, site, "Campus", "ada")
+        page.wait_for_url("**/services/quota/")
+    one.goto(site.portal.url + "services/quota/profile")
+    one.get_by_role("link", name="Sign out everywhere").click()
+    one.get_by_role("button", name="Sign out everywhere").click()
+    one.wait_for_url("**/hub/login**")
+    other.goto(site.portal.url + "hub/home")
+    other.wait_for_url("**/hub/login**")

@@ -42,6 +42,7 @@ from quota.service.letters import Addresses
 from quota.service.mailer import Mailer
 from quota.service.meter import Meter
 from quota.service.notice_pass import NoticePass
+from quota.service.notice_stream import NoticeStreams
 from quota.service.ports import Transaction
 from quota.service.reconcile import reconcile
 from quota.service.services import Services
@@ -69,6 +70,7 @@ class Portal:
     ledger: SpooledLedger
     notices: NoticePass
     mailer: Mailer | None  # None where the site has no mail server
+    streams: NoticeStreams
 
 
 @asynccontextmanager
@@ -108,8 +110,12 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
         ports = GatewayPorts(ledger, store, services.clock, sign_in, shared=not database.is_sqlite)
         gateway = await stack.enter_async_context(open_gateway(settings, ports, models))
         meter = Meter(services)
-        front = _front(settings, services, meter, gateway, sign_in)
-        yield Portal(front, services, meter, ledger, NoticePass(services), _mailer(settings, services))
+        page_settings = PageSettings(settings.public_url, settings.web_parts, settings.secrets.cookie_key.encode())
+        door = cookie_door(services, sign_in, page_settings)
+        parts = Parts(services, meter, sign_in, settings.secrets.hub_credential, door)
+        front = _front(settings, parts, page_settings, sign_in, gateway)
+        mailer = _mailer(settings, services)
+        yield Portal(front, services, meter, ledger, NoticePass(services), mailer, parts.streams)
 
 
 def open_spool(settings: Settings) -> SpoolFile:
@@ -155,15 +161,13 @@ def _mailer(settings: Settings, services: Services) -> Mailer | None:
     return Mailer(services, server, lambda language: translations(language).gettext, lead)
 
 
-def _front(settings: Settings, services: Services, meter: Meter, gateway: Gateway, sign_in: HubSignIn) -> ASGIApp:
+def _front(
+    settings: Settings, parts: Parts, page_settings: PageSettings, sign_in: HubSignIn, gateway: Gateway
+) -> ASGIApp:
     base = settings.base_path
-    page_settings = PageSettings(settings.public_url, settings.web_parts, settings.secrets.cookie_key.encode())
-    pages = build_pages(services, sign_in, page_settings)
-    door = cookie_door(services, sign_in, page_settings)
-    api = build_api(Parts(services, meter, sign_in, settings.secrets.hub_credential, door))
     mounts: dict[str, ASGIApp] = {
-        f"{base}services/quota/api": AccessLog(api),
-        f"{base}services/quota": AccessLog(pages),
+        f"{base}services/quota/api": AccessLog(build_api(parts)),
+        f"{base}services/quota": AccessLog(build_pages(parts.services, sign_in, page_settings)),
         f"{base}services/gateway": gateway,  # its own usage records say more than a log line
     }
     return Front(mounts)
@@ -227,12 +231,18 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     async with open_portal(settings) as portal:
         server = Server(server_config(portal.app, settings.quota_port))
+
+        def stop() -> None:
+            portal.streams.close()  # a stream that goes on would hold the stop up
+            server.stop()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, server.stop)
+            asyncio.get_running_loop().add_signal_handler(number, stop)
         loops = {
             "meter": keep_metering(portal),
             "spool": keep_replaying(portal.ledger),
             "notices": keep_telling(portal.notices),
+            "streams": portal.streams.run(),
         }
         if portal.mailer is not None:
             loops["mails"] = keep_mailing(portal.mailer)

@@ -19,6 +19,7 @@ from quota.domain.ids import PersonId
 from quota.service.admit_request import RequestHolds
 from quota.service.callers import ACCESS_SCOPE, Caller, Power, caller_of, person_named, powers_of
 from quota.service.meter import Meter
+from quota.service.notice_stream import NoticeStreams
 from quota.service.ports import Introspection
 from quota.service.services import Services
 
@@ -39,9 +40,11 @@ class Parts:
     hub_credential: str = field(repr=False)
     cookie_door: CookieDoor | None = None
     request_holds: RequestHolds = field(init=False, repr=False)
+    streams: NoticeStreams = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "request_holds", RequestHolds(self.services))
+        object.__setattr__(self, "streams", NoticeStreams(self.services))
 
 
 def parts_of(request: Request) -> Parts:
@@ -52,7 +55,7 @@ def parts_of(request: Request) -> Parts:
 
 async def hub_only(request: Request, parts: Annotated[Parts, Depends(parts_of)]) -> None:
     """The hub, and nobody else."""
-    scheme, credential = _authorization(request)
+    scheme, credential = authorization(request)
     expected = parts.hub_credential.encode()
     if scheme != "bearer" or not hmac.compare_digest(credential.encode("utf-8", "replace"), expected):
         raise NotSignedIn("the hub's credential is needed")
@@ -95,7 +98,7 @@ Decider = Annotated[Caller, Depends(decider)]
 
 
 async def _caller(request: Request, parts: Parts, *, fresh: bool) -> Caller:
-    scheme, token = _authorization(request)
+    scheme, token = authorization(request)
     if scheme in ("bearer", "token"):
         caller = await _by_token(parts, token, fresh=fresh)
     elif scheme == "" and parts.cookie_door is not None:
@@ -117,7 +120,7 @@ async def _by_token(parts: Parts, token: str, *, fresh: bool) -> Caller | None:
     return await caller_of(parts.services, identity.hub_name, powers_of(identity.scopes))
 
 
-def _authorization(request: Request) -> tuple[str, str]:
+def authorization(request: Request) -> tuple[str, str]:
     """Scheme in lower case and credential of the Authorization header; ('', '') where there is none."""
     header = request.headers.get("authorization", "")
     scheme, _, credential = header.partition(" ")

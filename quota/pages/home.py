@@ -25,7 +25,7 @@ async def now(visit: Visit) -> Response:
 
 async def _context(visit: Visit) -> dict[str, object]:
     home = await report.home(visit.desk.services, visit.caller)
-    unread = await notices.unread(visit.desk.services, visit.caller)
+    unread, newest = await notices.unread(visit.desk.services, visit.caller)
     at = visit.desk.services.clock.now()
     titles = {card.project.id: card.project.title for card in home.cards}
     views = [session_view(visit, session, titles.get(session.project_id), at) for session in home.sessions]
@@ -33,6 +33,7 @@ async def _context(visit: Visit) -> dict[str, object]:
     ended = [view for view in views if view.session.state in OVER]
     return {
         "notices": views_of(visit, unread),
+        "newest": newest,
         "cards": cards_of(home.cards, at, await forecasts_of(visit.desk.outlooks, home.cards, at)),
         "free_profile": visit.desk.services.catalogue.free_profile(),
         "running": running,

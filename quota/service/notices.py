@@ -59,13 +59,13 @@ def about_project(
     return Notice(person_id, kind, project.id, occasion, at, params, project.id)
 
 
-async def unread(services: Services, caller: Caller) -> Sequence[Notice]:
-    """What the caller has not put away and is still true, newest first."""
+async def unread(services: Services, caller: Caller) -> tuple[Sequence[Notice], int]:
+    """What the caller has not put away and is still true, newest first; and the seq of the newest that there is at all."""
     at = services.clock.now()
 
-    def work(tx: Transaction) -> list[Notice]:
+    def work(tx: Transaction) -> tuple[list[Notice], int]:
         found = tx.notices.unread(caller.id, limit=_SHOWN)
-        return [one for one in found if _holds(tx, one, at)]
+        return [one for one in found if still_true(tx, one, at)], tx.notices.latest([caller.id]).get(caller.id, 0)
 
     return await services.store.read(work)
 
@@ -103,7 +103,7 @@ def instant_param(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="seconds")
 
 
-def _holds(tx: Transaction, notice: Notice, at: datetime) -> bool:
+def still_true(tx: Transaction, notice: Notice, at: datetime) -> bool:
     """Whether what a notice says still lies ahead: an end that was moved or has come is no news."""
     if notice.until is not None and at >= notice.until:
         return False

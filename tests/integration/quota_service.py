@@ -59,6 +59,7 @@ class Service:
     introspection: FakeIntrospection
     client: httpx.AsyncClient
     sessions: Path
+    parts: Parts
 
     async def hub(self, method: str, path: str, body: object = None, **headers: str) -> httpx.Response:
         """A request of the hub."""
@@ -151,8 +152,9 @@ async def running_service(folder: Path) -> AsyncIterator[Service]:
         )
         rate = ChargeRate("gpu", Fraction(1), datetime(2026, 1, 1, tzinfo=UTC))
         await services.store.write(lambda tx: tx.rates.put(rate))
-        app = Front({ROOT: build_api(Parts(services, Meter(services), introspection, CREDENTIAL))})
+        parts = Parts(services, Meter(services), introspection, CREDENTIAL)
+        app = Front({ROOT: build_api(parts)})
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://portal") as client:
-            yield Service(services, database, clock, hub, introspection, client, sessions)
+            yield Service(services, database, clock, hub, introspection, client, sessions, parts)
     database.close()

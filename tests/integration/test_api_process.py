@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -17,6 +18,8 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 
+from quota.domain.ids import HoldId
+from quota.service.keys import session_key
 from quota.settings import SECRETS
 from tests.fakes import START
 from tests.integration.quota_service import running_service
@@ -131,15 +134,15 @@ async def held(folder: Path) -> str:
         return project
 
 
-def runner_wrote(process: Process, alive_ms: int, ended_ms: int | None = None) -> None:
+def runner_wrote(process: Process, alive_ms: int, ended_ms: int | None = None, *, start_ms: int = START_MS) -> None:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     ticks = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
-    end = "null" if ended_ms is None else str(START_MS + ended_ms)
+    end = "null" if ended_ms is None else str(start_ms + ended_ms)
     folder = process.folder / "sessions" / "hold-0001"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "draft").write_text(
         f'{{"hold_id": "hold-0001", "runner_pid": {os.getpid()}, "runner_started": {ticks}, "boot_id": "{boot_id}",'
-        f' "started_at_ms": {START_MS}, "last_alive_ms": {START_MS + alive_ms}, "ended_at_ms": {end},'
+        f' "started_at_ms": {start_ms}, "last_alive_ms": {start_ms + alive_ms}, "ended_at_ms": {end},'
         f' "end_reason": {"null" if ended_ms is None else chr(34) + "exited" + chr(34)}}}'
     )
     (folder / "draft").replace(folder / "record.json")
@@ -230,3 +233,29 @@ async def test_a_tampered_balance_is_named_and_exits_1(process: Process) -> None
 async def test_the_command_line_needs_its_settings(process: Process) -> None:
     (process.folder / "portal.toml").write_text("[quota\n")
     assert process.run("quota.cli", "balance").returncode == 2
+
+
+async def test_a_notebooks_stream_tells_the_last_minutes_in_time_and_does_not_hold_up_a_stop(process: Process) -> None:
+    """Over the real clock: a session of an hour of which 123 s are left; its 2-minute notice is due 3 s later."""
+    await held(process.folder)
+    secret = (process.folder / "secrets" / "session_key_secret").read_text()
+    key = session_key(secret.encode(), HoldId("hold-0001"))
+    process.start()
+    ends_s = time.time() + 123
+    runner_wrote(process, 3_477_000, start_ms=int((ends_s - 3600) * 1000))
+    url = f"http://127.0.0.1:{process.port}/services/quota/api/events"
+    steps: dict[int, float] = {}
+    with httpx.stream("GET", url, headers={"Authorization": f"Bearer {key}"}, timeout=60, trust_env=False) as answer:
+        assert answer.status_code == 200, answer.read()
+        lines = answer.iter_lines()
+        while 120 not in steps:  # bounded by the stream's own silence, which httpx times out
+            line = next(lines)
+            if line.startswith("data: "):
+                event = json.loads(line[6:])
+                assert event["kind"] == "ending", event
+                steps[event["params"]["step_s"]] = time.time()
+        assert 1800 not in steps  # of what was missed before, the nearest at most
+        assert -0.1 <= steps[120] - (ends_s - 120) <= 15
+        stopping_s = time.monotonic()
+        assert process.end(signal.SIGTERM) == 0
+        assert time.monotonic() - stopping_s < 9  # an open stream would cost the 10 s that uvicorn waits

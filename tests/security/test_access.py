@@ -137,6 +137,7 @@ ACCESS = (
         "POST", "/applications/decided-{asker}/decision", {**NO_PERSON, A.CHAIR: OK, "else": FORBIDDEN}, DECISION
     ),
     Route("GET", "/sessions", SIGNED_IN),
+    Route("GET", "/events", SIGNED_IN, query="?for_s=0"),
     Route(
         "POST",
         "/sessions/hold-0001/stop",
@@ -154,7 +155,7 @@ class Office:
     project: str
 
     async def send(self, route: Route, asker: Asker) -> httpx.Response:
-        path = ROOT + self.filled(route.path, asker)
+        path = ROOT + self.filled(route.path + route.query, asker)
         body = None if route.body is None else {key: self.filled(value, asker) for key, value in route.body.items()}
         return await self.service.client.request(route.method, path, json=body, headers=self.headers(route, asker))
 

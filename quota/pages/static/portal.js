@@ -76,7 +76,27 @@
     if (notice) notice.hidden = !isStale;
   }
 
+  // While the page is looked at, news come at once; a browser opens only few connections, so hidden pages let theirs go.
+  let news = null;
+  function followNews() {
+    const now = document.getElementById("now");
+    const wanted = now !== null && document.visibilityState === "visible";
+    if (!wanted && news !== null) {
+      news.close();
+      news = null;
+    } else if (wanted && news === null) {
+      news = new EventSource(now.dataset.news);
+      news.addEventListener("notice", (event) => {
+        const told = document.getElementById("sessions-status");
+        if (told) told.textContent = JSON.parse(event.data).message;
+        window.htmx?.trigger("#now", "news");
+      });
+    }
+  }
+
+  document.addEventListener("visibilitychange", followNews);
   document.addEventListener("DOMContentLoaded", () => {
+    followNews();
     localiseTimes(document);
     wireCalculators(document);
     document.querySelector("[autofocus], .is-invalid")?.focus();

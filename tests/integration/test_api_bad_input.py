@@ -70,20 +70,6 @@ ROUTES = [
     ),
     Route(
         "POST",
-        "/internal/people",
-        "hub",
-        {"issuer": "urn:x", "subject": "2", "display_name": "Ada", "preferred": "ada", "email": None, "language": "en"},
-        {
-            "issuer": (*TEXT_NONSENSE, "", LONG),
-            "subject": (*TEXT_NONSENSE, "", LONG),
-            "display_name": (*TEXT_NONSENSE, "", LONG),
-            "preferred": (1, True, [], "a\x00b", LONG),
-            "email": (1, True, [], "a\x00b", LONG),
-            "language": (1, True, [], "", "é", "en-", "x" * 100),
-        },
-    ),
-    Route(
-        "POST",
         "/internal/quotes",
         "hub",
         {"actor": "pi", "project_id": "{project}", "profile": "gpu1", "runtime_s": 60},
@@ -226,6 +212,20 @@ ROUTES = [
         "hub",
         {"holds": [{"hold_id": "batched-0001"}]},
         {"holds": (ABSENT, None, 1, "x", {}, [], [1], ["x"], [[]], [None], [{"hold_id": "batched-0001"}] * 501)},
+    ),
+    Route(
+        "POST",
+        "/internal/people",
+        "hub",
+        {"issuer": "urn:x", "subject": "2", "display_name": "Ada", "preferred": "ada", "email": None, "language": "en"},
+        {
+            "issuer": (*TEXT_NONSENSE, "", LONG),
+            "subject": (*TEXT_NONSENSE, "", LONG),
+            "display_name": (*TEXT_NONSENSE, "", LONG),
+            "preferred": (1, True, [], "a\x00b", LONG),
+            "email": (1, True, [], "a\x00b", LONG),
+            "language": (1, True, [], "", "é", "en-", "x" * 100),
+        },
     ),
 ]
 WRONG_VALUES = [

@@ -31,6 +31,7 @@ from hub.roles import ADMIN_SCOPE
 from hub.settings import Settings
 from hub.spawn_form import FIELDS, Choice, choose, fresh_server_name, options_from_form, read_request, runtimes_s
 from quota.client import Payer, QuotaClient, QuotaUnavailable, Quoted, Refused
+from spawners import callback
 from spawners.profiles import Profile
 from spawners.resources import InvalidRequest
 
@@ -46,6 +47,7 @@ def handlers(doors: Doors) -> list[tuple[Any, ...]]:
         *((route, ChooserHandler, own) for route in (r"/spawn", r"/spawn/([^/]+)", r"/spawn/([^/]+)/([^/]+)")),
         *((route, CheckedServerHandler, own) for route in _SERVER_ROUTES),
         (r"/api/batchspawner", API404),
+        *callback.handlers(),
         (r"/commons/start", StartHandler, own),
         (r"/commons/quote/([^/]+)", relay.QuoteHandler, own),
         (r"/commons/admin/projects", relay.AdminProjectsHandler, own),

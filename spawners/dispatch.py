@@ -19,14 +19,16 @@ from spawners.local import LocalSpawner
 from spawners.profiles import Backend, Profiles
 from spawners.resources import InvalidRequest, ResourceRequest
 from spawners.session_traits import RunningSession, SessionTraits, StopOrder, StopUnconfirmedError, refused
+from spawners.slurm import SlurmRestSpawner
 
 DELEGATES: Final[Mapping[Backend, type[Spawner]]] = {
     Backend.LOCAL: LocalSpawner,
     Backend.CONTAINER: GPUContainerSpawner,
+    Backend.SLURM: SlurmRestSpawner,
 }
 
 # Traits that belong to one object: configuration wiring, a request in flight, and the dispatcher's own.
-_NOT_PASSED_ON: Final = frozenset({"config", "parent", "log", "db", "handler", "profiles", "delegates"})
+_NOT_PASSED_ON: Final = frozenset({"config", "parent", "log", "db", "handler", "profiles", "delegates", "keep_state"})
 
 
 class DispatchSpawner(SessionTraits, Spawner):
@@ -193,6 +195,16 @@ class DispatchSpawner(SessionTraits, Spawner):
         """Where the session listens, by its backend's own knowledge."""
         return str(await (super().get_url() if self._child is None else self._child.get_url()))
 
+    async def take_port(self, port: int) -> bool:
+        """Hand a job's port to the delegate that waits for it (spawners.callback); False where none does."""
+        take = getattr(self._child, "take_port", None)
+        return take is not None and bool(await take(port))
+
+    async def deadline_for_job(self) -> int:
+        """When a job has to end, UTC ms (spawners.callback); 0 where its delegate moves no deadline."""
+        ask = getattr(self._child, "deadline_for_job", None)
+        return 0 if ask is None else int(await ask())
+
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Admission first, then the delegate's own steps; the hub ends the iteration with the start."""
         yield {"progress": 10, "message": "Checking the project's balance"}
@@ -225,8 +237,15 @@ class DispatchSpawner(SessionTraits, Spawner):
 
     def _take(self, backend: Backend, profile_id: str) -> None:
         self._child = self._make_child(backend)
+        self._child.keep_state = self._keep_state
         self._backend, self._profile_id = backend, profile_id
         self._taken.set()
+
+    def _keep_state(self) -> None:
+        """Save the state now: JupyterHub does so only after `start` returned, and a job may wait for days before that."""
+        if self.orm_spawner is not None:
+            self.orm_spawner.state = self.get_state()
+            self.db.commit()
 
     def _make_child(self, backend: Backend) -> Any:
         """Make a delegate that knows what this object was told: every common trait that differs from its default.

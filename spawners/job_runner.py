@@ -31,7 +31,6 @@ EXIT_NO_PORT = 77
 EXIT_NO_PROGRAM = 127
 GRACE_S = 60  # between SIGTERM and SIGKILL at the deadline, inside the hold's stop margin of two minutes
 TICK_S = 0.5
-ASK_EVERY_S = 60
 ASK_BEFORE_S = 20  # how long before the deadline it asks whether it was moved; also how long it waits for an answer
 HTTP_S = 5
 ATTEMPTS = 3
@@ -127,17 +126,18 @@ class Hub(threading.Thread):
 
     def run(self) -> NoReturn:
         """Tell the port until it was taken; ask from time to time, and when told to."""
-        told, wait_s, ask_at_ns = False, 0.2, now_ns() + ASK_EVERY_S * 10**9
+        every_s: float = self._order["ask_every_s"]
+        told, wait_s, ask_at_ns = False, 0.2, now_ns() + int(every_s * 10**9)
         while True:
             if self._wake.wait(wait_s):
                 self._wake.clear()
             if self.port is not None and not told:
                 told = self._tell()
-                wait_s = ASK_EVERY_S if told else min(wait_s * 2, 5)
+                wait_s = every_s if told else min(wait_s * 2, 5)
             if self._question or now_ns() >= ask_at_ns:
                 self._question = False
                 self._ask()
-                ask_at_ns = now_ns() + ASK_EVERY_S * 10**9
+                ask_at_ns = now_ns() + int(every_s * 10**9)
 
     def _tell(self) -> bool:
         body = json.dumps({"port": self.port}).encode()

@@ -8,6 +8,7 @@ users' /proc do not show it; docs/decisions/0020-slurm-environment.md).
 Sources: sbatch(1), slurm.conf(5) KillWait and OverTimeLimit, Slurm 22.05 and 24.11.
 """
 
+import hashlib
 import json
 import shlex
 from collections.abc import Mapping
@@ -52,6 +53,13 @@ class SessionStart:
     callback_url: str  # ends in a slash
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(repr=False)
+    label: str = ""
+
+
+def job_label(user: str, server_name: str, profile_id: str) -> str:
+    """What a job's comment says of whose it is: the profile, and a mark that tells nobody a name."""
+    mark = hashlib.sha256(f"{user}\0{server_name}".encode()).hexdigest()[:32]
+    return f"commons:{profile_id}:{mark}"
 
 
 def job_request(start: SessionStart, cluster: SlurmTable) -> JobRequest:
@@ -74,6 +82,7 @@ def job_request(start: SessionStart, cluster: SlurmTable) -> JobRequest:
         gpu_type=place.gpu_type,
         cpus=start.profile.cpus,
         memory_mib=-(-start.profile.memory_bytes // 2**20),
+        label=start.label,
     )
 
 
@@ -120,6 +129,7 @@ def _order(start: SessionStart, cluster: SlurmTable) -> dict[str, object]:
         "deadline_ms": start.deadline_ms,
         "grace_s": GRACE_S,
         "limit_margin_s": cluster.limit_margin,
+        "ask_every_s": cluster.ask_every,
         "callback_url": start.callback_url,
         "listen": cluster.listen,
         "first_port": first,

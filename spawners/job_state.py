@@ -1,4 +1,5 @@
-"""What Slurm's words about a job mean for a session: pending, running, ending or ended, and why, in plain words. Pure.
+"""What Slurm's words about a job mean for a session: pending, running, ending or ended, and why. Pure; the words for people
+are in `spawners.job_phrases`.
 
 Both families of slurmrestd and the commands arrive here as the same `JobState`s (spawners.slurmrestd.model; `read_states`).
 Source: squeue(1) "JOB STATE CODES" and "JOB REASON CODES" of Slurm 22.05 and 24.11.
@@ -62,7 +63,7 @@ def read_states(text: str) -> frozenset[JobState]:
 
 
 class Waiting(StrEnum):
-    """Why a job has not started yet: codes for the page that shows it, so that each reader reads their own language."""
+    """Why a job has not started yet: the phrase `job.waiting.<this>`."""
 
     RESOURCES = "resources"
     PRIORITY = "priority"
@@ -79,23 +80,6 @@ class Waiting(StrEnum):
     UNKNOWN = "unknown"
     UNREACHABLE = "unreachable"
 
-
-WORDS: Final = {
-    Waiting.RESOURCES: "All suitable GPUs are in use; yours start as soon as enough are free.",
-    Waiting.PRIORITY: "Other jobs are before yours in the queue.",
-    Waiting.STARTING: "The node is being prepared.",
-    Waiting.PROJECT_LIMIT: "The project runs as much as the cluster allows it at a time.",
-    Waiting.PERSON_LIMIT: "You run as much as the cluster allows one person at a time.",
-    Waiting.NODES_DOWN: "The nodes that would fit are down or being repaired.",
-    Waiting.PARTITION_DOWN: "The cluster starts no jobs of this kind at the moment.",
-    Waiting.RESERVED: "The nodes that would fit are reserved.",
-    Waiting.HELD: "The cluster's operators hold this job back.",
-    Waiting.LATER: "The cluster starts this job at a later time.",
-    Waiting.LICENCES: "All licences are in use.",
-    Waiting.NEVER_FITS: "This job is larger or longer than the cluster allows; it will not start.",
-    Waiting.UNKNOWN: "The job waits in the cluster's queue.",
-    Waiting.UNREACHABLE: "The cluster does not answer at the moment; the job keeps its place in the queue.",
-}
 
 # By the beginning of Slurm's word, the longest first: Slurm has a word of its own for each limit of each kind.
 _REASONS: Final = tuple(sorted({
@@ -121,24 +105,17 @@ def waiting(reason: str) -> Waiting:
     return next((code for start, code in _REASONS if word.startswith(start)), Waiting.UNKNOWN)
 
 
-_ENDS: Final = {
-    JobState.COMPLETED: "The session's program ended.",
-    JobState.FAILED: "The session's program ended with an error.",
-    JobState.CANCELLED: "The job was cancelled.",
-    JobState.TIMEOUT: "The job reached its time limit.",
-    JobState.NODE_FAIL: "The node failed; nothing that ran there goes on.",
-    JobState.PREEMPTED: "The cluster gave the job's place to one of higher priority.",
-    JobState.BOOT_FAIL: "The node could not be started.",
-    JobState.DEADLINE: "The job could not have finished before its deadline.",
-    JobState.OUT_OF_MEMORY: "The session used more memory than its profile has.",
-}
+_ENDS: Final = (
+    JobState.OUT_OF_MEMORY, JobState.TIMEOUT, JobState.NODE_FAIL, JobState.PREEMPTED, JobState.BOOT_FAIL, JobState.DEADLINE,
+    JobState.CANCELLED, JobState.FAILED, JobState.COMPLETED,
+)  # fmt: skip
 
 
-def end_text(job: Job) -> str:
-    """Why a job ended, in a sentence."""
+def ending(job: Job) -> str:
+    """Why a job ended: the phrase `job.end.<this>`."""
     if job.exit.code == EXIT_NO_GPU and JobState.FAILED in job.states:
-        return "The GPUs were not there when the job started, so the session was not started."
-    return next((text for state, text in _ENDS.items() if state in job.states), "The job has ended.")
+        return "no_gpus"
+    return next((state.lower() for state in _ENDS if state in job.states), "unknown")
 
 
 def exit_status(job: Job) -> int:

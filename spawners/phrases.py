@@ -1,4 +1,4 @@
-"""What the container backend tells people, in both languages: refusals and the steps of a pending start.
+"""What containers and jobs tell people, in both languages: refusals and the steps of a pending start.
 
 `spawners` knows no catalogue of translations; admission sets the session's language. Invariant: each phrase exists in every
 language with the same parameters (held by a test).
@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from spawners.devices import Busy
+from spawners.job_phrases import JOB_PHRASES
 
-PHRASES: Final[dict[str, dict[str, str]]] = {
+PHRASES: Final[dict[str, dict[str, str]]] = JOB_PHRASES | {
     "folders": {"en": "Opening your home folder", "zh": "正在打开您的主目录"},
     "devices": {"en": "Choosing GPUs", "zh": "正在选择 GPU"},
     "image": {"en": "Looking for the image", "zh": "正在查找镜像"},

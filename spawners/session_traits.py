@@ -11,6 +11,7 @@ from typing import Any, Final
 from jupyterhub.spawner import SpawnException
 from markupsafe import Markup, escape
 from traitlets import Any as AnyTrait
+from traitlets import Callable as CallableTrait
 from traitlets import Dict, HasTraits, Instance, Integer, Unicode
 
 # Marks every process of a session, so that what a killed runner left behind can be told from everything else.
@@ -52,6 +53,11 @@ class SessionTraits(HasTraits):
     login = Unicode(help="The person's Unix login, the same in containers and jobs; set by admission.")
     uid = Integer(help="The person's uid, never reused; 0: not known, and nothing starts that needs it.")
     language = Unicode("en", help="The language of who starts the session: `en` or `zh`.")
+    keep_state = CallableTrait(
+        default_value=None,
+        allow_none=True,
+        help="Saves the session's state in the hub's database now; set by the dispatcher.",
+    )
     data_folder = Unicode(help="The portal's data folder ($COMMONS_DATA).").tag(config=True)
 
 

@@ -62,6 +62,8 @@ class SpawnerSettings(BaseModel):
         for name, profile in self.profiles.items():
             if profile.slurm is not None and profile.slurm.cluster not in self.slurm:
                 raise ValueError(f"profiles.{name}.slurm.cluster: there is no such [slurm] table")
+        if len({table.access for table in self.slurm.values()}) > 1:
+            raise ValueError("slurm: all clusters have the same `access`")
         return self
 
     @property

@@ -87,6 +87,14 @@ class SlurmTable(BaseModel):
         le=90,
         description="What Slurm's time limit has beyond the chosen runtime; with Slurm's 30 s check it stays inside the stop margin.",
     )
+    start_deadline: Duration = Field(
+        300, description="How long a job that runs may take until its notebook server listens."
+    )
+    ask_every: Duration = Field(
+        60,
+        le=3600,
+        description="How often a running session asks the hub whether its end was moved; also just before its end.",
+    )
     look: Duration = Field(2, le=60, description="How old an answer about the cluster's jobs may be.")
     stop_wait: Duration = Field(150, description="How long a stop waits for the job's end; more than Slurm's KillWait.")
     sudo: Annotated[tuple[Program, ...], Field(strict=False)] = Field(

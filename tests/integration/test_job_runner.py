@@ -92,7 +92,7 @@ class JobUnderTest:
     def start(self, *words: str, environment: dict[str, str] | None = None, **changes: Any) -> JobUnderTest:
         order = {
             "hold_id": "h1", "argv": [sys.executable, str(self.home / "program.py"), *words], "gpus": 0, "runtime_s": 600,
-            "deadline_ms": 0, "grace_s": 1, "limit_margin_s": 90, "callback_url": self.url, "listen": "127.0.0.1",
+            "deadline_ms": 0, "grace_s": 1, "limit_margin_s": 90, "ask_every_s": 60, "callback_url": self.url, "listen": "127.0.0.1",
             "first_port": 0, "last_port": 0,
         } | changes  # fmt: skip
         variables = {

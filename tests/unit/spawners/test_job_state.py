@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from spawners.job_state import WORDS, Phase, Waiting, end_text, exit_status, phase, read_states, waiting
+from spawners.job_state import Phase, Waiting, ending, exit_status, phase, read_states, waiting
+from spawners.phrases import say
 from spawners.slurmrestd.model import ENDED_STATES, ExitStatus, Job, JobState
 
 
@@ -64,11 +65,14 @@ def test_every_word_of_slurm_that_is_no_end_leaves_the_session_alive() -> None:
 )
 def test_a_reason_is_told_in_plain_words(reason: str, code: Waiting) -> None:
     assert waiting(reason) is code
-    assert WORDS[code]
+    assert say("zh", f"job.waiting.{code}") != say("en", f"job.waiting.{code}")
 
 
-def test_every_reason_has_words() -> None:
-    assert set(WORDS) == set(Waiting)
+def test_every_reason_and_every_end_has_words() -> None:
+    for code in Waiting:
+        assert say("en", f"job.waiting.{code}")
+    for state in ENDED_STATES:
+        assert say("en", f"job.end.{ending(ended(state))}")
 
 
 def ended(*states: JobState, code: int = 0, signal: int = 0) -> Job:
@@ -80,8 +84,10 @@ def ended(*states: JobState, code: int = 0, signal: int = 0) -> Job:
 
 
 def test_an_end_says_why_and_with_which_status() -> None:
-    assert "memory" in end_text(ended(JobState.OUT_OF_MEMORY))
-    assert "time limit" in end_text(ended(JobState.TIMEOUT))
-    assert "GPUs were not there" in end_text(ended(JobState.FAILED, code=76))
+    assert ending(ended(JobState.OUT_OF_MEMORY)) == "out_of_memory"
+    assert ending(ended(JobState.TIMEOUT)) == "timeout"
+    assert ending(ended(JobState.FAILED)) == "failed"
+    assert ending(ended(JobState.FAILED, code=76)) == "no_gpus"
+    assert ending(ended(JobState.REVOKED)) == "unknown"
     assert exit_status(ended(JobState.FAILED, code=3)) == 3
     assert exit_status(ended(JobState.CANCELLED, signal=15)) == 143

@@ -16,7 +16,7 @@ from quota.domain.project import Allocation, Person, Project, ProjectRole
 from quota.domain.rates import ChargeRate
 from quota.domain.session import Extension, Session
 from quota.domain.units import Balance
-from quota.service.gateway_ports import Taken
+from quota.service.gateway_ports import Taken, TierUse, UseOfDay
 from quota.service.ports import Adjusted
 from tests.fake_notices import NoticeBooks
 
@@ -56,6 +56,8 @@ class Books:
     adjustments: dict[AdjustmentId, tuple[Adjusted, tuple[object, ...]]] = field(default_factory=dict)
     gateway_keys: dict[str, GatewayKey] = field(default_factory=dict)
     minutes: dict[tuple[str, int], Taken] = field(default_factory=dict)
+    uses: dict[ProjectId, list[UseOfDay]] = field(default_factory=dict)
+    tiers: list[TierUse] = field(default_factory=list)
     kept: dict[HoldId, tuple[bytes, datetime]] = field(default_factory=dict)
     lines: list[Line] = field(default_factory=list)
     audited: list[str] = field(default_factory=list)

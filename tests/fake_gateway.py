@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from quota.domain.gateway_key import GatewayKey
-from quota.domain.ids import HoldId, ProjectId
-from quota.service.gateway_ports import Taken
+from quota.domain.ids import HoldId, PersonId, ProjectId
+from quota.service.gateway_ports import Taken, TierUse, UseOfDay
 from tests.fake_books import Books
 
 
@@ -51,3 +51,19 @@ class FakeKeptAnswers:
     def get(self, hold_id: HoldId, *, at: datetime) -> bytes | None:
         sealed, until = self.books.kept.get(hold_id, (b"", at))
         return sealed if at < until else None
+
+
+@dataclass
+class FakeModelUsage:
+    """What a test wrote down."""
+
+    books: Books
+
+    def of_project(
+        self, project_id: ProjectId, start: datetime, end: datetime, *, only: PersonId | None
+    ) -> Sequence[UseOfDay]:
+        rows = self.books.uses.get(project_id, [])
+        return [row for row in rows if start.date() <= row.day < end.date() and only in (None, row.person_id)]
+
+    def tiers(self, start: datetime, end: datetime) -> Sequence[TierUse]:
+        return list(self.books.tiers)

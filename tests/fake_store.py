@@ -17,7 +17,7 @@ from quota.domain.session import Extension, ExtensionState, Session, SessionStat
 from quota.domain.units import Balance, Unit
 from quota.service.ports import Adjusted, StatementLine
 from tests.fake_books import Books, FakeFences, FakeRefunds, Line
-from tests.fake_gateway import FakeGatewayKeys, FakeKeptAnswers, FakeRateWindows
+from tests.fake_gateway import FakeGatewayKeys, FakeKeptAnswers, FakeModelUsage, FakeRateWindows
 from tests.fake_notices import FakeNotices, FakeOutbox
 
 T = TypeVar("T")
@@ -36,6 +36,7 @@ class FakeTransaction:
         self.gateway_keys = FakeGatewayKeys(books)
         self.rate_windows = FakeRateWindows(books)
         self.kept_answers = FakeKeptAnswers(books)
+        self.model_usage = FakeModelUsage(books)
         self.fences = FakeFences(books)
         self.refunds = FakeRefunds(books)
         self.notices = FakeNotices(books.told)

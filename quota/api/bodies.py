@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from quota.domain.application import Ask
 from quota.domain.errors import Invalid
 from quota.domain.units import AMOUNT_MAX, gpu_hours_to_ms
+from quota.service.personal_keys import KeyOrder
 
 _ID: Final = r"^[a-z0-9][a-z0-9-]{7,63}$"
 _HUB_NAME: Final = r"^[^\s/\x00-\x1f\x7f]{1,255}$"
@@ -24,6 +25,8 @@ Id = Annotated[str, Field(pattern=_ID)]
 HubName = Annotated[str, Field(pattern=_HUB_NAME)]
 Word = Annotated[str, Field(pattern=_WORD)]
 PathId = Annotated[str, Path(pattern=_ID)]
+PathKeyId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
+Days = Annotated[str, Query(pattern=r"^[0-9]{1,3}$")]
 PathHubName = Annotated[str, Path(pattern=_HUB_NAME)]
 # Text, so that only ASCII digits pass.
 Limit = Annotated[str, Query(pattern=r"^[0-9]{1,4}$")]
@@ -133,6 +136,19 @@ class ReversalBody(Body):
 
 class MemberBody(Body):
     role: Literal["member", "manager", "co_pi"]
+
+
+class KeyBody(Body):
+    name: str = Field(min_length=1, max_length=60)
+    days: int = Field(ge=1, le=366)
+    models: tuple[str, ...] | None = Field(None, max_length=100, strict=False)
+    tokens_max: int | None = Field(None, ge=1, le=_INT_MAX)
+    requests_per_minute: int | None = Field(None, ge=1, le=_INT_MAX)
+    tokens_per_minute: int | None = Field(None, ge=1, le=_INT_MAX)
+
+    def order(self, key_id: str) -> KeyOrder:
+        """The key asked for, under the caller's id."""
+        return KeyOrder(key_id=key_id, **self.model_dump())
 
 
 class ApplicationBody(Body):

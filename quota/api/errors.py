@@ -45,6 +45,7 @@ STATUS: Final[Mapping[str, int]] = {
     "unknown_profile": 404,
     "unknown_allocation": 404,
     "unknown_adjustment": 404,
+    "unknown_key": 404,
     "unknown_route": 404,
     "method_not_allowed": 405,
     "id_conflict": 409,

@@ -80,6 +80,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "unknown_person": Message("Nobody here has that user name.", "They must have signed in once."),
     "unknown_allocation": Message("There is no such allocation.", "Look it up in the project."),
     "unknown_adjustment": Message("There is no such adjustment.", "Look it up in the statement."),
+    "unknown_key": Message("There is no such key, or none that you may see.", "Look it up on the project's page."),
     "unknown_route": Message("There is nothing at this address.", "See the interface's description, openapi.json."),
     "method_not_allowed": Message("This address does not take that method.", "See openapi.json."),
     "id_conflict": Message("This id was used for something else.", "Send it again under a new id."),
@@ -202,6 +203,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "field.ends_before_start": Message("must be later than the start"),
     "field.too_long": Message("is too long"),
     "field.in_the_past": Message("is in the past"),
+    "field.too_many_keys": Message("you have as many keys in this project as one person may; revoke one first"),
     "field.zero": Message("must not be zero"),
     "field.not_utf8": Message("contains characters that cannot be stored"),
     # the quote's line

@@ -80,6 +80,7 @@ class Server:
     provider: str
     hardware: str
     cloud: str
+    gpus: int = 0
     busy: int = 0
     avoid_until_s: float = field(default=0.0, repr=False)  # monotonic
 
@@ -147,3 +148,11 @@ class Models:
             for _, model in sorted(self._models.items())
             if model.servers and (project_slug is None or model.open_to(project_slug))
         ]
+
+    def gpus(self, model: str, provider: str, hardware: str, cloud: str) -> int:
+        """GPUs of a model's servers in one tier."""
+        found = self._models.get(model)
+        servers = found.servers if found is not None else ()
+        return sum(
+            one.gpus for one in servers if (one.provider, one.hardware, one.cloud) == (provider, hardware, cloud)
+        )

@@ -140,6 +140,7 @@ class ServerTable(BaseModel):
     provider: str = Field(pattern=ID_PATTERN, description="Who runs it; kept with each usage record.")
     hardware: str = Field(pattern=ID_PATTERN, description="What it runs on; kept with each usage record.")
     cloud: str = Field(pattern=ID_PATTERN, description="Tier that provides the hardware; kept with each usage record.")
+    gpus: int = Field(0, ge=0, le=100_000, description="GPUs that it has, so that tokens per GPU-hour can be told.")
 
     @field_validator("url")
     @classmethod
@@ -281,7 +282,7 @@ def _model(name: str, table: ModelTable, servers: tuple[Server, ...]) -> Model:
 def _server(table: ServerTable, gateway: GatewayTable, key: str, demo_port: int | None) -> Server:
     url = f"http://127.0.0.1:{demo_port}/v1" if table.url == DEMO else table.url
     target = Target(url, key, gateway.connect_deadline, gateway.idle_deadline, gateway.request_deadline)
-    return Server(target, table.provider, table.hardware, table.cloud)
+    return Server(target, table.provider, table.hardware, table.cloud, table.gpus)
 
 
 def _read_keys(tables: Mapping[str, ModelTable], secrets: Path) -> tuple[dict[str, str], list[str]]:

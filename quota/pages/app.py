@@ -8,7 +8,20 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from quota.domain.errors import QuotaError
-from quota.pages import applications, failures, home, notices, profile, projects, reviews, sessions, signin, statement
+from quota.pages import (
+    applications,
+    failures,
+    home,
+    keys,
+    notices,
+    profile,
+    projects,
+    reviews,
+    sessions,
+    signin,
+    statement,
+    usage,
+)
 from quota.pages.assets import Assets
 from quota.pages.desk import Desk, PageSettings, SignIn
 from quota.pages.guard import SafeHeaders, TooLarge
@@ -61,6 +74,13 @@ def routes(assets: Assets) -> list[Route]:
         Route("/review/{application_id}", form(reviews.decide), methods=["POST"]),
         Route(project, page(projects.show), methods=["GET"]),
         Route(f"{project}/statement.csv", page(statement.download), methods=["GET"]),
+        Route(f"{project}/usage", page(usage.show), methods=["GET"]),
+        Route(f"{project}/usage.csv", page(usage.download), methods=["GET"]),
+        Route(f"{project}/keys", page(keys.show), methods=["GET"]),
+        Route(f"{project}/keys", form(keys.make), methods=["POST"]),
+        Route(f"{project}/keys/{{key_id}}/revoke", page(keys.confirm_revocation), methods=["GET"]),
+        Route(f"{project}/keys/{{key_id}}/revoke", form(keys.revoke), methods=["POST"]),
+        Route("/tiers", page(usage.tiers), methods=["GET"]),
         Route(f"{project}/members", form(projects.put_member), methods=["POST"]),
         Route(member, page(projects.confirm_removal), methods=["GET"]),
         Route(member, form(projects.remove_member), methods=["POST"]),

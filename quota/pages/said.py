@@ -22,6 +22,7 @@ SAID: Final[Mapping[str, str]] = {
     "member_unchanged": msgid("Nothing changed: this person has that role already."),
     "member_removed": msgid("The member was removed."),
     "not_a_member": msgid("This person was no member any more."),
+    "key_revoked": msgid("The key was revoked; programs that use it are refused within a minute."),
     "left": msgid("You left the project."),
     "stopping": msgid("The session is being stopped; what is left of the hold returns in a moment."),
     "chosen": msgid("Kept. Notices that come from now on follow it."),

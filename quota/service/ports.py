@@ -22,7 +22,7 @@ from quota.domain.project import Allocation, Member, Person, Project, ProjectRol
 from quota.domain.rates import ChargeRate
 from quota.domain.session import Extension, Seen, Session
 from quota.domain.units import Balance, Unit
-from quota.service.gateway_ports import GatewayKeys, KeptAnswers, RateWindows
+from quota.service.gateway_ports import GatewayKeys, KeptAnswers, ModelUsage, RateWindows
 from quota.service.notice_ports import Notices, Outbox
 
 T = TypeVar("T")
@@ -371,6 +371,8 @@ class Transaction(Protocol):
     def rate_windows(self) -> RateWindows: ...
     @property
     def kept_answers(self) -> KeptAnswers: ...
+    @property
+    def model_usage(self) -> ModelUsage: ...
     def audit(
         self,
         *,

@@ -46,6 +46,9 @@ class NoModels:
     def offered(self, project_slug: str | None = None) -> Sequence[OfferedModel]:
         return ()
 
+    def gpus(self, model: str, provider: str, hardware: str, cloud: str) -> int:
+        return 0
+
 
 @dataclass(frozen=True, slots=True)
 class Services:

@@ -30,6 +30,7 @@ from quota.store.database import Database
 from quota.store.fences import SqlFences
 from quota.store.gateway_rows import SqlGatewayKeys, SqlKeptAnswers, SqlRateWindows
 from quota.store.instants import to_us
+from quota.store.model_usage import SqlModelUsage
 from quota.store.notices import SqlNotices, SqlOutbox
 from quota.store.people import SqlPeople
 from quota.store.projects import SqlProjects
@@ -139,6 +140,10 @@ class SqlTransaction:
     @cached_property
     def kept_answers(self) -> SqlKeptAnswers:
         return SqlKeptAnswers(self._connection)
+
+    @cached_property
+    def model_usage(self) -> SqlModelUsage:
+        return SqlModelUsage(self._connection)
 
     def audit(
         self,

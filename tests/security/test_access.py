@@ -79,8 +79,12 @@ LEADS: Answers = {
     **WRITE, A.PI: OK, A.WRITES_ONLY: OK, A.MANAGER: OK, A.MEMBER: FORBIDDEN, A.OTHER_MEMBER: FORBIDDEN, "else": UNKNOWN,
 }  # fmt: skip
 
+MEMBERS: Answers = {**WRITE, A.PI: OK, A.WRITES_ONLY: OK, A.MANAGER: OK, "else": UNKNOWN}
+
 _ASK = {"title": "Another project", "purpose": "To be tested.", "gpu_hours": "1", "tokens": 0}
 ASK = {**_ASK, "starts_on": "2026-03-02", "ends_on": "2026-12-31"}
+KEY = {"name": "laptop", "days": 7}
+KEY_OF_MEMBER = "a" * 32
 PERSON = {"issuer": "urn:test", "subject": "guest", "display_name": "Guest"}
 START = {"actor": "pi", "project_id": "{project}", "profile": "gpu1", "runtime_s": 60}
 HOLD = {**START, "kind": "session", "application": "lab", "server_name": "again"}
@@ -130,6 +134,11 @@ ACCESS = (
     Route("GET", "/projects/{project}/statement", INSIDE),
     Route("PUT", "/projects/{project}/members/outsider", LEADS, {"role": "member"}),
     Route("DELETE", "/projects/{project}/members/outsider", LEADS),
+    Route("GET", "/projects/{project}/usage", INSIDE),
+    Route("GET", "/tiers", {**NO_PERSON, A.WRITES_ONLY: FORBIDDEN, A.CHAIR: OK, A.ADMIN: OK, "else": FORBIDDEN}),
+    Route("GET", "/projects/{project}/keys", INSIDE),
+    Route("PUT", "/projects/{project}/keys/{key}", {**MEMBERS, A.OTHER_MEMBER: OK, A.MEMBER: OK}, KEY),
+    Route("POST", f"/projects/{{project}}/keys/{KEY_OF_MEMBER}/revoke", {**MEMBERS, A.MEMBER: OK, A.ADMIN: OK}),
     Route("PUT", "/applications/asked-by-{asker}", {**WRITE, "else": OK}, ASK),
     Route("GET", "/applications", SIGNED_IN),
     Route("GET", "/applications/waiting-0001", {**READ, A.PI: OK, A.READS_ONLY: OK, A.CHAIR: OK, "else": UNKNOWN}),
@@ -162,7 +171,12 @@ class Office:
     def filled(self, value: Any, asker: Asker) -> Any:
         if not isinstance(value, str):
             return value
-        return value.replace("{project}", self.project).replace("{asker}", asker.name.lower().replace("_", "-"))
+        key = f"{list(A).index(asker):032x}"
+        return (
+            value.replace("{project}", self.project)
+            .replace("{key}", key)
+            .replace("{asker}", asker.name.lower().replace("_", "-"))
+        )
 
     def headers(self, route: Route, asker: Asker) -> dict[str, str]:
         acting = {"X-Commons-Actor": "admin"} if route.path.startswith("/internal/admin/projects") else {}
@@ -196,6 +210,8 @@ async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Offi
         assert (await service.hub("PUT", "/internal/holds/hold-0001", hold)).status_code == 201
         await _used(service, project)
         made = Office(service, project)
+        path = f"/projects/{project}/keys/{KEY_OF_MEMBER}"
+        assert (await service.person(service.token("member"), "PUT", path, KEY)).status_code == 201
         waiting = ["waiting-0001", *(made.filled("decided-{asker}", asker) for asker in A)]
         for one in waiting:
             assert (await service.person(pi, "PUT", f"/applications/{one}", ASK)).status_code == 201

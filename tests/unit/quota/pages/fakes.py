@@ -27,6 +27,8 @@ from quota.service.ports import (
     Transaction,
 )
 from quota.service.services import Policy, Programme, Services
+from tests.fake_books import Books
+from tests.fake_gateway import FakeGatewayKeys, FakeModelUsage
 from tests.fake_notices import FakeNotices, NoticeBooks
 
 T = TypeVar("T")
@@ -56,6 +58,7 @@ class World:
     stopped: list[tuple[str, str]] = field(default_factory=list)
     told: NoticeBooks = field(default_factory=NoticeBooks)
     used: dict[ProjectId, dict[Unit, dict[date, int]]] = field(default_factory=dict)
+    books: Books = field(default_factory=Books)
     down: bool = False
 
     def person(self, name: str, display: str = "") -> Person:
@@ -282,6 +285,8 @@ class FakeStore:
         self.applications, self.accounts = _Applications(world), _Accounts(world)
         self.sessions = _Sessions(world)
         self.notices = FakeNotices(world.told)
+        self.gateway_keys = FakeGatewayKeys(world.books)
+        self.model_usage = FakeModelUsage(world.books)
 
     def audit(self, **entry: object) -> None:
         """Kept by the real store only."""
@@ -338,6 +343,25 @@ class LoginEnd:
 ACCESS = "access:services!service=quota"
 
 
+@dataclass(frozen=True)
+class FakeModel:
+    name: str
+    title: str
+    license: str = "Apache-2.0"
+    license_flags: tuple[str, ...] = ("attribution",)
+
+
+class FakeModels:
+    """Two models; the second belongs to one project."""
+
+    def offered(self, project_slug: str | None = None) -> Sequence[FakeModel]:
+        both = [FakeModel("small", "Small model"), FakeModel("secret", "Secret model")]
+        return both if project_slug in (None, "secret-project") else both[:1]
+
+    def gpus(self, model: str, provider: str, hardware: str, cloud: str) -> int:
+        return 2 if hardware == "a100" else 0
+
+
 class FakeSignIn:
     """A hub that knows tokens; the code of a sign-in is the token that it ends with."""
 
@@ -384,4 +408,5 @@ def services_of(world: World, clock: FixedClock | None = None) -> Services:
         policy=Policy(),
         programme=Programme(),
         session_key_secret=b"secret",
+        models=FakeModels(),
     )

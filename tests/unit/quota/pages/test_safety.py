@@ -23,6 +23,8 @@ POSTS = [
     "projects/project-1/members",
     "projects/project-1/members/rui/remove",
     "sessions/hold-00000001/stop",
+    "projects/p/keys",
+    "projects/p/keys/k/revoke",
     "sign-out",
     "notices/put-away",
     "notices/choices",
@@ -32,6 +34,7 @@ POSTS = [
 ]
 GETS = ["", "now", "apply", "applications/a", "review", "review/a", "projects/p", "projects/p/statement.csv"]
 GETS += ["projects/p/members/m/remove", "sessions/s/stop", "notices", "notices/choices", "profile"]
+GETS += ["projects/p/usage", "projects/p/usage.csv", "projects/p/keys", "projects/p/keys/k/revoke", "tiers"]
 
 
 def test_every_route_is_known_to_these_tests() -> None:

@@ -23,6 +23,7 @@ import psutil
 import psycopg
 
 from quota.domain.ids import new_id
+from tests.small_disk import SmallDisk
 
 START_DEADLINE_S: Final = 60
 _OPTIONS: Final = {
@@ -32,6 +33,7 @@ _OPTIONS: Final = {
     "logging_collector": "off",
     "log_min_messages": "fatal",
 }
+_SMALL_WAL: Final = ("-c", "max_wal_size=4MB", "-c", "min_wal_size=2MB")
 
 
 @dataclass(slots=True)
@@ -42,6 +44,9 @@ class Postgres:
     folder: Path
     port: int
     user: str
+    data: Path
+    entering: tuple[str, ...] = ()  # what stands before its commands where its data lie on a disk of their own
+    options: tuple[str, ...] = ()
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -65,7 +70,7 @@ class Postgres:
         argv = [
             str(self.programs / "postgres"),
             "-D",
-            str(self.folder / "data"),
+            str(self.data),
             "-p",
             str(self.port),
             "-k",
@@ -73,8 +78,9 @@ class Postgres:
         ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*argv, *options], stdout=log, stderr=log, user=_other_user(), cwd=self.folder
-            )
+                [*self.entering, *argv, *options, *self.options],
+                stdout=log, stderr=log, user=None if self.entering else _other_user(), cwd=self.folder,
+            )  # fmt: skip
         deadline_s = time.monotonic() + START_DEADLINE_S
         while True:  # bounded by the deadline
             try:
@@ -121,19 +127,25 @@ class Postgres:
 
 
 @contextmanager
-def running_postgres() -> Iterator[Postgres]:
-    """Make a cluster, start it, and remove it at the end."""
+def running_postgres(disk: SmallDisk | None = None) -> Iterator[Postgres]:
+    """Make a cluster, start it, and remove it at the end; with its folder on `disk` where one is given."""
     folder = Path(tempfile.mkdtemp(prefix="commons-pg-"))
-    server = Postgres(_programs(), folder, _free_port(), "commons")
+    server = Postgres(_programs(), folder, _free_port(), "commons", folder / "data")
+    uid = _other_user()
+    small: tuple[str, ...] = ()
+    if disk is not None:
+        server.data, server.entering = disk.folder / "pg", tuple(disk.entering(uid))
+        server.options, small = _SMALL_WAL, ("--wal-segsize=1",)
+        disk.run("chmod", "777", str(disk.folder))
     try:
-        uid = _other_user()
         if uid is not None:
             os.chown(folder, uid, -1)
         subprocess.run(
             [
+                *server.entering,
                 str(server.programs / "initdb"),
                 "-D",
-                str(folder / "data"),
+                str(server.data),
                 "-U",
                 "commons",
                 "-A",
@@ -141,8 +153,9 @@ def running_postgres() -> Iterator[Postgres]:
                 "-E",
                 "UTF8",
                 "--locale=C.UTF-8",
+                *small,
             ],
-            user=uid,
+            user=None if server.entering else uid,
             cwd=folder,
             check=True,
             capture_output=True,

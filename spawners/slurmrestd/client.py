@@ -22,6 +22,8 @@ log = logging.getLogger("commons.slurm")
 GET_ATTEMPTS: Final = 2
 CANCEL_CONFIRM_S: Final = 20.0
 _CONFIRM_EVERY_S: Final = 0.3
+_BEFORE_ALL_JOBS: Final = "uts1000000000"  # 2001; Slurm reads no instant of fewer digits
+_IDS_A_CALL: Final = 200  # keeps the URL short
 
 
 class SlurmClient:
@@ -63,12 +65,13 @@ class SlurmClient:
     def find(self, name: str) -> Job | None:
         """The newest job of this name, alive or long over; None where slurmctld and slurmdbd both have none.
 
+        What never started and left slurmctld's memory is not found by its name; its ticket stays used.
         Raises SlurmUnreachable where either cannot be asked.
         """
         alive = [job for job in self.jobs() if job.name == name]
         if alive:
             return max(alive, key=lambda job: job.job_id)
-        runs = [run for run in self.runs(name=name) if run.name == name]
+        runs = [run for run in self.runs_of(name=name) if run.name == name]
         return reading.job_of(runs[-1]) if runs else None
 
     def job(self, job_id: int) -> Job:
@@ -84,7 +87,7 @@ class SlurmClient:
                 return found[0]
         elif number != JOB_UNKNOWN:
             raise SlurmUnreachable(f"job {job_id}: {answer.reason()}")
-        runs = self.runs(job_id=job_id)
+        runs = self.runs([job_id])
         if not runs:
             raise JobUnknown(f"neither slurmctld nor slurmdbd has a job {job_id}")
         job = reading.job_of(runs[-1])
@@ -99,25 +102,33 @@ class SlurmClient:
             raise SlurmUnreachable(answer.reason())
         return reading.jobs(answer)
 
-    def runs(
-        self, *, job_id: int | None = None, name: str = "", accounts: Sequence[str] = (), since_s: int = 0
-    ) -> list[JobRun]:
-        """Rows of slurmdbd, all runs of requeued jobs included: of one job, of one name, or of accounts since an instant.
+    def runs(self, job_ids: Sequence[int]) -> list[JobRun]:
+        """Every row of slurmdbd of these jobs, all runs of requeued ones included, oldest first.
 
-        An empty list is slurmdbd's own answer. Raises SlurmUnreachable where it gave none.
+        A job that is not in the answer is not known to slurmdbd (yet). Raises SlurmUnreachable where it gave no answer.
         """
-        dialect = self.dialect()
-        if job_id is not None:
-            answer = self._get(dialect.accounted_job(job_id))
-        else:
-            params = [("start_time", f"uts{since_s}")] if since_s else [("start_time", "uts1")]
-            params += [("job_name", name)] if name else []
-            params += [("account", ",".join(accounts))] if accounts else []
-            answer = self._get(dialect.accounted, params)
+        dialect, found = self.dialect(), []
+        for begin in range(0, len(job_ids), _IDS_A_CALL):
+            some = job_ids[begin : begin + _IDS_A_CALL]
+            found += self._runs([("start_time", _BEFORE_ALL_JOBS), *dialect.job_ids(some)])
+        wanted = frozenset(job_ids)
+        return sorted((run for run in found if run.job_id in wanted), key=lambda run: run.key)
+
+    def runs_of(self, *, accounts: Sequence[str] = (), name: str = "", since_s: int = 0) -> list[JobRun]:
+        """Runs of accounts or of one name that used something since an instant, one a job: `runs` has their repetitions.
+
+        slurmdbd leaves out of such a list what never started. Raises SlurmUnreachable.
+        """
+        params = [("start_time", f"uts{since_s}" if since_s else _BEFORE_ALL_JOBS)]
+        params += [("job_name", name)] if name else []
+        params += [("account", ",".join(accounts))] if accounts else []
+        return self._runs(params)
+
+    def _runs(self, params: Params) -> list[JobRun]:
+        answer = self._get(self.dialect().accounted, params)
         if answer.number():
             raise SlurmUnreachable(answer.reason())
-        found = reading.runs(answer)
-        return [run for run in found if job_id is None or run.job_id == job_id]
+        return reading.runs(answer)
 
     def cancel(self, job_id: int, *, within_s: float = CANCEL_CONFIRM_S) -> Job | None:
         """Cancel a job and see it end: the ended job, None where Slurm has no such job.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,14 +23,11 @@ class Dialect:
     accounted: str
     submit_body: Callable[[JobRequest, str], dict[str, Any]]
     extend_body: Callable[[int], dict[str, Any]]
+    job_ids: Callable[[Sequence[int]], list[tuple[str, str]]]
 
     def job(self, job_id: int) -> str:
         """The path of one job of slurmctld."""
         return f"/slurm/{self.version}/job/{job_id}"
-
-    def accounted_job(self, job_id: int) -> str:
-        """The path of one job of slurmdbd, all its runs."""
-        return f"/slurmdb/{self.version}/job/{job_id}"
 
     def node(self, name: str) -> str:
         """The path of a node."""
@@ -56,6 +53,7 @@ def discover(reader: Reader) -> Dialect:
                 family.ACCOUNTED.format(version=version),
                 family.submit_body,
                 family.extend_body,
+                family.job_ids,
             )
     known = ", ".join(version for family in _FAMILIES for version in family.VERSIONS)
     raise SlurmUnreachable(f"slurmrestd offers none of {known}")

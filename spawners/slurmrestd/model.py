@@ -67,6 +67,12 @@ _NOT_YET: Final = frozenset(
 )  # fmt: skip
 
 
+# A job that waits for one of these waits for ever (squeue(1) JOB REASON CODES); EnforcePartLimits=ALL refuses it at once.
+_NEVER_STARTS: Final = frozenset(
+    {"PartitionTimeLimit", "PartitionNodeLimit", "BadConstraints", "AccountNotAllowed", "QOSNotAllowed"}
+)
+
+
 def is_end(states: frozenset[JobState]) -> bool:
     """Whether these states together say that the job is over and will not run again."""
     return bool(states & ENDED_STATES) and not states & _NOT_YET
@@ -164,6 +170,11 @@ class Job:
     def ended(self) -> bool:
         """Whether the job is over for good."""
         return is_end(self.states)
+
+    @property
+    def never_starts(self) -> bool:
+        """Whether it waits for something that will not come: cancel it and tell its owner `reason`."""
+        return JobState.PENDING in self.states and self.reason in _NEVER_STARTS
 
     @property
     def running(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from spawners.slurmrestd.model import JobRequest
@@ -35,6 +36,11 @@ def submit_body(request: JobRequest, comment: str) -> dict[str, Any]:
     if request.qos:
         job["qos"] = request.qos
     return {"script": request.script, "job": job}
+
+
+def job_ids(ids: Sequence[int]) -> list[tuple[str, str]]:
+    """The query that names jobs to slurmdbd: one list."""
+    return [("step", ",".join(str(one) for one in ids))]
 
 
 def extend_body(time_limit_min: int) -> dict[str, Any]:

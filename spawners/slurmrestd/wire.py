@@ -20,9 +20,7 @@ Params = Sequence[tuple[str, str]]
 JOB_UNKNOWN: Final = 2017  # ESLURM_INVALID_JOB_ID
 NOTHING_FOUND: Final = 9003  # slurmdb's "nothing found" is no error
 # SLURM_ERROR, "Operation not permitted" of a dead slurmctld, communication, authentication and slurmdbd failures
-OUTAGES: Final = frozenset(
-    {-1, 1, 1000, 1001, 1007, 1800, 1801, 1802, 1803, 1804, 5004, 5005, 7000, 7001, 7002, 9000, 9001}
-)
+OUTAGES: Final = frozenset({-1, 1, 1000, 1001, 1007, 1800, 1801, 1802, 1803, 1804, 5004, 5005, 7000, 7001, 7002})
 LARGEST_ANSWER_BYTES: Final = 64 * 2**20
 
 
@@ -67,7 +65,7 @@ class Answer:
         found = []
         for entry in _entries(self.body, "errors"):
             number = entry.get("error_number", entry.get("errno", entry.get("error_code", -1)))
-            text = str(entry.get("description") or entry.get("error") or "no reason given")
+            text = str(entry.get("error") or entry.get("description") or "no reason given")
             found.append((number if type(number) is int else -1, text))
         return [one for one in found if one[0] != NOTHING_FOUND]
 

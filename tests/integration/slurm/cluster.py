@@ -30,6 +30,7 @@ from tests.integration.slurm.options import (
     ACCOUNT,
     CLUSTER,
     OPERATOR,
+    PORTAL_ACCOUNT,
     REST_USER,
     SLURM_UID,
     Account,
@@ -62,6 +63,7 @@ class SlurmCluster:
         self.conf = base / "etc/slurm.conf"
         self.homes = base / "homes"
         self.extrausers = base / "extrausers"
+        self.tickets = base / "tickets"
         self._daemons: dict[str, Inside] = {}
         self._namespace: Namespace | None = None
 
@@ -181,7 +183,11 @@ class SlurmCluster:
         slurmdbd.write_text(config.slurmdbd_conf(options, self.ports, base))
         slurmdbd.chmod(0o600)
         if options.submit_lua is not None:
-            shutil.copy(options.submit_lua, base / "etc/job_submit.lua")
+            lua = config.job_submit_lua(options.submit_lua.read_text(), self.tickets)
+            (base / "etc/job_submit.lua").write_text(lua)
+        self.tickets.mkdir()
+        os.chown(self.tickets, 0, SLURM_UID)
+        self.tickets.chmod(0o2770)
         for name, content in config.passwd(options, self.homes).items():
             (self.extrausers / name).write_text(content)
         for account in options.people:
@@ -201,9 +207,10 @@ class SlurmCluster:
 
     def _make_accounts(self) -> None:
         self.run("sacctmgr", "-i", "add", "cluster", CLUSTER)
-        self.run("sacctmgr", "-i", "add", "account", ACCOUNT, "Description=research", "Organization=ci")
+        both = f"{ACCOUNT},{PORTAL_ACCOUNT}"
+        self.run("sacctmgr", "-i", "add", "account", both, "Description=research", "Organization=ci")
         people = ",".join(one.login for one in self.options.people)
-        self.run("sacctmgr", "-i", "add", "user", people, f"account={ACCOUNT}")
+        self.run("sacctmgr", "-i", "add", "user", people, f"account={both}", f"defaultaccount={ACCOUNT}")
         self.run("sacctmgr", "-i", "add", "user", OPERATOR.login, "account=root", "adminlevel=Operator")
 
     # -- the daemons ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -98,6 +99,18 @@ def slurm_conf(options: Options, ports: Ports, base: Path) -> str:
     lines.append(f"PartitionName={PARTITION} Default=YES PriorityTier=10 PreemptMode=OFF {limits}")
     lines.append(f"PartitionName={LOW_PARTITION} PriorityTier=1 PreemptMode=REQUEUE {limits}")
     return "\n".join(lines) + "\n"
+
+
+def job_submit_lua(text: str, tickets: Path) -> str:
+    """deploy/slurm/job_submit.lua with this cluster's folder and administrators, as a site would edit it."""
+    for name, value in (
+        ("TICKETS", f'"{tickets}/"'),
+        ("ADMINS", f"{{ [0] = true, [64030] = true, [{OPERATOR.uid}] = true }}"),
+    ):
+        text, changed = re.subn(rf"^local {name} = .*?(?=\s*--|$)", f"local {name} = {value}", text, flags=re.MULTILINE)
+        if changed != 1:
+            raise ValueError(f"job_submit.lua has no line for {name}")
+    return text
 
 
 def gres_conf(options: Options, base: Path) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final, Self
 
 CLUSTER: Final = "ci"
-ACCOUNT: Final = "research"  # an account of people who use sbatch themselves; every other account is the portal's
+ACCOUNT: Final = "research"  # an account of people who use sbatch themselves; accounts cc-… are the portal's
+PORTAL_ACCOUNT: Final = "cc-ocean"  # takes jobs with a ticket only, where job_submit.lua is installed
 PARTITION: Final = "gpu"
 LOW_PARTITION: Final = "low"  # preempted by jobs of PARTITION, with requeue
 GPU_TYPE: Final = "h100"

@@ -1,0 +1,52 @@
+"""`python -m spawners.signer SIGNER.TOML`: serve until SIGTERM. Exits 2 for settings that cannot be used."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from spawners.settings import SettingsError
+from spawners.signer.audit import Audit
+from spawners.signer.office import Office
+from spawners.signer.server import SignerServer
+from spawners.signer.settings import SignerSettings, load
+from spawners.signer.tickets import Tickets
+from spawners.signer.tokens import Mint
+from spawners.slurmrestd.wire import Http
+
+
+def open_office(settings: SignerSettings) -> Office:
+    """Open key, tickets and audit. Raises OSError, ValueError."""
+    tickets = Tickets(Path(settings.tickets))
+    tickets.prepare()
+    return Office(settings, Mint.open(settings), tickets, Audit(Path(settings.audit_file)), Http(settings.url))
+
+
+def main(arguments: list[str]) -> int:
+    """Serve the office of one cluster."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    if len(arguments) != 1:
+        print("usage: python -m spawners.signer SIGNER.TOML", file=sys.stderr)
+        return 2
+    try:
+        settings = load(Path(arguments[0]))
+        server = SignerServer(settings, open_office(settings))
+    except SettingsError as error:
+        print("\n".join(error.lines), file=sys.stderr)
+        return 2
+    except (OSError, ValueError) as error:
+        print(f"the signer cannot start: {error}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    logging.getLogger("commons.signer").info("serving %s", settings.socket)
+    with server:
+        server.serve_forever(poll_interval=0.2)
+    Path(settings.socket).unlink(missing_ok=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hub import admission, pages, roles, settings, sign_in
 from hub.authenticators import PortalAuthenticator
+from hub.content_security import Guarded
 from hub.known_names import KnownNames
 from hub.language import Localized
 from hub.people import People
@@ -89,5 +90,5 @@ c.JupyterHub.services = roles.services(site)
 
 c.JupyterHub.tornado_settings = {"headers": {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}}
 c.JupyterHub.template_paths = [str(pages.TEMPLATES)]
-c.JupyterHub.jinja_environment_options = {"extensions": [Localized]}
+c.JupyterHub.jinja_environment_options = {"extensions": [Localized, Guarded]}
 c.JupyterHub.template_vars = pages.template_variables(site)

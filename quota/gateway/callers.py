@@ -177,7 +177,10 @@ class Callers:
 
 
 def _standing(tx: Transaction, project_id: ProjectId, person_id: PersonId) -> Project | Denied:
-    """The project, where the person is in it and it is active."""
+    """The project, where the person is in it, their sign-in provider still vouches for them, and it is active."""
+    person = tx.people.by_id(person_id)
+    if person is None or person.suspended:
+        return denials.ended_key()
     if tx.projects.role(project_id, person_id) is None:
         return denials.not_a_member()
     project = tx.projects.get(project_id)

@@ -23,7 +23,7 @@ from quota.service.ports import Adjusted, StatementLine
 from quota.store.chain import link_hash
 from quota.store.daily_use import daily_use
 from quota.store.instants import from_us, to_us
-from quota.store.operations import dump
+from quota.store.json_text import dump
 from quota.store.statement import statement_lines
 from quota.store.tables import account, adjustment, allocation, entry, ledger_epoch, ledger_link
 

@@ -11,13 +11,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quota.store.json_text import dump_rows
+
 
 def link_hash(prev_hash: str, *parts: Sequence[Sequence[Any]]) -> str:
     """The hash of a link over rows of JSON values; booleans count as 0 and 1, which is how SQLite keeps them."""
     digest = hashlib.sha256(prev_hash.encode())
     for rows in parts:
         digest.update(b"\n")
-        digest.update(json.dumps(rows, separators=(",", ":")).encode())
+        digest.update(dump_rows(rows))
     return digest.hexdigest()
 
 

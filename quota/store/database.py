@@ -26,6 +26,8 @@ from quota.domain.errors import Unavailable
 BUSY_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 10
 _READERS_AT_ONCE: Final = 8
+_CACHE_KIB: Final = 32_768
+_CHECKPOINT_PAGES: Final = 8_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,9 @@ def _sqlite_connected(*, read_only: bool) -> Callable[[DBAPIConnection, Connecti
             "synchronous=FULL",
             "foreign_keys=ON",
             "temp_store=MEMORY",
+            # A batch dirties a page for each random id: they must fit, or they are written twice.
+            f"cache_size={-_CACHE_KIB}",
+            f"wal_autocheckpoint={_CHECKPOINT_PAGES}",
             f"query_only={'ON' if read_only else 'OFF'}",
         ):
             connection.execute(f"PRAGMA {pragma}")

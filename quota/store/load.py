@@ -15,12 +15,12 @@ from quota.store.wire import Wire
 from quota.store.working_set import (
     AccountRow,
     HoldLimitRow,
-    HoldRow,
     LimitRow,
     LineRow,
     RefusedLine,
     UsageRow,
     WorkingSet,
+    stored_hold,
 )
 
 
@@ -32,7 +32,7 @@ def load(wire: Wire, operations: Iterable[Operation]) -> WorkingSet:
     hold_ids: set[str] = {op.hold_id for op in operations if not isinstance(op, PlaceHold)}
     hold_ids.update(order.id for order in orders)
     for row in wire.select(sql.HOLDS, _keys(hold_ids)):
-        ws.holds[row[0]] = HoldRow(*row)
+        ws.holds[row[0]] = stored_hold(row)
     account_ids: set[str] = {order.allocation_id for order in orders}
     account_ids.update(hold.account_id for hold in ws.holds.values())
     for row in wire.select(sql.LOCK_ACCOUNTS, _keys(account_ids)) if account_ids else []:

@@ -17,8 +17,8 @@ from quota.domain.ids import PersonId, ProjectId
 from quota.domain.notice import Choice, Notice, NoticeKind, Topic
 from quota.service.notice_ports import Letter
 from quota.store.instants import from_us, from_us_or_none, to_us, to_us_or_none
+from quota.store.json_text import dump
 from quota.store.notice_tables import mail, notice, notice_choice
-from quota.store.operations import dump
 
 _REPLY_MAX = 500  # characters of a mail server's answer that are kept
 

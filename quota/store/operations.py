@@ -7,22 +7,17 @@ later replay compute nothing anew.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import NamedTuple
 
 from quota.domain.errors import Invalid
 from quota.domain.fence import Fence
 from quota.domain.hold import HoldOrder, HoldState, Usage
 from quota.domain.units import AMOUNT_MAX
 from quota.store.instants import to_us
+from quota.store.json_text import dump
 
-_ENCODER: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
-
-@dataclass(frozen=True, slots=True)
-class PlaceHold:
+class PlaceHold(NamedTuple):
     order: HoldOrder
     at_us: int
     lease_until_us: int
@@ -30,8 +25,7 @@ class PlaceHold:
     details: str
 
 
-@dataclass(frozen=True, slots=True)
-class TopUp:
+class TopUp(NamedTuple):
     hold_id: str
     line_id: str
     amount: int
@@ -39,8 +33,7 @@ class TopUp:
     lease_until_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Withdraw:
+class Withdraw(NamedTuple):
     """Give back what a top-up's line set aside and nothing was charged to."""
 
     hold_id: str
@@ -48,8 +41,7 @@ class Withdraw:
     at_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     usage: Usage
     from_us: int
     to_us: int
@@ -61,15 +53,13 @@ class Charge:
         return self.usage.hold_id
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(NamedTuple):
     hold_id: str
     at_us: int
     charge: Charge | None
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(NamedTuple):
     """Close a hold that was never used, as `to`: released or expired."""
 
     hold_id: str
@@ -78,8 +68,7 @@ class Close:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ExtendLease:
+class ExtendLease(NamedTuple):
     hold_id: str
     lease_until_us: int
 
@@ -87,8 +76,7 @@ class ExtendLease:
 Plain = PlaceHold | TopUp | Withdraw | Charge | Settle | Close | ExtendLease
 
 
-@dataclass(frozen=True, slots=True)
-class Fenced:
+class Fenced(NamedTuple):
     """An operation of somebody who may have been replaced."""
 
     operation: Plain
@@ -101,10 +89,11 @@ Operation = Plain | Fenced
 def place_hold(order: HoldOrder) -> PlaceHold:
     """Raises Invalid for an amount out of range."""
     _check_amount(order.amount)
-    for use in order.limits:
-        _check_amount(use.amount)
-    if len({use.limit_id for use in order.limits}) != len(order.limits):
-        raise Invalid([("limits", "malformed")])
+    if order.limits:
+        for use in order.limits:
+            _check_amount(use.amount)
+        if len({use.limit_id for use in order.limits}) != len(order.limits):
+            raise Invalid([("limits", "malformed")])
     details = dump(order.details)
     return PlaceHold(
         order, to_us(order.at), to_us(order.lease_until), order.fingerprint or _order_hash(order, details), details
@@ -118,8 +107,8 @@ def charge(usage: Usage) -> Charge:
     from_us, to_us_ = to_us(usage.from_at), to_us(usage.to_at)
     if to_us_ < from_us:
         raise Invalid([("to_at", "ends_before_start")])
-    payload = dump(usage.payload)
-    said = (
+    payload = dump(usage.payload) if usage.payload else "{}"
+    said = _lengths(
         usage.hold_id,
         str(from_us),
         str(to_us_),
@@ -128,13 +117,7 @@ def charge(usage: Usage) -> Charge:
         str(usage.estimated),
         payload,
     )
-    return Charge(
-        usage,
-        from_us,
-        to_us_,
-        payload,
-        hashlib.sha256("".join(f"{len(one)}:{one}" for one in said).encode()).hexdigest(),
-    )
+    return Charge(usage, from_us, to_us_, payload, hashlib.sha256(said.encode()).hexdigest())
 
 
 def settle(hold_id: str, at_us: int, usage: Usage | None) -> Settle:
@@ -152,15 +135,9 @@ def top_up(hold_id: str, line_id: str, amount: int, at_us: int, lease_until_us: 
     return TopUp(hold_id, line_id, amount, at_us, lease_until_us)
 
 
-def dump(value: Mapping[str, object]) -> str:
-    """JSON as it is stored; keys in a fixed order, so that equal values are equal texts."""
-    return _ENCODER.encode(value)
-
-
 def _order_hash(order: HoldOrder, details: str) -> str:
     # Without the instants: a retry of the same request comes later.
-    limits = dump({use.limit_id: use.amount for use in order.limits})
-    said = (
+    said = _lengths(
         order.kind.value,
         order.subject,
         order.actor,
@@ -168,11 +145,15 @@ def _order_hash(order: HoldOrder, details: str) -> str:
         order.allocation_id,
         order.unit.value,
         str(order.amount),
-        limits,
+        dump({use.limit_id: use.amount for use in order.limits}) if order.limits else "{}",
         details,
     )
-    # Lengths stand before the texts, so that none can be read as two.
-    return hashlib.sha256("".join(f"{len(one)}:{one}" for one in said).encode()).hexdigest()
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _lengths(*texts: str) -> str:
+    """The texts as one, lengths before them, so that none can be read as two."""
+    return "".join([f"{len(one)}:{one}" for one in texts])
 
 
 def _check_amount(amount: int) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from quota.store import statements as sql
 from quota.store.chain import link_hash
 from quota.store.wire import Insert, Interference, Row, Statement, Wire
-from quota.store.working_set import HoldRow, WorkingSet, as_row, usage_columns
+from quota.store.working_set import HoldRow, WorkingSet, as_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +92,18 @@ def _write_lines(wire: Wire, ws: WorkingSet) -> bool:
 
 def _write_link(wire: Wire, ws: WorkingSet, head: Head) -> Head:
     # In the order in which `verify` reads them back.
-    usages = [usage_columns(usage) for usage in sorted(ws.new_usages, key=lambda one: (one.source, one.event_id))]
-    new = Head(head.epoch, head.n + 1, link_hash(head.hash, ws.entries, [_plain(row) for row in usages]))
+    usages = sorted(ws.new_usages)  # by source and event id
+    new = Head(
+        head.epoch,
+        head.n + 1,
+        link_hash(head.hash, ws.entries, [(*row[:9], int(row.estimated), *row[10:]) for row in usages]),
+    )
     row = (new.epoch, new.n, head.hash, new.hash, len(ws.entries), len(usages))
     link = wire.select(sql.ADD_LINK, [row])[0][0]
     _guarded(wire, sql.MOVE_HEAD, [(new.epoch, new.n, new.hash)])
     _insert(wire, sql.ADD_USAGES, [(*row, link) for row in usages])
     _insert(wire, sql.ADD_ENTRIES, [(*row, link) for row in ws.entries])
     return new
-
-
-def _plain(row: tuple[object, ...]) -> list[object]:
-    return [int(value) if isinstance(value, bool) else value for value in row]
 
 
 def _guarded(wire: Wire, statement: Statement, rows: Sequence[Row]) -> bool:

@@ -22,6 +22,7 @@ from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldState
 from quota.domain.units import AMOUNT_MAX
 from quota.store.fences import stale
+from quota.store.json_text import dump
 from quota.store.operations import (
     Charge,
     Close,
@@ -32,7 +33,6 @@ from quota.store.operations import (
     Settle,
     TopUp,
     Withdraw,
-    dump,
 )
 from quota.store.working_set import (
     FIRST_LINE,
@@ -119,7 +119,6 @@ def _place(ws: WorkingSet, op: PlaceHold, epoch: int) -> Hold:
     )
     ws.holds[row.id] = row
     if refusal is None:
-        ws.lines[row.id] = [LineRow(FIRST_LINE, "hold", row.amount, 0, row.placed_us, fresh=True)]
         _set_aside(ws, row, row.amount, f"h:{row.id}", "hold", op.at_us)
         ws.hold_limits[row.id] = [HoldLimitRow(use.limit_id, use.amount, 0, fresh=True) for use in order.limits]
         for use in order.limits:
@@ -187,9 +186,8 @@ def _top_up(ws: WorkingSet, op: TopUp) -> Hold | Refused:
         ws.refused_lines[hold.id, op.line_id] = stored
         ws.new_refused_lines.append(stored)
         return refusal
-    ws.lines_of(hold).append(LineRow(op.line_id, "top_up", op.amount, 0, op.at_us, fresh=True))
+    ws.add_line(hold, LineRow(op.line_id, "top_up", op.amount, 0, op.at_us, fresh=True))
     hold.amount += op.amount
-    hold.line_count += 1
     hold.lease_until_us = max(hold.lease_until_us, op.lease_until_us)
     hold.changed = True
     _set_aside(ws, hold, op.amount, f"t:{hold.id}:{op.line_id}", "top_up", op.at_us)
@@ -205,7 +203,8 @@ def _top_up(ws: WorkingSet, op: TopUp) -> Hold | Refused:
 def _withdraw(ws: WorkingSet, op: Withdraw) -> Hold:
     """What is charged to the line already stays; a second time, and on a closed hold, nothing is left to give back."""
     hold = _known(ws, op.hold_id)
-    line = next((one for one in ws.lines_of(hold) if one.line_id == op.line_id), None)
+    added = (one for one in ws.lines_of(hold) if one.line_id != FIRST_LINE)
+    line = next((one for one in added if one.line_id == op.line_id), None)
     if line is None:
         raise Unknown("line", hold_id=hold.id, line_id=op.line_id)
     rest = line.amount - line.charged
@@ -306,21 +305,25 @@ def _spend(ws: WorkingSet, hold: HoldRow, usage: UsageRow, at_us: int) -> None:
     for bucket, amount in (("available", -usage.overrun), ("held", -within), ("charged", usage.amount)):
         if amount != 0:
             ws.entries.append((f"u:{ref}", account.id, bucket, amount, hold.id, ref, "charge", at_us, hold.actor))
-    left = within
+    if hold.line_count > 1 or usage.overrun > 0:
+        _spend_lines(ws, hold, usage, at_us)
+    hold.charged += usage.amount
+    _spend_limits(ws, hold, usage.amount)
+
+
+def _spend_lines(ws: WorkingSet, hold: HoldRow, usage: UsageRow, at_us: int) -> None:
+    """Which lines pay: the oldest first; an overrun is a line of its own."""
+    if usage.overrun > 0:
+        overrun = LineRow(f"overrun:{usage.seq}", "overrun", usage.overrun, usage.overrun, at_us, fresh=True)
+        ws.add_line(hold, overrun)
+        hold.amount += usage.overrun
+    left = usage.amount - usage.overrun
     for line in ws.lines_of(hold):
         part = min(left, line.amount - line.charged)
         if part > 0:
             line.charged += part
             line.changed = True
             left -= part
-    if usage.overrun > 0:
-        ws.lines_of(hold).append(
-            LineRow(f"overrun:{usage.seq}", "overrun", usage.overrun, usage.overrun, at_us, fresh=True)
-        )
-        hold.line_count += 1
-        hold.amount += usage.overrun
-    hold.charged += usage.amount
-    _spend_limits(ws, hold, usage.amount)
 
 
 def _spend_limits(ws: WorkingSet, hold: HoldRow, amount: int) -> None:

@@ -20,7 +20,7 @@ from quota.domain.units import Balance, Unit
 from quota.service.ports import Adjusted
 from quota.store.accounts import balance_of, locked_account, write_entries
 from quota.store.instants import to_us
-from quota.store.operations import dump
+from quota.store.json_text import dump
 from quota.store.plan import SIMULTANEOUS
 from quota.store.tables import account, hold, hold_limit, limit_counter, refund
 

@@ -124,8 +124,17 @@ _CACHES: Final = (
         "hold",
         "amount or charged is not the sum of its lines",
         "SELECT h.id, h.amount FROM hold h LEFT JOIN (SELECT hold_id, SUM(amount) AS amount, SUM(charged) AS charged, "
-        "COUNT(*) AS n FROM hold_line GROUP BY hold_id) l ON l.hold_id = h.id WHERE h.line_count <> COALESCE(l.n, 0) "
-        "OR (h.state <> 'refused' AND (h.amount <> COALESCE(l.amount, 0) OR h.charged <> COALESCE(l.charged, 0)))",
+        "COUNT(*) AS n FROM hold_line GROUP BY hold_id) l ON l.hold_id = h.id "
+        "WHERE COALESCE(l.n, 0) <> CASE WHEN h.line_count > 1 THEN h.line_count ELSE 0 END "
+        "OR (h.line_count > 1 AND (h.amount <> l.amount OR h.charged <> l.charged))",
+    ),
+    _Check(
+        "hold",
+        "its only line is not what its entries set aside",
+        "WITH e AS MATERIALIZED (SELECT hold_id, SUM(amount) AS amount FROM entry "
+        "WHERE bucket = 'held' AND kind = 'hold' GROUP BY hold_id) "
+        "SELECT h.id, h.amount FROM hold h LEFT JOIN e ON e.hold_id = h.id "
+        "WHERE h.line_count = 1 AND h.amount <> COALESCE(e.amount, 0)",
     ),
     _Check(
         "hold",

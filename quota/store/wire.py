@@ -7,7 +7,6 @@ SQLite binds the rows as VALUES; PostgreSQL unpacks one JSON text, so that a bat
 from __future__ import annotations
 
 import itertools
-import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, Final, Protocol
 import psycopg
 
 from quota.store.database import Database, dedicated
+from quota.store.json_text import dump_rows
 
 Row = Sequence[Any]
 
@@ -184,7 +184,7 @@ class PostgresWire:
                 f"SELECT {_columns(insert.columns)} FROM jsonb_array_elements(%s::jsonb) WITH ORDINALITY AS t(r, n) ORDER BY n"
                 + (" ON CONFLICT DO NOTHING" if insert.once else "")
             )
-        self._cursor.execute(text.encode(), (json.dumps(rows),))
+        self._cursor.execute(text.encode(), (dump_rows(rows).decode(),))
         return self._cursor.rowcount
 
     def _run(self, statement: Statement, rows: Sequence[Row]) -> None:
@@ -192,7 +192,7 @@ class PostgresWire:
         if text is None:
             source = f"(SELECT {_columns(statement.rows.columns)} FROM jsonb_array_elements(%s::jsonb) AS t(r))"  # noqa: S608
             text = self._texts[statement.sql] = statement.sql.format(rows=source, **self._WORDS)
-        self._cursor.execute(text.encode(), (json.dumps(rows),))
+        self._cursor.execute(text.encode(), (dump_rows(rows).decode(),))
 
 
 def _columns(columns: Mapping[str, str]) -> str:

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from quota.domain.errors import RefusalCode, Refused
 from quota.domain.hold import Hold, HoldKind, HoldState
 from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
 from quota.domain.units import Unit
 from quota.store.instants import from_us, from_us_or_none
+from quota.store.json_text import load
 from quota.store.refusals import RefusalWindow
 
 FIRST_LINE: Final = ""  # the line that a hold is placed with; top-ups bring the caller's ids
@@ -90,10 +91,6 @@ class HoldRow:
     seen_next_seq: int = 0
     seen_line_count: int = 0
 
-    def __post_init__(self) -> None:
-        self.seen_next_seq = self.next_seq
-        self.seen_line_count = self.line_count
-
     @property
     def rest(self) -> int:
         return self.amount - self.charged
@@ -101,6 +98,13 @@ class HoldRow:
     @property
     def open(self) -> bool:
         return self.state == HoldState.HELD
+
+
+def stored_hold(row: Sequence[Any]) -> HoldRow:
+    """A row as read, with what the guards of its change compare."""
+    hold = HoldRow(*row)
+    hold.seen_next_seq, hold.seen_line_count = hold.next_seq, hold.line_count
+    return hold
 
 
 as_row: Final[Callable[[HoldRow], tuple[object, ...]]] = attrgetter(*HOLD_COLUMNS)
@@ -148,8 +152,7 @@ class HoldLimitRow:
     changed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class UsageRow:
+class UsageRow(NamedTuple):
     """A usage record, columns in the order of the table's, `link` left out."""
 
     source: str
@@ -164,12 +167,6 @@ class UsageRow:
     estimated: bool
     payload: str
     payload_hash: str
-
-
-usage_columns: Final[Callable[[UsageRow], tuple[object, ...]]] = attrgetter(
-    "source", "event_id", "hold_id", "seq", "from_us", "to_us", "quantity", "amount", "overrun", "estimated",
-    "payload", "payload_hash",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +213,18 @@ class WorkingSet:
         yield from ((usage.from_us, usage.to_us) for usage in self.new_usages if usage.hold_id == hold_id)
 
     def lines_of(self, hold: HoldRow) -> list[LineRow]:
-        """A hold's lines; the only line of most holds follows from the hold itself."""
+        """A hold's lines. An only line follows from the hold and is no row yet."""
         lines = self.lines.get(hold.id)
-        if lines is None:
-            lines = self.lines[hold.id] = [LineRow(FIRST_LINE, "hold", hold.amount, hold.charged, hold.placed_us)]
-        return lines
+        return [LineRow(FIRST_LINE, "hold", hold.amount, hold.charged, hold.placed_us)] if lines is None else lines
+
+    def add_line(self, hold: HoldRow, line: LineRow) -> None:
+        """A further line: from now on each has a row, the first included."""
+        lines = self.lines_of(hold)
+        if hold.line_count == 1:
+            lines[0].fresh = True
+            self.lines[hold.id] = lines
+        lines.append(line)
+        hold.line_count += 1
 
 
 # Looked up in the hot path, where calling an enumeration costs ten times as much.
@@ -247,7 +251,7 @@ def hold_from(row: HoldRow, *, replayed: bool = False, details: Mapping[str, obj
         charged=row.charged,
         placed_at=from_us(row.placed_us),
         lease_until=from_us(row.lease_until_us),
-        details=json.loads(row.details) if details is None else details,
+        details=load(row.details) if details is None else details,
         refusal=refusal,
         next_seq=row.next_seq,
         charged_to=from_us_or_none(row.charged_to_us),

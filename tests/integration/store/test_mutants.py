@@ -85,7 +85,7 @@ def _insert_uncounted(wire: Wire, insert: Insert, rows: list[Row]) -> bool:
 def _clamped(old: object) -> object:
     def spend(ws: WorkingSet, hold: HoldRow, usage: UsageRow, at_us: int) -> None:
         assert callable(old)
-        old(ws, hold, replace(usage, amount=usage.amount - usage.overrun, overrun=0), at_us)
+        old(ws, hold, usage._replace(amount=usage.amount - usage.overrun, overrun=0), at_us)
 
     return spend
 

@@ -11,9 +11,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from quota.domain.ids import HoldId
 from quota.store.database import Database, open_database
 from quota.store.migrate import migrate
 from quota.store.tables import APPEND_ONLY, metadata
+from quota.store.verify import verify
 from tests import ledgers
 
 _MIGRATE = (
@@ -90,10 +92,37 @@ def test_the_database_itself_refuses_rows_that_break_a_promise(database: Databas
         connection.execute(text(change))
 
 
+def test_a_ledger_of_an_older_version_goes_on_after_its_migration(empty_url: str) -> None:
+    """Version 2 wrote a hold's first line as a row; it follows from the hold now, until a second comes."""
+    database = open_database(empty_url)
+    migrate(database, "0007")
+    books = ledgers.open_books(database, 100)
+    ledgers.run(
+        database,
+        lambda ledger: ledger.place_hold(books.order(30, hold_id="hold-0001")),
+        lambda ledger: ledger.place_hold(books.order(30, hold_id="hold-0002")),
+    )
+    with database.writing() as connection:
+        connection.execute(text("INSERT INTO hold_line SELECT id, '', 'hold', amount, charged, placed_us FROM hold"))
+    migrate(database)
+    assert verify(database) == []
+    ledgers.run(
+        database,
+        lambda ledger: ledger.charge(ledgers.usage("hold-0001", "event-1", 4)),
+        lambda ledger: ledger.top_up(HoldId("hold-0001"), "more", 4, ledgers.NOW, ledgers.NOW),
+        lambda ledger: ledger.charge(ledgers.usage("hold-0002", "event-2", 40)),  # beyond it
+        lambda ledger: ledger.settle(HoldId("hold-0001"), ledgers.NOW),
+        lambda ledger: ledger.settle(HoldId("hold-0002"), ledgers.NOW),
+    )
+    assert verify(database) == []
+    database.close()
+
+
 def _fill(database: Database) -> None:
     """One row at least in every append-only table."""
     books = ledgers.open_books(database, 100)
     ledgers.adjust(database, books.person.id, "adjust-1", books.accounts[0], 5)
     ledgers.run(database, lambda ledger: ledger.place_hold(books.order(10, hold_id="hold-0001")))
+    ledgers.run(database, lambda ledger: ledger.top_up(HoldId("hold-0001"), "more", 4, ledgers.NOW, ledgers.NOW))
     ledgers.run(database, lambda ledger: ledger.charge(ledgers.usage("hold-0001", "event-1", 4)))
     ledgers.refund(database, books.person.id, "refund-1", "hold-0001", 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import text
 
+from quota.domain.ids import HoldId
 from quota.store.database import Database
 from quota.store.tables import APPEND_ONLY
 from quota.store.verify import verify
@@ -17,8 +18,10 @@ CORRUPTIONS = [
     ("UPDATE hold SET amount = amount + 1 WHERE id = 'hold-0001'", "hold", "hold-0001"),
     ("UPDATE hold SET state = 'released' WHERE id = 'hold-0002'", "hold", "hold-0002"),
     ("UPDATE hold SET next_seq = 0 WHERE id = 'hold-0001'", "hold", "hold-0001"),
-    ("DELETE FROM hold WHERE id = 'hold-0001'", "hold_line", "hold-0001"),
-    ("UPDATE hold_line SET amount = amount + 1 WHERE hold_id = 'hold-0001'", "hold_line", "hold-0001"),
+    ("DELETE FROM hold WHERE id = 'hold-0002'", "hold_line", "hold-0002"),
+    ("UPDATE hold_line SET amount = amount + 1 WHERE hold_id = 'hold-0002' AND line_id = ''", "hold_line", "hold-0002"),
+    ("DELETE FROM hold_line WHERE hold_id = 'hold-0002' AND line_id = ''", "hold", "hold-0002"),
+    ("INSERT INTO hold_line VALUES ('hold-0001', '', 'hold', 20, 12, 0)", "hold", "hold-0001"),
     ("DELETE FROM usage_record WHERE event_id = 'event-1'", "entry", "session:event-1"),
     ("UPDATE usage_record SET amount = amount + 1 WHERE event_id = 'event-1'", "usage_record", "session:event-1"),
     ("UPDATE usage_record SET quantity = quantity + 1 WHERE event_id = 'event-1'", "entry", ""),
@@ -53,6 +56,7 @@ def corruptible(database: Database) -> Database:
         database,
         lambda ledger: ledger.place_hold(books.order(20, hold_id="hold-0001")),
         lambda ledger: ledger.place_hold(books.order(10, hold_id="hold-0002")),
+        lambda ledger: ledger.top_up(HoldId("hold-0002"), "more", 4, ledgers.NOW, ledgers.NOW),
         lambda ledger: ledger.charge(ledgers.usage("hold-0001", "event-1", 5)),
         lambda ledger: ledger.charge(ledgers.usage("hold-0001", "event-2", 7, minute=1)),
     )

@@ -35,6 +35,7 @@ stop_grace = "5 s"
 tmp = "64 MiB"
 processes = 200
 canary = {canary}
+cdi_folders = ["{cdi}"]
 
 [containers.images.lab]
 image = "{image}"
@@ -104,6 +105,7 @@ class ContainerSite:
             homes=self.homes,
             folder=self.home_root,
             kind=gpus.KIND,
+            cdi=self.engine.cdi_folder,
             canary=str(self.canary).lower(),
         )
 
@@ -137,7 +139,6 @@ class ContainerSite:
             "COMMONS_PORTAL_FILE": str(self.portal_file),
             "COMMONS_DATA": str(self.folder),
             "COMMONS_ENGINE_STATE": str(self.state),
-            "COMMONS_CDI_FOLDERS": str(self.engine.cdi_folder),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -5,11 +5,13 @@ separate roles, each tied to a hub group that the sign-in fills; the services ho
 Source: JupyterHub 6.1.1, scopes.py (custom scopes, `!service=` filter).
 """
 
+import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
 from hub.settings import LOOPBACK, Settings
 
+IDLE_CULLER: Final = "idle-culler"
 ADMIN_SCOPE: Final = "custom:quota:admin"
 QUOTA_ACCESS: Final = "access:services!service=quota"
 
@@ -40,6 +42,9 @@ _GROUPS: Final[dict[str, frozenset[str]]] = {
     "reviewer": frozenset({"quota-reviewers"}),
     "auditor": frozenset({"quota-auditors"}),
 }
+
+# The culler: which servers are ready, their own lists of kernels, and their stop.
+_CULL_SERVERS: Final = ("list:users", "read:users:activity", "read:servers", "delete:servers", "access:servers")
 
 # `GET /users?state=active` with each server's options and start, and stopping what has to stop. Server state is not needed.
 _WATCH_SERVERS: Final = ("list:users", "read:servers", "delete:servers")
@@ -75,6 +80,12 @@ def load_roles() -> list[dict[str, Any]]:
             "scopes": list(_WATCH_SERVERS),
             "services": ["launcher"],
         },
+        {
+            "name": "idle-culler",
+            "description": "Stop notebooks whose kernels do nothing.",
+            "scopes": list(_CULL_SERVERS),
+            "services": [IDLE_CULLER],
+        },
     ]
 
 
@@ -91,6 +102,13 @@ def services(settings: Settings) -> list[dict[str, Any]]:
             "timeout": 1,
         },
         {"name": "launcher", "api_token": settings.secrets.launcher_api_token, "display": False},
+        {
+            "name": IDLE_CULLER,
+            # A process of the hub that ends with it, however the hub ends.
+            "command": ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-m", "hub.idle_culler"],
+            "environment": dict(settings.environment),
+            "display": False,
+        },
     ]
 
 

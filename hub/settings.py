@@ -27,6 +27,7 @@ TABLES: Final[frozenset[str]] = frozenset({"hub", "sign_in"})
 LOOPBACK: Final = "127.0.0.1"
 
 _PORTS: Final = ("COMMONS_HUB_PORT", "COMMONS_QUOTA_PORT", "COMMONS_PROXY_API_PORT")
+_PASSED_ON: Final = (*_PORTS, "COMMONS_PORTAL_FILE", "COMMONS_DATA", "COMMONS_PUBLIC_URL", "PYTHONPATH", "PATH", "LANG")
 _HEX_SECRETS: Final = ("hub_cookie_secret", "hub_crypt_key")
 _TEXT_SECRETS: Final = ("proxy_token", "quota_api_token", "launcher_api_token", "hub_credential")
 
@@ -45,6 +46,7 @@ class HubTable(BaseModel):
         le=50,
         description="Sessions that a person may have beside the default one, stopped ones included; 0: any number.",
     )
+    idle_look: Duration = Field(60, description="How often each running notebook is asked whether its kernels work.")
     quota_deadline: Duration = Field(
         5, le=30, description="How long a start waits for the quota service before it is refused."
     )
@@ -96,6 +98,9 @@ class Settings:
     local: spawner_settings.LocalTable
     containers: ContainersTable
     secrets: Secrets
+    environment: Mapping[str, str] = field(
+        repr=False, default_factory=dict
+    )  # what a process of the hub's needs of its own
 
     @property
     def quota_url(self) -> str:
@@ -147,6 +152,7 @@ def read(environment: Mapping[str, str] | None = None) -> Settings:
         local=spawner_tables.local,
         containers=spawner_tables.containers,
         secrets=read_secrets(paths[1] / "secrets", external, demo=len(external) < len(tables.sign_in.providers)),
+        environment={name: variables[name] for name in _PASSED_ON if name in variables},
     )
 
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any, Final, TypeVar
 from urllib.parse import quote as escape
 
@@ -198,6 +199,15 @@ class QuotaClient:
         """Hint that the session of a hold stopped or never started; idempotent, evidence decides."""
         answer = await self._call("POST", f"/holds/{escape(hold_id, safe='')}/ended", {"reason": reason})
         return _refusal(answer)
+
+    async def activity(self, hub_name: str, server_name: str, *, busy: bool, active_at: datetime | None) -> bool:
+        """Tell what a look at a notebook showed; whether it is idle for good and has to be stopped. Raises QuotaUnavailable."""
+        last = None if active_at is None else active_at.isoformat()
+        body = {"hub_name": hub_name, "server_name": server_name, "busy": busy, "active_at": last}
+        answer = await self._call("POST", "/activity", body)
+        if (refused := _refusal(answer)) is not None:
+            raise QuotaUnavailable(f"the look at {hub_name}/{server_name} was not taken: {refused.code}")
+        return _read(lambda: answer.body["stop"] is True)
 
     async def admin(
         self, method: str, path: str, *, actor: str, body: Mapping[str, Any] | None = None, language: str = "",

@@ -105,6 +105,10 @@ class PolicyTable(BaseModel):
         30,
         description="How long a hold stays after the hub says that its session ended and nothing shows that it ever ran.",
     )
+    idle_notice: Duration = Field(
+        600,
+        description="Time between the notice to the owner of an idle session and its stop; half the idle time at most.",
+    )
     unknown_lease: Duration = Field(
         3600, description="How long a session's hold is believed without news of its backend."
     )
@@ -201,6 +205,7 @@ class Settings:
             start_lease_s=table.start_lease,
             ended_grace_s=table.ended_grace,
             unknown_lease_s=table.unknown_lease,
+            idle_notice_s=table.idle_notice,
         )
 
     @property

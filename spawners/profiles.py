@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Final, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -90,6 +90,10 @@ class Profile:
     slurm: SlurmPlace | None = None
     shared_memory_bytes: int = 64 * 2**20
     sessions_per_gpu: int = 1
+    description_zh: str = ""
+    notes_zh: str = ""
+    idle_s: int = 3600
+    keep_alive_s: int = 4 * 3600
 
     def __post_init__(self) -> None:
         if self.gpus < 0 or self.cpus < 1 or self.memory_bytes < 1:
@@ -165,6 +169,14 @@ class ProfileTable(BaseModel):
     sessions_per_gpu: int = Field(
         1, ge=1, le=64, description="Sessions that may be on one GPU at the same time; 1: it is never shared."
     )
+    idle_timeout: Duration | Literal[0] = Field(
+        3600, description="Time without kernel or terminal activity after which a session is stopped; 0: never."
+    )
+    keep_alive: Duration | Literal[0] = Field(
+        4 * 3600, description="How long beyond it an owner may keep an idle session."
+    )
+    description_zh: str = Field("", max_length=400, description="`description` in Chinese; empty shows `description`.")
+    notes_zh: str = Field("", max_length=400, description="`notes` in Chinese; empty shows `notes`.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -196,6 +208,10 @@ class ProfileTable(BaseModel):
             slurm=None if self.slurm is None else SlurmPlace(**self.slurm.model_dump()),
             shared_memory_bytes=self.shared_memory,
             sessions_per_gpu=self.sessions_per_gpu,
+            idle_s=self.idle_timeout,
+            keep_alive_s=self.keep_alive,
+            description_zh=self.description_zh,
+            notes_zh=self.notes_zh,
             **{name: getattr(self, name) for name in same},
         )
 

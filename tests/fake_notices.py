@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from quota.domain.ids import PersonId
+from quota.domain.idle import IdleState
+from quota.domain.ids import HoldId, PersonId
 from quota.domain.notice import Choice, Notice
 from quota.service.notice_ports import Letter
 
@@ -30,6 +31,7 @@ class NoticeBooks:
     notices: list[Notice] = field(default_factory=list)
     mails: dict[str, FakeMail] = field(default_factory=dict)
     choices: dict[PersonId, Choice] = field(default_factory=dict)
+    idle: dict[HoldId, IdleState] = field(default_factory=dict)
 
 
 @dataclass
@@ -95,3 +97,14 @@ class FakeOutbox:
     def give_back(self, notice_ids: Collection[str]) -> None:
         for notice_id in notice_ids:
             self.books.mails[notice_id].claimed_until = None
+
+
+@dataclass
+class FakeIdleStates:
+    books: NoticeBooks
+
+    def get(self, hold_id: HoldId) -> IdleState | None:
+        return self.books.idle.get(hold_id)
+
+    def put(self, hold_id: HoldId, state: IdleState) -> None:
+        self.books.idle[hold_id] = state

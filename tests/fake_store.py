@@ -18,7 +18,7 @@ from quota.domain.units import Balance, Unit
 from quota.service.ports import Adjusted, StatementLine
 from tests.fake_books import Books, FakeFences, FakeRefunds, Line
 from tests.fake_gateway import FakeGatewayKeys, FakeKeptAnswers, FakeModelUsage, FakeRateWindows
-from tests.fake_notices import FakeNotices, FakeOutbox
+from tests.fake_notices import FakeIdleStates, FakeNotices, FakeOutbox
 
 T = TypeVar("T")
 
@@ -41,6 +41,7 @@ class FakeTransaction:
         self.refunds = FakeRefunds(books)
         self.notices = FakeNotices(books.told)
         self.outbox = FakeOutbox(books.told)
+        self.idle = FakeIdleStates(books.told)
         self._books = books
 
     def audit(

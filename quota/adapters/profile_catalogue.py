@@ -21,6 +21,8 @@ class Catalogue:
                 longest_runtime_s=one.longest_runtime_s,
                 title_zh=one.title_zh,
                 backend=one.backend.value,
+                idle_s=one.idle_s,
+                keep_alive_s=one.keep_alive_s,
             )
             for one in profiles
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from quota.api import errors, events, hold_routes, internal, models, people, views
+from quota.api import errors, events, hold_routes, idle_routes, internal, models, people, views
 from quota.api.body_gate import BodyGate
 from quota.api.principals import Parts, PartsDep
 
@@ -27,6 +27,7 @@ def build_api(parts: Parts) -> FastAPI:
     app.include_router(people.router)
     app.include_router(events.router)
     app.include_router(models.router)
+    app.include_router(idle_routes.router)
     app.add_middleware(BodyGate)
     return app
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
+from datetime import date, datetime
 from typing import Annotated, Final, Literal
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from quota.domain.application import Ask
 from quota.domain.errors import Invalid
@@ -21,6 +21,13 @@ _WORD: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 _MODEL: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$"
 _INT_MAX: Final = 2**63 - 1
 
+
+def _aware(at: datetime) -> datetime:
+    if at.tzinfo is None:
+        raise ValueError("an instant has a zone")
+    return at
+
+
 Id = Annotated[str, Field(pattern=_ID)]
 HubName = Annotated[str, Field(pattern=_HUB_NAME)]
 Word = Annotated[str, Field(pattern=_WORD)]
@@ -29,6 +36,7 @@ PathKeyId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 Days = Annotated[str, Query(pattern=r"^[0-9]{1,3}$")]
 PathHubName = Annotated[str, Path(pattern=_HUB_NAME)]
 # Text, so that only ASCII digits pass.
+Instant = Annotated[datetime, Field(strict=False), AfterValidator(_aware)]
 Limit = Annotated[str, Query(pattern=r"^[0-9]{1,4}$")]
 SeqCursor = Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")]
 SlugCursor = Annotated[str | None, Query(max_length=100)]
@@ -112,6 +120,17 @@ def read_hold(entry: Mapping[str, object]) -> BatchedSessionHold | BatchedReques
 
 class EndedBody(Body):
     reason: str = Field(min_length=1, max_length=200)
+
+
+class ActivityBody(Body):
+    hub_name: HubName
+    server_name: str = Field(pattern=_SERVER_NAME)
+    busy: bool
+    active_at: Instant | None
+
+
+class KeepAliveBody(Body):
+    seconds: int = Field(ge=60, le=7 * 86_400)
 
 
 class AdjustmentBody(Body):

@@ -112,5 +112,9 @@ def still_true(tx: Transaction, notice: Notice, at: datetime) -> bool:
     session = tx.sessions.get(HoldId(notice.subject))
     if session is None or session.state in OVER:
         return False
-    moved = notice.kind is NoticeKind.ENDING and session.ends_at is not None and notice.until is not None
-    return not moved or abs(session.ends_at - notice.until) < _SAME_END  # type: ignore[operator]
+    if notice.kind is NoticeKind.IDLE:
+        idle = tx.idle.get(session.hold_id)
+        return idle is not None and idle.told_at is not None
+    if session.ends_at is None or notice.until is None:
+        return True
+    return abs(session.ends_at - notice.until) < _SAME_END

@@ -17,6 +17,7 @@ from quota.domain.application import Application, ApplicationState, Ask
 from quota.domain.errors import QuotaError, Refused
 from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, Usage
+from quota.domain.idle import IdleState
 from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId, RefundId
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.rates import ChargeRate
@@ -327,6 +328,12 @@ class Sessions(Protocol):
         """Those of them that end later than `after` and not later than `until`."""
 
 
+class IdleStates(Protocol):
+    def get(self, hold_id: HoldId) -> IdleState | None: ...
+    def put(self, hold_id: HoldId, state: IdleState) -> None:
+        """Insert or replace what is remembered of a session's idleness."""
+
+
 class Rates(Protocol):
     def put(self, rate: ChargeRate) -> None:
         """Publish a rate; the same (hardware, valid_from) with another value raises IdConflict."""
@@ -363,6 +370,8 @@ class Transaction(Protocol):
     def refunds(self) -> Refunds: ...
     @property
     def notices(self) -> Notices: ...
+    @property
+    def idle(self) -> IdleStates: ...
     @property
     def outbox(self) -> Outbox: ...
     @property
@@ -408,6 +417,8 @@ class PricedProfile:
     longest_runtime_s: int
     title_zh: str = ""
     backend: str = "local"
+    idle_s: int = 3600  # without kernel activity until it is stopped; 0: never
+    keep_alive_s: int = 4 * 3600  # how long beyond that its owner may keep it
 
     def title_in(self, language: str) -> str:
         """The title in the reader's language; the one that every profile has where there is no other."""

@@ -28,6 +28,7 @@ class Policy:
     start_lease_s: int = 600
     ended_grace_s: int = 30
     unknown_lease_s: int = 3600
+    idle_notice_s: int = 600  # between the notice and the stop of an idle session
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,15 @@ Index(
     sqlite_where=text("state = 'queued'"),
     postgresql_where=text("state = 'queued'"),
 )
+session_idle = Table(
+    "session_idle",
+    metadata,
+    Column("hold_id", Text, primary_key=True),
+    int_column("active_us"),
+    int_column("kept_until_us", null=True),
+    int_column("told_us", null=True),
+    comment="When a session's kernels were last seen to work, until when its owner keeps it, since when its notice stands.",
+)
 notice_choice = Table(
     "notice_choice",
     metadata,

@@ -38,7 +38,7 @@ from quota.store.ledger_tables import (
     refused_line,
     usage_record,
 )
-from quota.store.notice_tables import mail, notice, notice_choice
+from quota.store.notice_tables import mail, notice, notice_choice, session_idle
 
 gateway_tables.index_usage(usage_record)
 
@@ -60,6 +60,7 @@ __all__ = [
     "notice_choice",
     "refund",
     "refused_line",
+    "session_idle",
     "usage_record",
 ]
 

@@ -29,6 +29,7 @@ from quota.store.chain import audit_hash
 from quota.store.database import Database
 from quota.store.fences import SqlFences
 from quota.store.gateway_rows import SqlGatewayKeys, SqlKeptAnswers, SqlRateWindows
+from quota.store.idle import SqlIdleStates
 from quota.store.instants import to_us
 from quota.store.model_usage import SqlModelUsage
 from quota.store.notices import SqlNotices, SqlOutbox
@@ -124,6 +125,10 @@ class SqlTransaction:
     @cached_property
     def notices(self) -> SqlNotices:
         return SqlNotices(self._connection)
+
+    @cached_property
+    def idle(self) -> SqlIdleStates:
+        return SqlIdleStates(self._connection)
 
     @cached_property
     def outbox(self) -> SqlOutbox:

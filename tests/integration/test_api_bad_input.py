@@ -227,6 +227,25 @@ ROUTES = [
             "language": (1, True, [], "", "é", "en-", "x" * 100),
         },
     ),
+    Route(
+        "POST",
+        "/internal/activity",
+        "hub",
+        {"hub_name": "pi", "server_name": "", "busy": False, "active_at": None},
+        {
+            "hub_name": (*TEXT_NONSENSE, "", "a b"),
+            "server_name": (*TEXT_NONSENSE, "A B", "../x"),
+            "busy": (ABSENT, None, 1, "true", [], {}),
+            "active_at": (ABSENT, True, [], {}, "", "yesterday", "2026-03-02", "2026-03-02T09:00:00", "9" * 30, LONG),
+        },
+    ),
+    Route(
+        "POST",
+        "/sessions/hold-0001/keep-alive",
+        "pi",
+        {"seconds": 600},
+        {"seconds": (*INT_NONSENSE, 0, -1, 59, 7 * 86_400 + 1)},
+    ),
 ]
 WRONG_VALUES = [
     pytest.param(route, key, value, id=f"{route.method}-{route.path}-{key}-{number}")

@@ -57,7 +57,7 @@ POWERS: Mapping[Asker, tuple[str, tuple[Power, ...]]] = {
 }
 PEOPLE = ("outsider", "member", "other", "manager", "pi", "chair", "admin")
 OK = 200  # any 2xx
-UNKNOWN, FORBIDDEN, NOT_SIGNED_IN, WAIT = 404, 403, 401, 503
+UNKNOWN, FORBIDDEN, NOT_SIGNED_IN, WAIT, WRONG_STATE = 404, 403, 401, 503, 409
 
 Answers = dict[Asker | str, int]  # by asker; "else" for those not named
 
@@ -92,6 +92,7 @@ ADJUSTMENT = {"actor": "admin", "allocation_id": "{project}-gpu", "delta": 1000,
 REQUEST_HOLD = {"kind": "request", "actor": "pi", "project_id": "{project}", "model": "m", "tokens": 1, "lease_s": 60}
 REVERSAL = {"actor": "admin", "adjustment_id": "adjust-0000", "reason": "A mistake"}
 REFUND = {"actor": "admin", "hold_id": "hold-0003", "amount": 1000, "reason": "A broken GPU"}
+ACTIVITY = {"hub_name": "member", "server_name": "", "busy": False, "active_at": None}
 DECISION = {"decision": "reject", "message": "Not now"}
 
 
@@ -147,6 +148,13 @@ ACCESS = (
     ),
     Route("GET", "/sessions", SIGNED_IN),
     Route("GET", "/events", SIGNED_IN, query="?for_s=0"),
+    Route("POST", "/internal/activity", HUB_ONLY, ACTIVITY),
+    Route(
+        "POST",
+        "/sessions/hold-0001/keep-alive",
+        {**WRITE, A.MEMBER: WRONG_STATE, A.OUTSIDER: UNKNOWN, A.CHAIR: UNKNOWN, A.ADMIN: UNKNOWN, "else": FORBIDDEN},
+        {"seconds": 600},
+    ),  # the member's own session, which has not started
     Route(
         "POST",
         "/sessions/hold-0001/stop",

@@ -26,7 +26,9 @@ def test_the_hub_takes_our_scopes() -> None:
 
 def test_services_hold_only_what_they_call(environment: dict[str, str]) -> None:
     by_service = {role["services"][0]: set(role["scopes"]) for role in roles.load_roles() if "services" in role}
-    assert by_service == {name: {"list:users", "read:servers", "delete:servers"} for name in ("quota", "launcher")}
+    watch = {"list:users", "read:servers", "delete:servers"}
+    cull = watch | {"read:users:activity", "access:servers"}
+    assert by_service == {"quota": watch, "launcher": watch, "idle-culler": cull}
     assert not POWERFUL & set().union(*by_service.values())
     assert not any(service.get("admin") for service in roles.services(settings.read(environment)))
 
@@ -46,4 +48,4 @@ def test_a_demo_role_that_is_unknown_gives_nothing() -> None:
 def test_the_gateway_is_a_route_and_no_service_of_the_hub(environment: dict[str, str]) -> None:
     site = settings.read(environment)
     assert roles.extra_routes(site) == {"/services/gateway/": "http://127.0.0.1:18002"}
-    assert {service["name"] for service in roles.services(site)} == {"quota", "launcher"}
+    assert {service["name"] for service in roles.services(site)} == {"quota", "launcher", "idle-culler"}

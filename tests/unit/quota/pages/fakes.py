@@ -29,7 +29,7 @@ from quota.service.ports import (
 from quota.service.services import Policy, Programme, Services
 from tests.fake_books import Books
 from tests.fake_gateway import FakeGatewayKeys, FakeModelUsage
-from tests.fake_notices import FakeNotices, NoticeBooks
+from tests.fake_notices import FakeIdleStates, FakeNotices, NoticeBooks
 
 T = TypeVar("T")
 NOW = datetime(2026, 3, 10, 12, 4, tzinfo=UTC)
@@ -287,6 +287,7 @@ class FakeStore:
         self.notices = FakeNotices(world.told)
         self.gateway_keys = FakeGatewayKeys(world.books)
         self.model_usage = FakeModelUsage(world.books)
+        self.idle = FakeIdleStates(world.told)
 
     def audit(self, **entry: object) -> None:
         """Kept by the real store only."""

@@ -21,7 +21,6 @@ from typing import Final
 from deploy.onehost import ports
 from deploy.onehost.bootstrap import Environment
 from deploy.onehost.console import CannotGoOn, Progress, report
-from deploy.onehost.containers import HELPER, engine_programs, load_packet_rules
 from deploy.onehost.data_folder import DataFolder, forget_holder, read_holder, try_lock, write_holder, write_whole
 from deploy.onehost.programs import Site
 from deploy.onehost.readiness import wait_until_ready
@@ -146,13 +145,10 @@ class Launcher:
             raise CannotGoOn(
                 f"inner port {names} is in use by another program; running notebooks need it: end that program"
             )
-        engine = engine_programs(portal_file)
-        return Site(Environment(ROOT), self._data, portal_file, self._options.port, inner, self._options.model, engine)
+        return Site(Environment(ROOT), self._data, portal_file, self._options.port, inner, self._options.model)
 
     def _serve(self, site: Site, lock: int) -> None:
         supervisor = Supervisor(site, lock)
-        if HELPER in site.engine:
-            load_packet_rules(site, self._progress)
         self._progress.say("starting " + ", ".join(program_names(site)))
         supervisor.start()
         try:
@@ -188,8 +184,7 @@ class Launcher:
 
 def program_names(site: Site) -> list[str]:
     """What is started, as people call it."""
-    engine = [f"engine {name}" for name in site.engine]
-    return ["proxy", "hub", "quota service"] + (["language model"] if site.model else []) + engine
+    return ["proxy", "hub", "quota service"] + (["language model"] if site.model else [])
 
 
 def check_portal_file(portal_file: Path) -> None:

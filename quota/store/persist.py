@@ -67,6 +67,7 @@ def _hold_change(hold: HoldRow) -> Row:
         hold.close_reason,
         hold.seen_next_seq,
         hold.seen_line_count,
+        hold.seen_amount,
     )
 
 

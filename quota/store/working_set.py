@@ -90,6 +90,7 @@ class HoldRow:
     changed: bool = False
     seen_next_seq: int = 0
     seen_line_count: int = 0
+    seen_amount: int = 0
 
     @property
     def rest(self) -> int:
@@ -103,7 +104,7 @@ class HoldRow:
 def stored_hold(row: Sequence[Any]) -> HoldRow:
     """A row as read, with what the guards of its change compare."""
     hold = HoldRow(*row)
-    hold.seen_next_seq, hold.seen_line_count = hold.next_seq, hold.line_count
+    hold.seen_next_seq, hold.seen_line_count, hold.seen_amount = hold.next_seq, hold.line_count, hold.amount
     return hold
 
 

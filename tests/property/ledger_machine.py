@@ -29,13 +29,19 @@ AWARDS = (100, 60)
 CAP = 80
 LIMIT = "member-1"
 _amounts = st.one_of(st.integers(0, 40), st.integers(50, 130))
-_holds = st.sampled_from([f"hold-000{n}" for n in range(7)])
+_names = [f"hold-000{n}" for n in range(7)]
+_holds = st.sampled_from(_names)
+_withdrawable = st.sampled_from(_names[:3])  # with one top-up each
 _charges = st.builds(
     model.Charge, _holds, st.sampled_from([f"event-{n}" for n in range(12)]), st.integers(0, 5), st.integers(0, 50)
 )
 _operations: st.SearchStrategy[model.Op] = st.one_of(
     st.builds(model.Place, _holds, st.integers(0, 1), _amounts, st.booleans()),
-    st.builds(model.TopUp, _holds, st.sampled_from(["t1", "t2", "t3"]), st.sampled_from([0, 10, 30])),
+    st.builds(
+        model.TopUp, st.sampled_from(_names[3:]), st.sampled_from(["t1", "t2", "t3"]), st.sampled_from([0, 10, 30])
+    ),
+    st.builds(model.TopUp, _withdrawable, st.just("t1"), st.sampled_from([0, 10, 30])),
+    st.builds(model.Withdraw, _withdrawable, st.just("t1")),
     _charges,
     _charges.flatmap(lambda one: st.builds(model.Settle, st.just(one.hold), st.sampled_from([None, one]))),
     st.builds(model.Close, _holds, st.sampled_from([HoldState.RELEASED, HoldState.EXPIRED])),
@@ -75,11 +81,19 @@ class LedgerMachine(RuleBasedStateMachine):
     )
     def adjust(self, key: str, at: int, delta: int) -> None:
         account_id = self.books.accounts[at]
-        try:
-            answer = ledgers.adjust(self.database, self.books.person.id, key, account_id, delta)
-        except QuotaError as error:
-            answer = error
+        answer = _answer(lambda: ledgers.adjust(self.database, self.books.person.id, key, account_id, delta))
         assert model.of(answer) == self.model.adjust(key, at, delta)
+
+    @rule(key=st.sampled_from(["adjust-3", "reverse-1", "reverse-2"]), number=st.integers(1, 3))
+    def reverse(self, key: str, number: int) -> None:
+        adjustment = f"adjust-{number}"
+        answer = _answer(lambda: ledgers.reverse(self.database, self.books.person.id, key, adjustment))
+        assert model.of(answer) == self.model.reverse(key, adjustment)
+
+    @rule(key=st.sampled_from([f"refund-{n}" for n in range(5)]), hold=_holds, amount=st.sampled_from([1, 7, 20]))
+    def refund(self, key: str, hold: str, amount: int) -> None:
+        answer = _answer(lambda: ledgers.refund(self.database, self.books.person.id, key, hold, amount))
+        assert model.of(answer) == self.model.refund(key, hold, amount)
 
     @rule(at=st.integers(0, 1), frozen=st.booleans())
     def freeze(self, at: int, frozen: bool) -> None:
@@ -123,6 +137,8 @@ class LedgerMachine(RuleBasedStateMachine):
             case model.TopUp():
                 lease = ledgers.NOW + timedelta(hours=2)
                 return self.ledger.top_up(HoldId(op.hold), op.line, op.amount, ledgers.NOW, lease)
+            case model.Withdraw():
+                return self.ledger.withdraw(HoldId(op.hold), op.line, ledgers.NOW)
             case model.Charge():
                 return self.ledger.charge(ledgers.usage(op.hold, op.event, op.amount, minute=op.minute))
             case model.Settle(usage=None):
@@ -134,3 +150,10 @@ class LedgerMachine(RuleBasedStateMachine):
             case model.Close():
                 close = self.ledger.release if op.to is HoldState.RELEASED else self.ledger.expire
                 return close(HoldId(op.hold), ledgers.NOW, "test")
+
+
+def _answer(work: Callable[[], object]) -> object:
+    try:
+        return work()
+    except QuotaError as error:
+        return error

@@ -31,6 +31,14 @@ class TopUp:
 
 
 @dataclass(frozen=True)
+class Withdraw:
+    """Only on holds with at most one top-up: which of several lines is charged first is not modelled."""
+
+    hold: str
+    line: str
+
+
+@dataclass(frozen=True)
 class Charge:
     hold: str
     event: str
@@ -50,7 +58,7 @@ class Close:
     to: HoldState
 
 
-Op = Place | TopUp | Charge | Settle | Close
+Op = Place | TopUp | Withdraw | Charge | Settle | Close
 
 
 @dataclass
@@ -72,6 +80,8 @@ class HoldModel:
     amount: int
     refusal: str | None = None
     charged: int = 0
+    within: int = 0  # charged out of what was held
+    refunded: int = 0
     top_ups: dict[str, tuple[int, str | None]] = field(default_factory=dict)
     minutes: set[int] = field(default_factory=set)
     limit_amount: int = 0
@@ -85,7 +95,8 @@ class Model:
         self.accounts = [Account(award) for award in awards]
         self.holds: dict[str, HoldModel] = {}
         self.events: dict[str, tuple[Charge, int]] = {}
-        self.adjustments: dict[str, tuple[int, int, bool]] = {}
+        self.adjustments: dict[str, tuple[int, int, str | None, bool]] = {}
+        self.refunds: dict[str, tuple[str, int, bool]] = {}
         self.cap = cap
         self.limit_charged = 0
         self.limit_held = 0
@@ -99,6 +110,8 @@ class Model:
             return ("error", "unknown_hold")
         if isinstance(op, TopUp):
             return self._top_up(hold, op)
+        if isinstance(op, Withdraw):
+            return self._withdraw(hold, op)
         if isinstance(op, Charge):
             return self._charge(hold, op)
         if isinstance(op, Settle):
@@ -107,16 +120,52 @@ class Model:
 
     def adjust(self, key: str, account: int, delta: int) -> Seen:
         """Change an award."""
+        return self._change(key, account, delta, None)
+
+    def reverse(self, key: str, adjustment: str) -> Seen:
+        """Take a change of an award back."""
+        account, delta, reverses, done = self.adjustments.get(adjustment, (0, 0, None, False))
+        if not done:
+            return ("error", "unknown_adjustment")
+        if reverses is not None:
+            return ("error", "wrong_state")
+        return self._change(key, account, -delta, adjustment)
+
+    def _change(self, key: str, account: int, delta: int, reverses: str | None) -> Seen:
         if key in self.adjustments:
-            known_account, known_delta, done = self.adjustments[key]
-            if (known_account, known_delta) != (account, delta):
+            *known, done = self.adjustments[key]
+            if known != [account, delta, reverses]:
                 return ("error", "id_conflict")
             return ("adjusted", True) if done else ("refused", "would_take_back_used")
+        if reverses is not None and any(one[2] == reverses and one[3] for one in self.adjustments.values()):
+            return ("error", "wrong_state")
         done = delta > 0 or self.accounts[account].available + delta >= 0
-        self.adjustments[key] = (account, delta, done)
+        self.adjustments[key] = (account, delta, reverses, done)
         if done:
             self.accounts[account].awarded += delta
         return ("adjusted", False) if done else ("refused", "would_take_back_used")
+
+    def refund(self, key: str, hold_id: str, amount: int) -> Seen:
+        """Give back of what a hold was charged."""
+        hold = self.holds.get(hold_id)
+        if hold is None:
+            return ("error", "unknown_hold")
+        if key in self.refunds:
+            *known, done = self.refunds[key]
+            if known != [hold_id, amount]:
+                return ("error", "id_conflict")
+            return ("adjusted", True) if done else ("refused", "refund_exceeds_charged")
+        done = amount <= hold.charged - hold.refunded
+        self.refunds[key] = (hold_id, amount, done)
+        if not done:
+            return ("refused", "refund_exceeds_charged")
+        hold.refunded += amount
+        self.accounts[hold.order.account].charged -= amount
+        if hold.order.limited:
+            self.limit_charged -= amount
+            hold.limit_amount -= amount
+            hold.limit_charged -= amount
+        return ("adjusted", False)
 
     def _place(self, op: Place) -> Seen:
         known = self.holds.get(op.hold)
@@ -164,6 +213,22 @@ class Model:
             self.limit_held += op.amount
         return self._seen(hold)
 
+    def _withdraw(self, hold: HoldModel, op: Withdraw) -> Seen:
+        amount, refusal = hold.top_ups.get(op.line, (0, "none"))
+        if refusal is not None:
+            return ("error", "unknown_line")
+        rest = amount - max(0, hold.within - hold.order.amount)
+        if rest == 0 or hold.state != "held":
+            return self._seen(hold, replayed=True)
+        hold.top_ups[op.line] = (amount - rest, None)
+        hold.amount -= rest
+        self.accounts[hold.order.account].held -= rest
+        if hold.order.limited:
+            back = min(rest, hold.limit_amount - hold.limit_charged)
+            self.limit_held -= back
+            hold.limit_amount -= back
+        return self._seen(hold)
+
     def _charge(self, hold: HoldModel, op: Charge) -> Seen:
         if op.event in self.events:
             known, overrun = self.events[op.event]
@@ -182,6 +247,7 @@ class Model:
         account.charged += op.amount
         hold.amount += overrun
         hold.charged += op.amount
+        hold.within += op.amount - overrun
         if hold.order.limited:
             within = min(op.amount, hold.limit_amount - hold.limit_charged)
             self.limit_held -= within

@@ -15,7 +15,7 @@ import random
 import shutil
 import sqlite3
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +33,7 @@ from tests import ledgers
 from tests.property import ledger_model as model
 from tests.simulator.faults import Died, Faults, FaultyWire, Strike, Watch
 from tests.simulator.loop import VirtualLoop
-from tests.simulator.script import AWARDS, CAP, scripts
+from tests.simulator.script import AWARDS, CAP, HOLDS, scripts
 
 LIMIT = "member-1"
 _TRIES = 60
@@ -184,10 +184,7 @@ class History:
     async def _administrator(self) -> None:
         for _ in range(self.choice.choice((0, 0, 1, 2))):
             await asyncio.sleep(self.choice.random() * 3)
-            if self.choice.random() < 0.6:
-                self._adjust()
-            else:
-                self._freeze()
+            self._administer()
 
     async def _keep_running(self, number: int) -> None:
         """The process's own loop: a batch now and then; killed and started again where the seed says so."""
@@ -251,26 +248,48 @@ class History:
             others = [one for one in self.processes if one is not process]
             if others and self.choice.random() < 0.8:
                 self._step(self.choice.choice(others))
-            elif self.choice.random() < 0.5:
-                self._freeze()
             else:
-                self._adjust()
+                self._administer()
         finally:
             self._nested -= 1
 
-    def _adjust(self) -> None:
-        key, at, delta = (
-            f"adjust-{self.choice.randrange(3)}",
-            self.choice.randrange(2),
-            self.choice.choice((-70, -20, 15)),
+    def _administer(self) -> None:
+        """One change through the store's own transactions, beside the ledger's writers."""
+        choice, number = self.choice, self.choice.randrange(3)
+        database, person = self.books.database, self.books.person.id
+        kind, at, hold = (
+            choice.choice(("freeze", "adjust", "reverse", "refund")),
+            choice.randrange(2),
+            choice.choice(HOLDS),
         )
+        if kind == "freeze":
+            self._freeze()
+        elif kind == "adjust":
+            key, delta = f"adjust-{number}", choice.choice((-70, -20, 15))
+            self._administered(
+                f"{key} {at} {delta}",
+                lambda: ledgers.adjust(database, person, key, self.books.accounts[at], delta),
+                lambda: self.model.adjust(key, at, delta),
+            )
+        elif kind == "reverse":
+            ids = f"reverse-{number}", f"adjust-{choice.randrange(3)}"
+            self._administered(
+                " ".join(ids), lambda: ledgers.reverse(database, person, *ids), lambda: self.model.reverse(*ids)
+            )
+        else:
+            what = f"refund-{number}", hold, choice.choice((1, 5, 20))
+            self._administered(
+                f"{what}", lambda: ledgers.refund(database, person, *what), lambda: self.model.refund(*what)
+            )
+
+    def _administered(self, title: str, work: Callable[[], object], modelled: Callable[[], model.Seen]) -> None:
         try:
-            answer = ledgers.adjust(self.books.database, self.books.person.id, key, self.books.accounts[at], delta)
+            answer = work()
         except QuotaError as error:
             answer = error
-        self._say(f"admin adjusts {at} by {delta}: {model.of(answer)}")
-        if not self.stale and model.of(answer) != (expected := self.model.adjust(key, at, delta)):
-            self._fail(f"the adjustment {key} was answered with {model.of(answer)}, the model says {expected}")
+        self._say(f"admin {title}: {model.of(answer)}")
+        if not self.stale and model.of(answer) != (expected := modelled()):
+            self._fail(f"{title} was answered with {model.of(answer)}, the model says {expected}")
 
     def _freeze(self) -> None:
         at, frozen = self.choice.randrange(2), self.choice.random() < 0.5
@@ -294,14 +313,14 @@ class History:
             self._fail(f"the holds are {holds}, the model says {known}")
 
     def _plausible(self, op: model.Op, answer: object) -> None:
-        """An answer that may be out of date still says what is stored: ids, and amounts that only grow."""
+        """An answer that may be out of date still says what is stored: charges only grow, an end stays."""
         if isinstance(answer, InvariantBroken) and "overlaps" not in str(answer):
             self._fail(f"{op} met a broken invariant: {answer}")
         if not isinstance(answer, Hold | Charged):
             return
         said = answer.hold if isinstance(answer, Charged) else answer
         row = self._look.execute(_HOLD, (op.hold,)).fetchone()
-        if row is None or row[1] < said.amount or row[2] < said.charged:
+        if row is None or row[2] < said.charged:
             self._fail(f"{op} was answered with {said}, stored is {row}")
         elif said.state is not HoldState.HELD and row[0] != said.state:
             self._fail(f"{op} was answered as {said.state}, stored is {row}")
@@ -362,6 +381,8 @@ class History:
                 )
             case model.TopUp():
                 return ledger.top_up(HoldId(op.hold), op.line, op.amount, at, at + timedelta(hours=1))
+            case model.Withdraw():
+                return ledger.withdraw(HoldId(op.hold), op.line, at)
             case model.Charge():
                 return ledger.charge(ledgers.usage(op.hold, op.event, op.amount, minute=op.minute))
             case model.Settle(usage=None):

@@ -13,7 +13,7 @@ from tests.property import ledger_model as model
 
 AWARDS = (100, 60)
 CAP = 80
-_HOLDS = tuple(f"hold-000{number}" for number in range(8))
+HOLDS = tuple(f"hold-000{number}" for number in range(8))
 _EVENTS = tuple(f"event-{number}" for number in range(12))
 
 
@@ -23,7 +23,9 @@ def session(choice: random.Random, hold: str) -> list[model.Op]:
         model.Place(hold, choice.randrange(2), choice.choice((10, 25, 40, 70)), choice.random() < 0.4)
     ]
     if choice.random() < 0.4:
-        ops.append(model.TopUp(hold, choice.choice(("t1", "t2")), choice.choice((0, 10, 30))))
+        ops.append(model.TopUp(hold, "t1", choice.choice((0, 10, 30))))
+        if choice.random() < 0.3:  # the backend refused the extension
+            ops.append(model.Withdraw(hold, "t1"))
     slices: list[model.Op] = [
         model.Charge(hold, f"{hold}:{minute}", minute, choice.choice((0, 3, 8, 20)))
         for minute in range(choice.randrange(4))
@@ -44,12 +46,13 @@ def session(choice: random.Random, hold: str) -> list[model.Op]:
 
 def meddling(choice: random.Random) -> model.Op:
     """One operation of any kind on any hold."""
-    hold, event = choice.choice(_HOLDS), choice.choice(_EVENTS)
+    hold, event = choice.choice(HOLDS), choice.choice(_EVENTS)
     charge = model.Charge(hold, event, choice.randrange(6), choice.randrange(50))
     return choice.choice(
         (
             model.Place(hold, choice.randrange(2), choice.choice((5, 30, 90)), choice.random() < 0.5),
-            model.TopUp(hold, choice.choice(("t1", "t2", "t3")), choice.choice((0, 10, 30))),
+            model.TopUp(hold, "t1", choice.choice((0, 10, 30))),
+            model.Withdraw(hold, "t1"),
             charge,
             model.Settle(hold, choice.choice((None, charge))),
             model.Close(hold, choice.choice((HoldState.RELEASED, HoldState.EXPIRED))),
@@ -59,7 +62,7 @@ def meddling(choice: random.Random) -> model.Op:
 
 def scripts(choice: random.Random) -> list[list[model.Op]]:
     """One list of operations a client."""
-    found = [session(choice, hold) for hold in choice.sample(_HOLDS, choice.randint(1, 3))]
+    found = [session(choice, hold) for hold in choice.sample(HOLDS, choice.randint(1, 3))]
     found += [[meddling(choice) for _ in range(choice.randint(2, 6))] for _ in range(choice.randint(1, 2))]
     if choice.random() < 0.5:  # the same client twice, as a retry of a retry
         found.append(list(choice.choice(found)))

@@ -95,8 +95,17 @@ def settles_a_hold_that_another_charged(books: Books) -> None:
 def settles_a_hold_that_another_topped_up(books: Books) -> None:
     _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
     settle = ops.settle("hold-0001", to_us(ledgers.NOW), None)
-    top_up: Step = lambda one: one.top_up(HoldId("hold-0001"), "t1", 10, ledgers.NOW, LEASE)  # noqa: E731
+    top_up: Step = lambda one: one.top_up(HoldId("hold-0001"), "t1", 0, ledgers.NOW, LEASE)  # noqa: E731
     stale_plan_is_refused(books, settle, lambda: _do(books, top_up))
+
+
+def settles_a_hold_whose_top_up_another_took_back(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
+    _do(books, lambda one: one.place_hold(books.order(50, hold_id="hold-0002")))
+    _do(books, lambda one: one.top_up(HoldId("hold-0001"), "t1", 10, ledgers.NOW, LEASE))
+    settle = ops.settle("hold-0001", to_us(ledgers.NOW), None)
+    withdraw: Step = lambda one: one.withdraw(HoldId("hold-0001"), "t1", ledgers.NOW)  # noqa: E731
+    stale_plan_is_refused(books, settle, lambda: _do(books, withdraw))
 
 
 def overruns_an_account_that_another_used(books: Books) -> None:
@@ -198,6 +207,7 @@ SCENARIOS: tuple[Callable[[Books], None], ...] = (
     charges_a_hold_that_another_closed,
     settles_a_hold_that_another_charged,
     settles_a_hold_that_another_topped_up,
+    settles_a_hold_whose_top_up_another_took_back,
     overruns_an_account_that_another_used,
     counts_against_a_limit_that_another_filled,
     an_id_with_another_body_is_a_conflict,

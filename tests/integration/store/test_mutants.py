@@ -61,6 +61,8 @@ MUTANTS = (
            _without("hold.next_seq = d.seen_next_seq")),
     Mutant("a top-up goes unseen", sql, "CHANGE_HOLDS", guards.settles_a_hold_that_another_topped_up,
            _without("hold.line_count = d.seen_line_count")),
+    Mutant("a withdrawal goes unseen", sql, "CHANGE_HOLDS", guards.settles_a_hold_whose_top_up_another_took_back,
+           _without("hold.amount = d.seen_amount")),
     Mutant("a hold goes in twice", persist, "_insert", guards.places_an_id_that_another_placed, lambda _: _insert_uncounted),
     Mutant("usage goes in twice", persist, "_insert", guards.records_usage_that_another_recorded, lambda _: _insert_uncounted),
     Mutant("locks in another order", sql, "LOCK_ACCOUNTS", guards.accounts_are_locked_in_id_order,

@@ -23,9 +23,10 @@ from quota.main import open_ledger_database
 from quota.service.ports import StatementLine
 from quota.settings import SettingsError, database_from_environment
 from quota.store.database import Database, open_database
+from quota.store.grants import GrantRefused
 from quota.store.history import LedgerHash, entries, ledger_hash, unhurried
 from quota.store.instants import from_us
-from quota.store.migrate import migrate
+from quota.store.migrate import NotTheOwner, migrate
 from quota.store.move import MoveRefused, move
 from quota.store.unit_of_work import SqlStore
 from quota.store.verify import verify
@@ -53,11 +54,41 @@ def run_verify(database: Database, _options: argparse.Namespace) -> int:
     return 1 if differences else 0
 
 
-def run_migrate(database: Database, _options: argparse.Namespace) -> int:
-    """Bring the database to the newest schema."""
-    migrate(database)
+def run_migrate(database: Database, options: argparse.Namespace) -> int:
+    """Bring the database to the newest schema, as its owner where one is named; 1 and the reason where that cannot be."""
+    try:
+        if options.owner is None:
+            migrate(database)
+        else:
+            _migrate_as_owner(database, options.owner)
+    except (NotTheOwner, GrantRefused) as error:
+        print(f"commons: {error}", file=sys.stderr)
+        return 1
     print("the database is at the newest schema")
     return 0
+
+
+def _migrate_as_owner(database: Database, url: str) -> None:
+    if database.url.username is None:
+        raise GrantRefused("portal.toml: quota.database names no user: write postgresql+psycopg://USER@…")
+    owner = _other_database("migrate --owner", url)
+    try:
+        if (owner.url.host, owner.url.database) != (database.url.host, database.url.database):
+            raise GrantRefused("the owner's URL names another database than portal.toml: quota.database")
+        migrate(owner, grant_to=database.url.username)
+    finally:
+        owner.close()
+
+
+def _other_database(command: str, url: str) -> Database:
+    """A database named on the command line. Raises SettingsError."""
+    try:
+        found = open_database(url)
+    except ValueError as error:
+        raise SettingsError([f"commons {command}: {error}"]) from None
+    if found.url.password is not None:
+        raise SettingsError([f"commons {command}: a command line is no place for a password; put it into ~/.pgpass"])
+    return found
 
 
 def run_balance(database: Database, options: argparse.Namespace) -> int:
@@ -105,12 +136,7 @@ def run_ledger_hash(database: Database, _options: argparse.Namespace) -> int:
 
 def run_ledger_move(database: Database, options: argparse.Namespace) -> int:
     """Copy the ledger into an empty PostgreSQL; 1 and the reason where it is left as it was."""
-    try:
-        target = open_database(options.url)
-    except ValueError as error:
-        raise SettingsError([f"commons ledger move: {error}"]) from None
-    if target.url.password is not None:
-        raise SettingsError(["commons ledger move: a command line is no place for a password; put it into ~/.pgpass"])
+    target = _other_database("ledger move", options.url)
     try:
         moved = move(database, target)
     except MoveRefused as error:
@@ -164,7 +190,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="commons", description="Commands on the ledger.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("verify", help="re-prove every balance from the entries; exits 1 on a difference")
-    commands.add_parser("migrate", help="bring the database to the newest schema")
+    migrating = commands.add_parser("migrate", help="bring the database to the newest schema")
+    migrating.add_argument(
+        "--owner",
+        metavar="URL",
+        help="the schema's owner on PostgreSQL; portal.toml's user then gets the service's rights",
+    )
     balance = commands.add_parser("balance", help="each allocation: awarded, charged, held, available")
     balance.add_argument("--json", action="store_true", help="JSON lines")
     export = commands.add_parser("export", help="every statement line, as JSON lines")

@@ -51,7 +51,7 @@ from quota.service.spooled_ledger import SpooledLedger
 from quota.settings import Settings, SettingsError, from_environment
 from quota.store.database import Database, open_database, url_for
 from quota.store.ledger import LedgerStore
-from quota.store.migrate import migrate
+from quota.store.migrate import NotTheOwner, migrate
 from quota.store.refusals import RefusalWindow
 from quota.store.unit_of_work import SqlStore
 
@@ -293,6 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             uvloop.run(serve(settings))
     except SettingsError as error:
         print("\n".join(error.lines), file=sys.stderr)
+        return 2
+    except NotTheOwner as error:
+        print(f"commons: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -11,18 +11,38 @@ from typing import Final
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import ProgrammingError
 
 from quota.store.database import Database
+from quota.store.grants import grant_service
 
 _LOCK_KEY: Final = 0x636F6D6D6F6E73  # "commons"
+_INSUFFICIENT_PRIVILEGE: Final = "42501"
 _FOLDER: Final = Path(__file__).resolve().parent / "migrations"
 
 
-def migrate(database: Database, revision: str = "head") -> None:
-    """Migrate to `revision`. Raises Unavailable where the database does not answer."""
-    with database.writing() as connection:
-        lock_schema(connection)
-        upgrade(connection, revision)
+class NotTheOwner(Exception):
+    """The schema is older than this version, and the database's user may not change it. The message says what to do."""
+
+
+def migrate(database: Database, revision: str = "head", *, grant_to: str | None = None) -> None:
+    """Migrate to `revision`, and give the role `grant_to` what the service needs.
+
+    Raises Unavailable where the database does not answer, NotTheOwner, GrantRefused.
+    """
+    try:
+        with database.writing() as connection:
+            lock_schema(connection)
+            upgrade(connection, revision)
+            if grant_to is not None:
+                grant_service(connection, grant_to)
+    except ProgrammingError as error:
+        if getattr(error.orig, "sqlstate", None) != _INSUFFICIENT_PRIVILEGE:
+            raise
+        raise NotTheOwner(
+            "the database is older than this version and its user may not change it: "
+            "run `./commons migrate --owner URL` with the URL of the schema's owner"
+        ) from error
 
 
 def lock_schema(connection: Connection) -> None:

@@ -75,7 +75,7 @@ def pre_spawn_hook(client: QuotaClient, people: People, settings: Settings) -> H
         if isinstance(answer, Refused):
             log.info("Refusing %s: %s", spawner._log_name, answer.code)
             raise refusal(answer, request, chooser_url(spawner), language)
-        spawner.login, spawner.uid = answer.login, answer.uid
+        spawner.login, spawner.uid, spawner.language = answer.login, answer.uid, language
         # `deadline_ms` stays 0: the backend counts the chosen runtime from the session's true start, so that a slow start costs
         # its owner nothing; the hold's stop margin covers the rest.
         profile = settings.profiles.get(request.profile)

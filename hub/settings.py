@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hub.sign_in_settings import SignInTable
 from spawners import settings as spawner_settings
+from spawners.container_settings import ContainersTable
 from spawners.profiles import Duration, Profiles
 from spawners.settings import SettingsError, explain, read_tables
 
@@ -95,6 +96,7 @@ class Settings:
     tables: HubTables
     profiles: Profiles
     local: spawner_settings.LocalTable
+    containers: ContainersTable
     secrets: Secrets
     environment: Mapping[str, str] = field(
         repr=False, default_factory=dict
@@ -148,6 +150,7 @@ def read(environment: Mapping[str, str] | None = None) -> Settings:
         tables=tables,
         profiles=spawner_tables.catalogue,
         local=spawner_tables.local,
+        containers=spawner_tables.containers,
         secrets=read_secrets(paths[1] / "secrets", external, demo=len(external) < len(tables.sign_in.providers)),
         environment={name: variables[name] for name in _PASSED_ON if name in variables},
     )

@@ -22,6 +22,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from quota.adapters.clock import SystemClock
+from quota.adapters.engine_evidence import EngineEvidence
 from quota.adapters.evidence import EvidenceByBackend
 from quota.adapters.hub_api import HubApi
 from quota.adapters.hub_oauth import HubSignIn
@@ -33,6 +34,8 @@ from quota.api.app import build_api
 from quota.api.front import AccessLog, Front
 from quota.api.principals import Parts
 from quota.domain.errors import IdConflict, Unavailable
+from quota.domain.hold import HoldState
+from quota.domain.ids import HoldId
 from quota.gateway.app import Gateway
 from quota.gateway_main import GatewayPorts, hub_sign_in, open_gateway, open_models, publish_weights
 from quota.locales import translations
@@ -44,7 +47,7 @@ from quota.service.mailer import Mailer
 from quota.service.meter import Meter
 from quota.service.notice_pass import NoticePass
 from quota.service.notice_stream import NoticeStreams
-from quota.service.ports import Transaction
+from quota.service.ports import Ledger, SessionEvidence, Transaction
 from quota.service.reconcile import reconcile
 from quota.service.services import Services
 from quota.service.spooled_ledger import SpooledLedger
@@ -98,7 +101,7 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
             ledger=ledger,
             store=store,
             hub=hub,
-            evidence=EvidenceByBackend({"local": RunnerRecords(settings.data / "sessions")}),
+            evidence=EvidenceByBackend(_evidence(settings, ledger)),
             catalogue=Catalogue(settings.profiles),
             policy=settings.policy,
             programme=settings.programme,
@@ -117,6 +120,19 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
         front = _front(settings, parts, page_settings, sign_in, gateway)
         mailer = _mailer(settings, services)
         yield Portal(front, services, meter, ledger, NoticePass(services), mailer, parts.streams)
+
+
+def _evidence(settings: Settings, ledger: Ledger) -> dict[str, SessionEvidence]:
+    """Who tells of the sessions of each backend, by its name in portal.toml."""
+
+    async def is_closed(hold_id: HoldId) -> bool:
+        hold = await ledger.hold(hold_id)
+        return hold is not None and hold.state is not HoldState.HELD
+
+    backends: dict[str, SessionEvidence] = {"local": RunnerRecords(settings.data / "sessions")}
+    if settings.engine_helper is not None:
+        backends["container"] = EngineEvidence(settings.engine_helper, is_closed)
+    return backends
 
 
 def open_spool(settings: Settings) -> SpoolFile:

@@ -24,7 +24,8 @@ from quota.domain.rates import ChargeRate
 from quota.gateway import settings as gateway
 from quota.gateway.settings import GatewayTable, ModelName, ModelTable
 from quota.service.services import Policy, Programme
-from spawners.profiles import ID_PATTERN, Duration, Profiles
+from spawners.container_settings import ContainersTable
+from spawners.profiles import ID_PATTERN, Backend, Duration, Profiles
 
 _OWN: Final = frozenset({"quota", "programme", "policy", "rates"})
 TABLES: Final[frozenset[str]] = _OWN | gateway.TABLES | mail_settings.TABLES
@@ -184,6 +185,7 @@ class Settings:
     tables: QuotaTables
     profiles: Profiles
     secrets: Secrets
+    engine_helper: Path | None = None  # None: no profile runs in containers
 
     @property
     def base_path(self) -> str:
@@ -250,9 +252,21 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         raise SettingsError(env.lines)
     tables, profiles = load(portal_file)
     secrets = read_secrets(data / "secrets")
+    helper = engine_helper(portal_file, data, profiles)
     return Settings(
-        portal_file, data, public_url, hub_port, quota_port, model_port, web_parts, tables, profiles, secrets
+        portal_file, data, public_url, hub_port, quota_port, model_port, web_parts, tables, profiles, secrets, helper
     )
+
+
+def engine_helper(portal_file: Path, data: Path, profiles: Profiles) -> Path | None:
+    """Where the engine's helper listens; None where no profile runs in containers. Raises SettingsError."""
+    if not any(one.backend is Backend.CONTAINER for one in profiles):
+        return None
+    try:
+        return ContainersTable.model_validate(_toml(portal_file).get("containers", {})).helper_socket(data)
+    except ValidationError:
+        # spawners.settings reports the reason: the table is its own
+        raise SettingsError([f"{portal_file}: containers: cannot be used"]) from None
 
 
 def database_from_environment(environment: Mapping[str, str] = os.environ) -> tuple[str, Path]:

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from dockerspawner import DockerSpawner
-from traitlets import Instance, Integer, Unicode
+from traitlets import Instance, Integer
 
 from spawners import container_spec as spec
 from spawners import gpu_inventory
@@ -43,9 +43,6 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
     profiles = Instance(Profiles, args=((),), help="The catalogue of portal.toml.").tag(config=True)
     hub_port = Integer(help="The hub's port, as the packet rules let sessions reach it.").tag(config=True)
     quota_port = Integer(help="The port of gateway and quota API, likewise.").tag(config=True)
-    cdi_folders = Unicode(help="Folders of CDI specifications, separated by colons; empty: the standard ones.").tag(
-        config=True
-    )
     stop_margin_s = Integer(30, help="Seconds beyond the grace after which a stop counts as not confirmed.").tag(
         config=True
     )
@@ -286,7 +283,7 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
         if profile.gpus == 0:
             return ()
         self._show(55, "devices")
-        folders = tuple(Path(one) for one in self.cdi_folders.split(":") if one) or gpu_inventory.CDI_FOLDERS
+        folders = tuple(Path(one) for one in self.containers.cdi_folders)
         try:
             inventory = await asyncio.to_thread(gpu_inventory.read_kept, self.containers.gpus, folders)
         except gpu_inventory.InventoryError as error:

@@ -129,6 +129,9 @@ class ContainersTable(BaseModel):
         default_factory=dict, description="Images that may run, by application id."
     )
     gpus: tuple[GpuTable, ...] = Field((), strict=False, description="The host's GPUs.")
+    cdi_folders: tuple[Annotated[str, StringConstraints(pattern="^/")], ...] = Field(
+        ("/etc/cdi", "/var/run/cdi"), strict=False, description="Where CDI specifications lie."
+    )
     homes: HomesTable = Field(default_factory=HomesTable, description="Home and project folders.")
     processes: int = Field(
         1024, ge=64, le=65_536, description="Processes and threads that one session may have (pids limit)."

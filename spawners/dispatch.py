@@ -46,7 +46,9 @@ class DispatchSpawner(SessionTraits, Spawner):
 
     @default("delegates")
     def _delegates_default(self) -> dict[Backend, type[Spawner]]:
-        return dict(DELEGATES)
+        """Of the backends that the catalogue uses, and the local one: who has no engine is not asked what it runs."""
+        used = {Backend.LOCAL, *(one.backend for one in self.profiles)}
+        return {backend: kind for backend, kind in DELEGATES.items() if backend in used}
 
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Any:

@@ -42,19 +42,16 @@ class Host:
     settings: SpawnerSettings
     data: Path
     state: Path
-    cdi_folders: tuple[Path, ...]
 
 
 def read_host() -> Host:
-    """Read $COMMONS_PORTAL_FILE, $COMMONS_DATA and, for tests, $COMMONS_CDI_FOLDERS. Raises SettingsError."""
+    """Read $COMMONS_PORTAL_FILE, $COMMONS_DATA and $COMMONS_ENGINE_STATE (`engine` in the data folder). Raises SettingsError."""
     missing = [name for name in ("COMMONS_PORTAL_FILE", "COMMONS_DATA") if not os.environ.get(name)]
     if missing:
         raise SettingsError([f"environment: {name}: is not set" for name in missing])
-    folders = os.environ.get("COMMONS_CDI_FOLDERS")
-    cdi = tuple(Path(one) for one in folders.split(":")) if folders else gpu_inventory.CDI_FOLDERS
     data = Path(os.environ["COMMONS_DATA"])
     state = Path(os.environ.get("COMMONS_ENGINE_STATE") or data / "engine")
-    return Host(load(Path(os.environ["COMMONS_PORTAL_FILE"])), data, state, cdi)
+    return Host(load(Path(os.environ["COMMONS_PORTAL_FILE"])), data, state)
 
 
 def limits_of(settings: SpawnerSettings) -> container_spec.Limits:
@@ -80,7 +77,7 @@ def rules_of(host: Host, devices: frozenset[str]) -> Rules:
 async def run_helper(host: Host, stop: asyncio.Event) -> None:
     """Serve the helper, keep deadlines, follow pauses, prove by the canary."""
     table = host.settings.containers
-    inventory = gpu_inventory.read(table.gpus, host.cdi_folders)
+    inventory = gpu_inventory.read(table.gpus, [Path(one) for one in table.cdi_folders])
     health = Health() if table.canary else Health(ready=True, reason="")
     async with AsyncExitStack() as stack:
         engine = Engine(table.engine)

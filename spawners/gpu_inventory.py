@@ -18,7 +18,6 @@ import yaml
 from spawners.container_settings import GpuSource, GpuTable
 from spawners.devices import Device
 
-CDI_FOLDERS: Final = (Path("/etc/cdi"), Path("/var/run/cdi"))
 DRIVER_DEADLINE_S: Final = 20
 KEPT_S: Final = 60.0
 _STABLE_NAME: Final = re.compile(r"(?:GPU|MIG)-[A-Za-z0-9/-]{4,80}")
@@ -32,7 +31,7 @@ class InventoryError(Exception):
     """The host's GPUs cannot be told; the text says why."""
 
 
-def read(tables: Iterable[GpuTable], cdi_folders: Sequence[Path] = CDI_FOLDERS) -> tuple[Device, ...]:
+def read(tables: Iterable[GpuTable], cdi_folders: Sequence[Path]) -> tuple[Device, ...]:
     """Every device that portal.toml's `[[containers.gpus]]` name, in their order. Raises InventoryError."""
     found: list[Device] = []
     for table in tables:

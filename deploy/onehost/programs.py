@@ -36,6 +36,9 @@ class Site:
     public_port: int
     ports: Mapping[str, int]
     model: bool
+    engine: tuple[
+        str, ...
+    ] = ()  # processes around the container engine that the launcher runs: spawners.engine_process
 
     @property
     def url(self) -> str:
@@ -67,6 +70,8 @@ def programs(site: Site) -> list[Program]:
     ]
     if site.model:
         found.append(Program("model", (python, "-m", "deploy.onehost.model"), site.data.run))
+    for name in site.engine:
+        found.append(Program(f"engine-{name}", (python, "-m", "spawners.engine_process", name), site.data.run))
     return found
 
 

@@ -21,6 +21,7 @@ from typing import Final
 from deploy.onehost import ports
 from deploy.onehost.bootstrap import Environment
 from deploy.onehost.console import CannotGoOn, Progress, report
+from deploy.onehost.containers import HELPER, engine_programs, load_packet_rules
 from deploy.onehost.data_folder import DataFolder, forget_holder, read_holder, try_lock, write_holder, write_whole
 from deploy.onehost.programs import Site
 from deploy.onehost.readiness import wait_until_ready
@@ -145,10 +146,13 @@ class Launcher:
             raise CannotGoOn(
                 f"inner port {names} is in use by another program; running notebooks need it: end that program"
             )
-        return Site(Environment(ROOT), self._data, portal_file, self._options.port, inner, self._options.model)
+        engine = engine_programs(portal_file)
+        return Site(Environment(ROOT), self._data, portal_file, self._options.port, inner, self._options.model, engine)
 
     def _serve(self, site: Site, lock: int) -> None:
         supervisor = Supervisor(site, lock)
+        if HELPER in site.engine:
+            load_packet_rules(site, self._progress)
         self._progress.say("starting " + ", ".join(program_names(site)))
         supervisor.start()
         try:
@@ -184,7 +188,8 @@ class Launcher:
 
 def program_names(site: Site) -> list[str]:
     """What is started, as people call it."""
-    return ["proxy", "hub", "quota service"] + (["language model"] if site.model else [])
+    engine = [f"engine {name}" for name in site.engine]
+    return ["proxy", "hub", "quota service"] + (["language model"] if site.model else []) + engine
 
 
 def check_portal_file(portal_file: Path) -> None:

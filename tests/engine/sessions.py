@@ -38,7 +38,6 @@ class Sessions:
             data_folder=str(self.site.folder),
             containers=settings.containers,
             profiles=settings.catalogue,
-            cdi_folders=str(self.site.engine.cdi_folder),
             hub_port=1,
             quota_port=2,
             hold_id=hold_id,

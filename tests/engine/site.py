@@ -35,6 +35,7 @@ stop_grace = "5 s"
 tmp = "64 MiB"
 processes = 200
 canary = {canary}
+cdi_folders = ["{cdi}"]
 
 [containers.images.lab]
 image = "{image}"
@@ -96,6 +97,7 @@ class ContainerSite:
     def _portal_toml(self) -> str:
         """The checkout's site file with its profiles on containers."""
         text = (ROOT / "portal.toml").read_text().replace('backend = "local"', 'backend = "container"')
+        text = text.replace('memory = "2 GiB"', 'memory = "768 MiB"')
         return text + TABLES.format(
             engine=self.engine.socket,
             helper=self.helper,
@@ -104,6 +106,7 @@ class ContainerSite:
             homes=self.homes,
             folder=self.home_root,
             kind=gpus.KIND,
+            cdi=self.engine.cdi_folder,
             canary=str(self.canary).lower(),
         )
 
@@ -137,7 +140,6 @@ class ContainerSite:
             "COMMONS_PORTAL_FILE": str(self.portal_file),
             "COMMONS_DATA": str(self.folder),
             "COMMONS_ENGINE_STATE": str(self.state),
-            "COMMONS_CDI_FOLDERS": str(self.engine.cdi_folder),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -123,7 +123,7 @@ FORBIDDEN: dict[str, Callable[[dict[str, Any]], object]] = {
     "no label": lambda b: b["Labels"].pop(spec.USER),
     "a label of another's": lambda b: b["Labels"].update({"com.example.x": "1"}),
     "labels as a list": lambda b: b.update(Labels=["x"]),
-    "a longer runtime": lambda b: b["Labels"].update({spec.RUNTIME: "7201"}),
+    "a longer runtime": lambda b: b["Labels"].update({spec.RUNTIME: "100000000"}),
     "no runtime": lambda b: b["Labels"].update({spec.RUNTIME: ""}),
     "a shared device": lambda b: b["Labels"].update({spec.SHARING: "0"}),
     "no host configuration": lambda b: b.pop("HostConfig"),

@@ -65,10 +65,10 @@ def test_a_broken_specification_is_an_error(tmp_path: Path, content: str) -> Non
 
 
 def test_stated_devices_are_taken_as_they_are_and_none_twice() -> None:
-    found = read([table(source="stated", ids=["GPU-1", "GPU-2"])])
+    found = read([table(source="stated", ids=["GPU-1", "GPU-2"])], [])
     assert [one.id for one in found] == ["GPU-1", "GPU-2"]
     with pytest.raises(InventoryError, match="GPU-1"):
-        read([table(source="stated", ids=["GPU-1"]), table(source="stated", ids=["GPU-1"])])
+        read([table(source="stated", ids=["GPU-1"]), table(source="stated", ids=["GPU-1"])], [])
     with pytest.raises(ValueError):
         table(source="stated")
 

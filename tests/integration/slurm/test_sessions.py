@@ -1,0 +1,78 @@
+"""Sessions as jobs keep the contract of delegates on a real Slurm, through slurmrestd and through the commands alike.
+
+The truth outside is squeue, sacct and the processes' own files. Both run behind job_submit.lua, with the signer's tickets.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spawners.batch import Commands, SbatchSpawner, command_queue, stock_parse_job_id
+from spawners.job_queue import RestQueue
+from spawners.slurm import SlurmRestSpawner
+from tests.delegate_contract import DelegateContract
+from tests.integration.slurm.cluster import SlurmCluster
+from tests.integration.slurm.job_sessions import SlurmUnderTest, slurm_table, write_program
+from tests.integration.slurm.offices import client, office
+from tests.integration.slurm.options import PORTAL_ACCOUNT
+
+_numbers = itertools.count(1)
+
+
+def rest(cluster: SlurmCluster, folder: Path, **changes: Any) -> SlurmUnderTest:
+    table = slurm_table(cluster, write_program(cluster.base), **changes)
+    queue = RestQueue(table, client(cluster, folder))
+    return SlurmUnderTest(cluster, folder, queue, SlurmRestSpawner, PORTAL_ACCOUNT, f"rest{next(_numbers)}")
+
+
+class SbatchUnderTest(SlurmUnderTest):
+    """Goes dark with slurmctld: there is no slurmrestd in between."""
+
+    daemon = "slurmctld"
+
+
+def sbatch(cluster: SlurmCluster, folder: Path, **changes: Any) -> SlurmUnderTest:
+    table = slurm_table(cluster, write_program(cluster.base), access="sbatch", **changes)
+    inside = tuple(cluster.namespace.argv(()))
+    commands = Commands(as_owner=(str(_wrapper(cluster, folder)), "{login}"), wrapper=inside)
+    queue = command_queue(table, commands, stock_parse_job_id, office(cluster, folder))
+    return SbatchUnderTest(cluster, folder, queue, SbatchSpawner, PORTAL_ACCOUNT, f"sbatch{next(_numbers)}")
+
+
+def _wrapper(cluster: SlurmCluster, folder: Path) -> Path:
+    """What `sudo -n -E -u LOGIN --` is on a login node: the environment goes along, and the cluster's own names are known."""
+    path = folder / "as-owner"
+    pid, conf = cluster.namespace.pid, cluster.conf
+    path.write_text(
+        "#!/bin/sh\n"
+        f"export SLURM_CONF={conf}\n"
+        "login=$1; shift\n"
+        f'exec nsenter -t {pid} -m -p -u -r -w setpriv --reuid "$login" --regid "$login" --clear-groups "$@"\n'
+    )
+    path.chmod(0o755)
+    return path
+
+
+class TestRest(DelegateContract):
+    """Every rule, through slurmrestd."""
+
+    @pytest.fixture
+    async def backend(self, slurm22: SlurmCluster, tmp_path: Path) -> AsyncIterator[SlurmUnderTest]:
+        under_test = rest(slurm22, tmp_path)
+        yield under_test
+        await under_test.end()
+
+
+class TestSbatch(DelegateContract):
+    """Every rule, through sbatch, squeue and scancel."""
+
+    @pytest.fixture
+    async def backend(self, slurm22: SlurmCluster, tmp_path: Path) -> AsyncIterator[SlurmUnderTest]:
+        under_test = sbatch(slurm22, tmp_path)
+        yield under_test
+        await under_test.end()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.engine.fixtures import engine, images
 from tests.portal import Portal
 
 ARGUMENTS = [
@@ -20,12 +21,18 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+__all__ = ["engine", "images"]
 Windows = Callable[[str], Page]
 
 
 @pytest.fixture(scope="module")  # its event loop must not outlive the module: other tests have their own
 def chromium() -> Iterator[Browser]:
     """Fails where Chromium is missing: `./commons test browser` installs it."""
+    yield from a_chromium()
+
+
+def a_chromium() -> Iterator[Browser]:
+    """One browser, in the caller's network namespace."""
     path = shutil.which("chromium")
     assert path, "chromium is missing: apt-get install chromium"
     with sync_playwright() as playwright:

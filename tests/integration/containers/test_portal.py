@@ -7,18 +7,15 @@ import json
 import os
 import signal
 import socket
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
 
 from spawners import container_spec as spec
-from spawners.engine_sessions import instant_ms
+from tests.engine.container_portal import ContainerPortal, engines_ms
 from tests.engine.engine import Engine
 from tests.engine.images import Images
-from tests.engine.site import ContainerSite
 from tests.integration.test_survival import program_pid, settled_charge
 from tests.people import Kernel, Person
 from tests.portal import Portal
@@ -45,71 +42,32 @@ print(json.dumps([port for port in range(1, 65536) if is_open(port)]))
 """
 
 
-TOLD_LATER_MS = 500
+def portal_of(running: ContainerPortal) -> Portal:
+    assert running.portal is not None
+    return running.portal
 
 
-class Running:
-    """A portal on a site, with the engine's word."""
+async def nothing_left(running: ContainerPortal) -> None:
+    async def none() -> bool:
+        return not running.containers() and not running.client.networks.list(filters={"label": spec.HOLD})
 
-    def __init__(self, site: ContainerSite, portal: Portal) -> None:
-        self.site = site
-        self.portal = portal
-        self.client = site.engine.client()
-        self.ports: dict[str, int] = json.loads((portal.data / "ports.json").read_text())
-
-    def containers(self) -> list[Any]:
-        return list(self.client.containers.list(all=True, filters={"label": spec.HOLD}))
-
-    def only_container(self, user: str) -> Any:
-        (found,) = [one for one in self.containers() if one.labels[spec.USER] == user]
-        return found
-
-    async def nothing_left(self) -> None:
-        async def none() -> bool:
-            return not self.containers() and not self.client.networks.list(filters={"label": spec.HOLD})
-
-        await eventually(none, within_s=40, what="containers and networks are removed after settlement")
-
-
-def lived_ms(container: Any) -> int:
-    """From the engine's StartedAt to its FinishedAt."""
-    container.reload()
-    state = container.attrs["State"]
-    started, finished = instant_ms(state["StartedAt"]), instant_ms(state["FinishedAt"])
-    assert started is not None
-    assert finished is not None
-    return finished - started
-
-
-def told_lived_ms(running: Running, container: Any) -> int:
-    """The same by the engine's events, which stay when the container is removed; its end is told some milliseconds later."""
-    started = instant_ms(container.attrs["State"]["StartedAt"])
-    assert started is not None
-    filters = {"container": container.id, "event": "die"}
-    ended = list(running.client.events(since=0, until=int(time.time()) + 1, filters=filters, decode=True))
-    return int(ended[-1]["timeNano"]) // 10**6 - started
+    await eventually(none, within_s=40, what="containers and networks are removed after settlement")
 
 
 @pytest.fixture(scope="module")
-def running(inside: Engine, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    site = ContainerSite(inside, images.base(), homes="loop", canary=True)
-    portal = Portal(tmp_path_factory.mktemp("containers") / "data", model=False, portal_file=site.portal_file)
+def running(inside: Engine, images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ContainerPortal]:
+    one = ContainerPortal(inside, images.base(), model=False)
     try:
-        site.load_rules(1, 2)
-        site.start()
-        portal.up()
-        one = Running(site, portal)
-        site.load_rules(one.ports["hub"], one.ports["quota"])
+        portal = one.up(tmp_path_factory.mktemp("containers") / "data")
         yield one
         assert portal.down() == 0
     finally:
-        portal.down()
-        site.stop()
+        one.stop()
 
 
 @pytest.fixture
-async def people(running: Running) -> AsyncIterator[tuple[Person, Person]]:
-    async with Person(running.portal, "pi") as pi, Person(running.portal, "researcher") as researcher:
+async def people(running: ContainerPortal) -> AsyncIterator[tuple[Person, Person]]:
+    async with Person(portal_of(running), "pi") as pi, Person(portal_of(running), "researcher") as researcher:
         yield pi, researcher
 
 
@@ -119,9 +77,9 @@ def project() -> dict[str, str]:
     return {}
 
 
-async def made(running: Running, project: dict[str, str], pi: Person) -> str:
+async def made(running: ContainerPortal, project: dict[str, str], pi: Person) -> str:
     if "id" not in project:
-        async with Person(running.portal, "admin") as admin:
+        async with Person(portal_of(running), "admin") as admin:
             project["id"] = await awarded_project(pi, admin, gpu_hours="20", tokens=100_000)
         answer = await pi.api("PUT", f"/projects/{project['id']}/members/researcher", {"role": "member"})
         assert answer[0] == 201, answer
@@ -129,7 +87,7 @@ async def made(running: Running, project: dict[str, str], pi: Person) -> str:
 
 
 async def test_a_notebook_sees_its_gpu_its_home_and_the_portal_and_nothing_else_of_host_or_neighbours(
-    running: Running, people: tuple[Person, Person], project: dict[str, str]
+    running: ContainerPortal, people: tuple[Person, Person], project: dict[str, str]
 ) -> None:
     pi, researcher = people
     project_id = await made(running, project, pi)
@@ -148,7 +106,7 @@ async def test_a_notebook_sees_its_gpu_its_home_and_the_portal_and_nothing_else_
     ]
     with ExitStack() as listening:
         model, database, engine = (listening.enter_context(socket.create_server(("0.0.0.0", 0))) for _ in range(3))
-        ports = [one.getsockname()[1] for one in (model, database, engine)] + [22, running.portal.port]
+        ports = [one.getsockname()[1] for one in (model, database, engine)] + [22, portal_of(running).port]
         inner = [port for name, port in running.ports.items() if name not in ("hub", "quota")]
         closed = [(address, port) for address in (host, peer_host) for port in (*ports, *inner)]
         closed += [(peer, spec.PORT), ("169.254.169.254", 80), ("192.0.2.1", 443), ("1.1.1.1", 53)]
@@ -183,13 +141,13 @@ async def test_a_notebook_sees_its_gpu_its_home_and_the_portal_and_nothing_else_
         assert scanned == sorted([running.ports["hub"], running.ports["quota"]])
     await asyncio.gather(pi.stop(), researcher.stop())
     charged = await settled_charge(pi, project_id)
-    lived = told_lived_ms(running, mine) + 2 * told_lived_ms(running, other)
-    assert abs(charged - lived) <= TOLD_LATER_MS
-    await running.nothing_left()
+    lived = running.lived_ms(mine.id) + 2 * running.lived_ms(other.id)
+    assert abs(charged - lived) <= 3 * running.told_later_ms
+    await nothing_left(running)
 
 
 async def test_a_home_survives_and_the_next_session_gets_another_network(
-    running: Running, people: tuple[Person, Person], project: dict[str, str]
+    running: ContainerPortal, people: tuple[Person, Person], project: dict[str, str]
 ) -> None:
     pi, _ = people
     await pi.start(await made(running, project, pi), profile="cpu")
@@ -197,11 +155,11 @@ async def test_a_home_survives_and_the_next_session_gets_another_network(
     assert await kernel.run("import os; print(open(os.environ['HOME'] + '/kept.txt').read())") == "kept\n"
     assert await kernel.run("print(os.path.exists('/dev/simgpu0'))") == "False\n"
     await pi.stop()
-    await running.nothing_left()
+    await nothing_left(running)
 
 
 async def test_a_container_that_is_killed_while_the_hub_is_down_is_charged_to_the_engines_end(
-    running: Running, people: tuple[Person, Person], project: dict[str, str]
+    running: ContainerPortal, people: tuple[Person, Person], project: dict[str, str]
 ) -> None:
     pi, _ = people
     project_id = await made(running, project, pi)
@@ -209,9 +167,9 @@ async def test_a_container_that_is_killed_while_the_hub_is_down_is_charged_to_th
     await pi.start(project_id)
     container = running.only_container("pi")
     for marker in ("jupyterhub_config.py", "quota.main serve"):
-        os.kill(program_pid(running.portal, marker), signal.SIGKILL)
+        os.kill(program_pid(portal_of(running), marker), signal.SIGKILL)
     container.kill()
-    lived = lived_ms(container)
+    lived = engines_ms(container)
 
     async def answers() -> bool:
         try:
@@ -221,11 +179,11 @@ async def test_a_container_that_is_killed_while_the_hub_is_down_is_charged_to_th
 
     await eventually(answers, within_s=60, what="the portal is back and has seen the end")
     assert await settled_charge(pi, project_id) - before == lived
-    await running.nothing_left()
+    await nothing_left(running)
 
 
 async def test_a_session_goes_on_while_the_engine_and_its_helper_are_restarted_and_is_charged_once(
-    running: Running, people: tuple[Person, Person], project: dict[str, str]
+    running: ContainerPortal, people: tuple[Person, Person], project: dict[str, str]
 ) -> None:
     pi, _ = people
     project_id = await made(running, project, pi)
@@ -237,7 +195,7 @@ async def test_a_session_goes_on_while_the_engine_and_its_helper_are_restarted_a
     await asyncio.to_thread(running.site.engine.down)
     running.site.stop_helper()
     assert await kernel.run("print(kept)") == "42\n"
-    hub_log = running.portal.data / "logs" / "hub.log"
+    hub_log = portal_of(running).data / "logs" / "hub.log"
 
     async def hub_looked() -> bool:
         return "cannot be judged" in hub_log.read_text()
@@ -250,5 +208,5 @@ async def test_a_session_goes_on_while_the_engine_and_its_helper_are_restarted_a
     assert (await pi.server() or {}).get("ready") is True
     await pi.stop()
     charged = await settled_charge(pi, project_id) - before
-    assert abs(charged - told_lived_ms(running, container)) <= TOLD_LATER_MS
-    await running.nothing_left()
+    assert abs(charged - running.lived_ms(container.id)) <= running.told_later_ms
+    await nothing_left(running)

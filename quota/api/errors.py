@@ -35,6 +35,7 @@ STATUS: Final[Mapping[str, int]] = {
     "own_application": 403,
     "own_project": 403,
     "cross_site": 403,
+    "signed_out": 403,
     "project_suspended": 403,
     "runtime_too_long": 403,
     "model_not_allowed": 403,

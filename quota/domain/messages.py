@@ -73,6 +73,9 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "forbidden": Message("You may not do this.", "Ask somebody whose role allows it."),
     "own_application": Message("Nobody decides on their own application.", "Leave it to somebody else."),
     "own_project": Message("Nobody changes the award of their own project.", "Leave it to another admin."),
+    "signed_out": Message(
+        "Your sign-in provider does not vouch for you any more.", "Sign in again; if that fails, ask your institution."
+    ),
     "cross_site": Message("The request came from another site.", "Open the page here and send it again."),
     "unknown_project": Message("There is no such project, or none that you may see.", "Look it up in your projects."),
     "unknown_application": Message("There is no such application.", "Look it up in your applications."),

@@ -1,69 +1,45 @@
-"""Model servers over HTTP: one aiohttp session a process, shared by all requests.
+"""Model servers over HTTP/1.1: connections of our own, kept and shared, as light as Python allows.
 
-Invariant: the gateway talks to public addresses only, unless the site's administrators allowed a host by name
-(`allow_private` in portal.toml): names are checked where they are resolved, redirects are not followed, proxies from the
-environment are not used. Nothing of the caller's headers goes upstream.
+Invariants: the gateway talks to public addresses only, unless the site's administrators allowed a host by name (`allow_private` in
+portal.toml); a name is resolved once a connection and the connection goes to the address that was checked, so that a name that
+changes its mind leads nowhere; redirects are not followed, proxies from the environment are not used. Nothing of the caller's
+headers goes upstream. A connection that was not read to the end of its answer is cut.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Collection, Mapping
+import ssl
+import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
 
-import aiohttp
-import yarl
-from aiohttp.abc import AbstractResolver, ResolveResult
+from quota.adapters.upstream_connection import Connection, HttpAnswer
+from quota.service.upstreams import NotReached, Target
 
-from quota.service.upstreams import Interrupted, NotReached, Target, TimedOut, TooLarge
-
-_KEEP_ALIVE_S: Final = 15
-_LINE_BYTES_MAX: Final = 16_384
+_KEEP_ALIVE_S: Final = 15.0
 
 
-class HttpAnswer:
-    """An answer whose head was read."""
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where connections go: the key of the pool."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        self.retry_after = response.headers.get("Retry-After")
-
-    async def read(self, limit_bytes: int) -> bytes:
-        pieces, size = [], 0
-        while piece := await self.next_piece():
-            size += len(piece)
-            if size > limit_bytes:
-                raise TooLarge(f"more than {limit_bytes} bytes")
-            pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    async def next_piece(self) -> bytes:
-        try:
-            return await self._response.content.readany()
-        except TimeoutError as error:
-            raise TimedOut("the answer took too long") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Interrupted(type(error).__name__) from error
-
-    def close(self) -> None:
-        # Closing an answer that was read to its end leaves its connection alone: it is back in the pool already.
-        self._response.close()
+    host: str
+    port: int
+    tls: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """What is the same for every request to a target's path; without headers it may not be called."""
+    """What is the same for every request to a target's path; `head` lacks the length. Without it the place may not be called."""
 
-    url: yarl.URL
-    headers: Mapping[str, str] | None = field(repr=False)
-    plain: aiohttp.ClientTimeout
-    streamed: aiohttp.ClientTimeout
+    place: _Place
+    head: bytes | None = field(repr=False)
 
 
 class HttpUpstreams:
@@ -71,63 +47,137 @@ class HttpUpstreams:
 
     def __init__(self, allowed_hosts: Collection[str] = ()) -> None:
         self._allowed_hosts = frozenset(allowed_hosts)
-        self._session: aiohttp.ClientSession | None = None
         self._routes: dict[tuple[Target, str], _Route] = {}
+        self._idle: dict[_Place, list[Connection]] = {}
+        self._all: set[Connection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._tls = ssl.create_default_context()
+        self._open = False
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=_KEEP_ALIVE_S, resolver=PublicResolver(self._allowed_hosts)
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            auto_decompress=True,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            max_line_size=_LINE_BYTES_MAX,
-            max_field_size=_LINE_BYTES_MAX,
-            headers={"User-Agent": "compute-commons-gateway", "Accept-Encoding": "identity"},
-        )
+        self._open = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        self._open = False
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for connection in list(self._all):
+            connection.cut()
 
     async def post(self, target: Target, path: str, body: bytes, *, streamed: bool) -> HttpAnswer:
-        if self._session is None:
-            raise NotReached("not open")
+        """Send a JSON body to `path` under the target. Raises NotReached, Interrupted, TimedOut."""
         route = self._routes.get((target, path)) or self._route(target, path)
-        if route.headers is None:
+        if route.head is None:
             raise NotReached("a private address that portal.toml does not allow")
+        connection = self._kept(route.place) or await self._connected(route.place, target.connect_deadline_s)
+        # A plain answer comes in one piece at the end: only a stream can be silent for too long.
+        answer = connection.ask(
+            b"%b%d\r\n\r\n%b" % (route.head, len(body), body), target.idle_deadline_s if streamed else None
+        )
         try:
-            response = await self._session.post(
-                route.url,
-                data=aiohttp.BytesPayload(body, content_type="application/json"),
-                headers=route.headers,
-                allow_redirects=False,
-                timeout=route.streamed if streamed else route.plain,
-            )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
-            raise NotReached(type(error).__name__) from error
+            await answer.begun()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    async def reached(self, target: Target) -> bool:
+        """Whether the server takes connections now; says nothing of its model."""
+        route = self._routes.get((target, "")) or self._route(target, "")
+        if route.head is None:
+            return False
+        kept = self._kept(route.place)
+        if kept is None:
+            try:
+                kept = await self._connected(route.place, target.connect_deadline_s)
+            except NotReached:
+                return False
+        self._release(kept)
+        return True
+
+    def _kept(self, place: _Place) -> Connection | None:
+        """A connection that was used before and is still open."""
+        idle = self._idle.get(place)
+        while idle:
+            connection = idle.pop()
+            if connection.usable and time.monotonic() - connection.idle_since_s < _KEEP_ALIVE_S:
+                return connection
+            connection.cut()
+        return None
+
+    async def _connected(self, place: _Place, deadline_s: float) -> Connection:
+        if not self._open:
+            raise NotReached("not open")
+        loop = asyncio.get_running_loop()
+        failure: Exception | None = None
+        try:
+            async with asyncio.timeout(deadline_s):
+                for address in await self._addresses(place):
+                    try:
+                        _, connection = await loop.create_connection(
+                            lambda: Connection(place, self._release, self._all),
+                            address,
+                            place.port,
+                            ssl=self._tls if place.tls else None,
+                            server_hostname=place.host if place.tls else None,
+                        )
+                    except OSError as error:
+                        failure = error
+                    else:
+                        return connection
         except TimeoutError as error:
-            raise TimedOut("no answer in time") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Interrupted(type(error).__name__) from error
-        return HttpAnswer(response)
+            failure = error
+        except OSError as error:
+            failure = error
+        raise NotReached(type(failure).__name__) from failure
+
+    async def _addresses(self, place: _Place) -> list[str]:
+        """The addresses of a host that may be called. Raises OSError where there are none."""
+        found = await asyncio.get_running_loop().getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+        if place.host not in self._allowed_hosts:
+            addresses = [one for one in addresses if ip_address(one.partition("%")[0]).is_global]
+        if not addresses:
+            raise OSError(None, "the name leads to a private address that portal.toml does not allow")
+        return addresses
+
+    def _release(self, connection: Connection) -> None:
+        """Keep a connection whose answer was read to its end."""
+        if not self._open or not connection.usable:
+            connection.cut()
+            return
+        place = connection.place
+        assert isinstance(place, _Place)
+        self._idle.setdefault(place, []).append(connection)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(_KEEP_ALIVE_S, self._swept)
+
+    def _swept(self) -> None:
+        """Close what nobody used for a while."""
+        self._sweep = None
+        oldest_s = time.monotonic() - _KEEP_ALIVE_S
+        for idle in self._idle.values():
+            for connection in [one for one in idle if one.idle_since_s <= oldest_s or not one.usable]:
+                idle.remove(connection)
+                connection.cut()
+        if any(self._idle.values()):
+            self._sweep = asyncio.get_running_loop().call_later(_KEEP_ALIVE_S, self._swept)
 
     def _route(self, target: Target, path: str) -> _Route:
-        allowed = address_allowed(target.url, self._allowed_hosts)
-        headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
-        connect_s, total_s = target.connect_deadline_s, target.total_deadline_s
-        route = _Route(
-            url=yarl.URL(target.url + path),
-            headers=headers if allowed else None,
-            # A plain answer comes in one piece at the end: only a stream can be silent for too long.
-            plain=aiohttp.ClientTimeout(total=total_s, sock_connect=connect_s),
-            streamed=aiohttp.ClientTimeout(total=total_s, sock_connect=connect_s, sock_read=target.idle_deadline_s),
-        )
-        self._routes[(target, path)] = route
+        parts = urlsplit(target.url + path)
+        tls, host = parts.scheme == "https", parts.hostname or ""
+        place = _Place(host, parts.port or (443 if tls else 80), tls)
+        head = None
+        if address_allowed(target.url, self._allowed_hosts):
+            key = f"Authorization: Bearer {target.key}\r\n" if target.key else ""
+            head = (
+                f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: compute-commons-gateway\r\n"
+                f"Accept-Encoding: identity\r\n{key}Content-Type: application/json\r\nContent-Length: "
+            ).encode("ascii")
+        route = self._routes[(target, path)] = _Route(place, head)
         return route
 
 
@@ -140,25 +190,3 @@ def address_allowed(url: str, allowed_hosts: Collection[str]) -> bool:
         return ip_address(host).is_global
     except ValueError:
         return host != ""
-
-
-class PublicResolver(AbstractResolver):
-    """The system's resolver, without the answers that lie inside: a name may not lead the gateway into its own network."""
-
-    def __init__(self, allowed_hosts: Collection[str]) -> None:
-        self._allowed_hosts = frozenset(allowed_hosts)
-        self._resolver = aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._resolver.resolve(host, port, family)
-        if host in self._allowed_hosts:
-            return found
-        public = [one for one in found if ip_address(one["host"].partition("%")[0]).is_global]
-        if not public:
-            raise OSError(None, "the name leads to a private address that portal.toml does not allow")
-        return public
-
-    async def close(self) -> None:
-        await self._resolver.close()

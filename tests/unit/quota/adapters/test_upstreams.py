@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import socket
+import asyncio
 
 import pytest
 
-from quota.adapters.upstreams import PublicResolver, address_allowed
+from quota.adapters.upstreams import HttpUpstreams, address_allowed
+from quota.service.upstreams import Interrupted, NotReached, Target
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,17 @@ def test_an_allowed_host_and_a_public_address_are_called() -> None:
     assert address_allowed("https://models.example.org/v1", frozenset())
 
 
-async def test_a_name_that_leads_inside_is_not_resolved() -> None:
-    with pytest.raises(OSError, match="private address"):
-        await PublicResolver(frozenset()).resolve("localhost", 80, socket.AF_INET)
-    assert await PublicResolver({"localhost"}).resolve("localhost", 80, socket.AF_INET)
+async def test_a_name_that_leads_inside_is_not_called() -> None:
+    """The name is looked up once and the connection goes to the address that was checked."""
+    listener = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    target = Target(f"http://localhost:{port}/v1", "", 2, 2, 2)
+    async with HttpUpstreams() as upstreams:
+        with pytest.raises(NotReached):
+            await upstreams.post(target, "/chat/completions", b"{}", streamed=False)
+        assert not await upstreams.reached(target)
+    async with HttpUpstreams({"localhost"}) as upstreams:
+        with pytest.raises(Interrupted):
+            await upstreams.post(target, "/chat/completions", b"{}", streamed=False)
+        assert await upstreams.reached(target)
+    listener.close()

@@ -23,7 +23,7 @@ from quota.gateway import denials
 from quota.gateway.admission import Admission
 from quota.gateway.callers import Caller, Callers, Doors, key_of
 from quota.gateway.denials import Denied, Header
-from quota.gateway.exchange import ClientLeft, Exchange, Receive, Scope, Send
+from quota.gateway.exchange import AsgiExchange, ClientLeft, Exchange, Receive, Scope, Send
 from quota.gateway.model_request import Endpoint, ModelRequest, read_request
 from quota.gateway.models import Model, Models
 from quota.gateway.pace import UNLIMITED, Paces, Share
@@ -78,20 +78,10 @@ class Gateway:
         self._closing = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send)
-        try:
-            asked = await self._read(exchange)
-            if asked is None:
-                return
-            if self._closing:
-                asked = denials.stopping()
-            if isinstance(asked, Denied):
-                await exchange.deny(asked)
-                return
-        except ClientLeft:
-            return
-        except Exception:  # a process edge: the client gets an id, the log the reason
-            await _broken(exchange)
+        """Answer one request over ASGI."""
+        exchange = AsgiExchange(scope, receive, send)
+        asked = await self._understood(exchange)
+        if asked is None:
             return
         # A task of its own: whatever the HTTP server does to this one, the request is settled.
         task = asyncio.create_task(self._guarded(exchange, asked))
@@ -103,6 +93,33 @@ class Gateway:
         except asyncio.CancelledError:
             exchange.client_left()
             raise
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request in a task that nobody cancels (quota.gateway.wire)."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._open[task] = exchange
+        try:
+            asked = await self._understood(exchange)
+            if asked is not None:
+                await self._guarded(exchange, asked)
+        finally:
+            self._open.pop(task, None)
+
+    async def _understood(self, exchange: Exchange) -> Asked | None:
+        """The request; None where it is answered already, or its client gone."""
+        try:
+            asked = await self._read(exchange)
+            if asked is not None and self._closing:
+                asked = denials.stopping()
+            if not isinstance(asked, Denied):
+                return asked
+            await exchange.deny(asked)
+        except ClientLeft:
+            pass
+        except Exception:  # a process edge: the client gets an id, the log the reason
+            await _broken(exchange)
+        return None
 
     async def close(self, deadline_s: float) -> None:
         """Take no more requests, let those under way finish, cut the rest, and settle them all."""

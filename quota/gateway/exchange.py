@@ -1,12 +1,13 @@
-"""One HTTP exchange over ASGI: the body in, the answer out, and whether the client is still there.
+"""One HTTP exchange: the body in, the answer out, and whether the client is still there.
 
-Invariant: exactly one complete answer is sent, or none once the client has left. `until_over` returns when the answer is complete
-or the client is gone: the server says `http.disconnect` for both (ASGI HTTP 2.3).
+Invariant: exactly one complete answer is sent, or none once the client has left. Two ways lead here: `AsgiExchange` where the gateway
+shares a server with the pages, `quota.gateway.wire` where it has one of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -33,30 +34,96 @@ class ClientLeft(Exception):
     """The client closed the connection."""
 
 
-class Exchange:
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-        self.anthropic = self.path.startswith(ANTHROPIC_PATH)
+class Exchange(ABC):
+    """What the gateway knows of a request beside its body, and the ways to answer it."""
+
+    def __init__(self, method: str, path: str, headers: dict[bytes, bytes]) -> None:
+        self.method = method
+        self.path = path
+        self.anthropic = path.startswith(ANTHROPIC_PATH)
         self.left = False
         self.stopping = False  # the gateway stops: what is not delivered by now will not be
         self.started = False
         self.over = False
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
-        self._receive = receive
-        self._send = send
+        self._headers = headers
         self._relaying: asyncio.Timeout | None = None
+
+    @abstractmethod
+    async def body(self, limit_bytes: int, deadline_s: int) -> bytes | Denied:
+        """The request's body. Raises ClientLeft."""
+
+    @abstractmethod
+    async def start(self, status: int, headers: list[Header], length: int | None) -> None:
+        """Send the head of an answer; without `length` its pieces follow."""
+
+    @abstractmethod
+    async def piece(self, data: bytes) -> None:
+        """Send a piece of a streamed answer."""
+
+    @abstractmethod
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last bytes of an answer."""
 
     def header(self, name: bytes) -> bytes | None:
         return self._headers.get(name)
 
-    async def body(self, limit_bytes: int, deadline_s: int) -> bytes | Denied:
-        """The request's body. Raises ClientLeft."""
+    def client_left(self) -> None:
+        """Cut the relay, if one runs: its timeout expires now."""
+        if self.over or self.left:
+            return
+        self.left = True
+        self.cut()
+
+    def cut(self) -> None:
+        """End the relay now, if one runs: its timeout expires."""
+        if self._relaying is not None:
+            self._relaying.reschedule(asyncio.get_running_loop().time())
+            self._relaying = None  # once: an expiring timeout cannot be moved
+
+    def relaying(self, scope: asyncio.Timeout | None) -> None:
+        """Name the timeout that ends when the client leaves; None when the relay is over."""
+        self._relaying = scope
+        if self.left or self.stopping:
+            self.cut()
+
+    async def start_events(self, headers: Iterable[Header]) -> None:
+        self.started = True
+        await self.start(200, [*_EVENTS, *headers], None)
+
+    async def answer(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
+        """Send a whole JSON answer."""
+        self.started = True
+        await self.start(status, [_JSON, *headers], len(body))
+        await self.end(body)
+
+    async def deny(self, denied: Denied, headers: Iterable[Header] = ()) -> None:
+        await self.answer(denied.status, denied.body(anthropic=self.anthropic), [*denied.headers, *headers])
+
+    def unusable_body(self, limit_bytes: int) -> Denied | None:
+        """Why the body cannot be taken, by what the head says."""
         if self.header(b"content-encoding") not in (None, b"identity"):
             return denials.bad_request("Send the body uncompressed.")
         announced = self.header(b"content-length")
         if announced is not None and announced.isdigit() and int(announced[:20]) > limit_bytes:
             return denials.too_large(limit_bytes)
+        return None
+
+
+class AsgiExchange(Exchange):
+    """Over ASGI: `until_over` returns when the answer is complete or the client is gone, since the server says `http.disconnect` for
+    both (ASGI HTTP 2.3)."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        super().__init__(scope["method"], path, dict(scope["headers"]))
+        self._receive = receive
+        self._send = send
+
+    async def body(self, limit_bytes: int, deadline_s: int) -> bytes | Denied:
+        """The request's body. Raises ClientLeft."""
+        unusable = self.unusable_body(limit_bytes)
+        if unusable is not None:
+            return unusable
         pieces, size_bytes = [], 0
         try:
             async with asyncio.timeout(deadline_s):
@@ -80,27 +147,10 @@ class Exchange:
             continue
         self.client_left()
 
-    def client_left(self) -> None:
-        """Cut the relay, if one runs: its timeout expires now."""
-        if self.over or self.left:
-            return
-        self.left = True
-        self.cut()
-
-    def cut(self) -> None:
-        """End the relay now, if one runs: its timeout expires."""
-        if self._relaying is not None:
-            self._relaying.reschedule(asyncio.get_running_loop().time())
-            self._relaying = None  # once: an expiring timeout cannot be moved
-
-    def relaying(self, scope: asyncio.Timeout | None) -> None:
-        """Name the timeout that ends when the client leaves; None when the relay is over."""
-        self._relaying = scope
-        if self.left or self.stopping:
-            self.cut()
-
-    async def start_events(self, headers: Iterable[Header]) -> None:
-        await self._start(200, [*_EVENTS, *headers])
+    async def start(self, status: int, headers: list[Header], length: int | None) -> None:
+        if length is not None:
+            headers = [headers[0], (b"content-length", b"%d" % length), *headers[1:]]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def piece(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
@@ -108,15 +158,3 @@ class Exchange:
     async def end(self, data: bytes = b"") -> None:
         self.over = True
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
-
-    async def answer(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
-        """Send a whole JSON answer."""
-        await self._start(status, [_JSON, (b"content-length", b"%d" % len(body)), *headers])
-        await self.end(body)
-
-    async def deny(self, denied: Denied, headers: Iterable[Header] = ()) -> None:
-        await self.answer(denied.status, denied.body(anthropic=self.anthropic), [*denied.headers, *headers])
-
-    async def _start(self, status: int, headers: list[Header]) -> None:
-        self.started = True
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import cast
 
-import uvicorn
 import uvloop
 
 from quota.adapters.clock import SystemClock
 from quota.adapters.upstreams import HttpUpstreams
-from quota.api.front import Front
 from quota.gateway.app import Site, build_gateway
 from quota.gateway.models import Limits, Models
 from quota.gateway.settings import GatewayTable
+from quota.gateway.wire import WireServer
 from quota.service.keys import session_key
 from quota.store.database import open_database, url_for
 from quota.store.ledger import LedgerStore
@@ -107,16 +107,12 @@ async def gateway(port: int, upstream: str, folder: Path) -> None:
         )  # fmt: skip
         app = build_gateway(site)
         print(session_key(SECRET, session), flush=True)
-        config = uvicorn.Config(
-            Front({ROOT: app}),
-            host="127.0.0.1",
-            port=port,
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            proxy_headers=False,
-        )
-        await uvicorn.Server(config).serve()
+        server = WireServer(app.handle, ROOT)
+        await server.open("127.0.0.1", port)
+        stopped = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+        await stopped.wait()
+        server.close()
         await app.close(1)
 
 

@@ -25,6 +25,7 @@ from quota.domain.units import Balance, Unit
 from quota.gateway.app import Gateway, Site, build_gateway
 from quota.gateway.models import Limits, Model, Models, Server
 from quota.gateway.settings import GatewayTable
+from quota.gateway.wire import WireServer
 from quota.service.keys import session_key
 from quota.service.ports import Introspection, Transaction
 from quota.service.upstreams import Target
@@ -113,6 +114,7 @@ async def running_gateway(
     tokens: int = 100_000,
     table: GatewayTable = GatewayTable(),  # noqa: B008  (frozen)
     hub: Introspection | None = None,
+    asgi: bool = False,
 ) -> AsyncIterator[Running]:
     """A gateway whose one project has `tokens`, and a session in it."""
     url = await asyncio.to_thread(_migrate_once, folder)
@@ -130,7 +132,7 @@ async def running_gateway(
             table=table, hub=hub,
         )  # fmt: skip
         gateway = build_gateway(site)
-        port = await stack.enter_async_context(_listening(gateway))
+        port = await stack.enter_async_context(_listening(gateway) if asgi else _on_wire(gateway))
         stack.push_async_callback(gateway.close, 5)
         root = f"http://127.0.0.1:{port}{ROOT}/v1"
         yield Running(root, gateway, database, ledger, store, project, person, session)
@@ -150,6 +152,17 @@ def _migrate_once(folder: Path) -> str:
         _MIGRATED.append(file.read_bytes())
     file.write_bytes(_MIGRATED[0])
     return url
+
+
+@asynccontextmanager
+async def _on_wire(gateway: Gateway) -> AsyncIterator[int]:
+    """On the gateway's own server, as processes of its own have it."""
+    server = WireServer(gateway.handle, ROOT)
+    port = await server.open("127.0.0.1", 0)
+    try:
+        yield port
+    finally:
+        server.close()
 
 
 @asynccontextmanager

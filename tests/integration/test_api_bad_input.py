@@ -246,6 +246,20 @@ ROUTES = [
         {"seconds": 600},
         {"seconds": (*INT_NONSENSE, 0, -1, 59, 7 * 86_400 + 1)},
     ),
+    Route(
+        "PUT",
+        f"/projects/{{project}}/keys/{'b' * 32}",
+        "pi",
+        {"name": "laptop", "days": 7},
+        {
+            "name": (*TEXT_NONSENSE, "", " x", "x" * 61),
+            "days": (*INT_NONSENSE, 0, 367),
+            "models": ([], ["gpt-5"], [1], "m", {}),
+            "tokens_max": (True, 1.5, "1", [], 0, -1, 2**64),
+            "requests_per_minute": (True, 1.5, "1", [], 0, -1, 2**64),
+            "tokens_per_minute": (True, 1.5, "1", [], 0, -1, 2**64),
+        },
+    ),
 ]
 WRONG_VALUES = [
     pytest.param(route, key, value, id=f"{route.method}-{route.path}-{key}-{number}")
@@ -298,6 +312,15 @@ WRONG_ADDRESSES = [
     ("GET", "/projects/x", "pi", 400, "invalid_request"),
     ("GET", "/projects/nowhere-0001", "pi", 404, "unknown_project"),
     ("GET", "/projects/{project}", "stranger", 404, "unknown_project"),
+    ("GET", "/projects/{project}/usage?days=0", "pi", 400, "invalid_request"),
+    ("GET", "/projects/{project}/usage?days=367", "pi", 400, "invalid_request"),
+    ("GET", "/projects/{project}/usage?days=-1", "pi", 400, "invalid_request"),
+    ("GET", "/projects/{project}/usage", "stranger", 404, "unknown_project"),
+    ("GET", "/tiers?days=x", "chair", 400, "invalid_request"),
+    ("GET", "/projects/{project}/keys", "stranger", 404, "unknown_project"),
+    ("PUT", "/projects/{project}/keys/NOT-HEX", "pi", 400, "invalid_request"),
+    ("POST", f"/projects/{{project}}/keys/{'c' * 32}/revoke", "pi", 404, "unknown_key"),
+    ("POST", "/projects/{project}/keys/x/revoke", "pi", 400, "invalid_request"),
     ("GET", "/projects/{project}/statement?limit=0", "pi", 400, "invalid_request"),
     ("GET", "/projects/{project}/statement?limit=201", "pi", 400, "invalid_request"),
     ("GET", "/projects/{project}/statement?limit=-1", "pi", 400, "invalid_request"),

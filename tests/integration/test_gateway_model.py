@@ -46,7 +46,7 @@ def models(server: ModelServer) -> Models:
 
 @pytest.fixture
 async def gateway(tmp_path: Path, models: Models) -> AsyncIterator[Running]:
-    async with running_gateway(tmp_path, models, tokens=10**6) as running:
+    async with running_gateway(tmp_path, models, tokens=10**6, asgi=True) as running:
         yield running
         assert not await running.open_holds()
         assert running.differences() == []

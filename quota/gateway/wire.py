@@ -1,0 +1,302 @@
+"""The gateway's own HTTP/1.1 server: a protocol of asyncio over httptools, for gateways that are processes of their own.
+
+Invariants: one request of a connection is worked on at a time, the others wait in order; a head is bounded in size and time, a body
+in size; whoever closes the connection is gone, and what was relayed to them is cut and settled. Answers go out in one write where
+they are whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Final, cast
+
+import httptools
+
+from quota.gateway import denials
+from quota.gateway.denials import Denied, Header
+from quota.gateway.exchange import ClientLeft, Exchange
+
+HEAD_BYTES_MAX: Final = 32 * 1024
+HEAD_DEADLINE_S: Final = 30.0
+IDLE_S: Final = 75.0
+_WAITING_MAX: Final = 8
+_UNASKED_BYTES_MAX: Final = 2**20  # of a body that nobody has asked for yet
+_STATUS: Final = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in HTTPStatus}
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+Handle = Callable[[Exchange], Coroutine[None, None, None]]
+
+
+class WireExchange(Exchange):
+    """A request on a connection; its body is fed while it arrives."""
+
+    def __init__(self, connection: Connection, method: str, path: str, headers: dict[bytes, bytes]) -> None:
+        super().__init__(method, path, headers)
+        self.keep = True  # whether the connection goes on after the answer
+        self.http_10 = False
+        self.whole = False  # the body is here
+        self._connection = connection
+        self._pieces: list[bytes] = []
+        self._size_bytes = 0
+        self._limit_bytes: int | None = None
+        self._arrived: asyncio.Future[None] | None = None
+        self._chunked = False
+        self._head = b""
+
+    async def body(self, limit_bytes: int, deadline_s: int) -> bytes | Denied:
+        unusable = self.unusable_body(limit_bytes)
+        if unusable is not None:
+            return unusable
+        self._limit_bytes = limit_bytes
+        if not self.whole and self._size_bytes <= limit_bytes:
+            self._connection.go_on()
+            if self.header(b"expect") is not None:
+                self._connection.write(_CONTINUE)
+            self._arrived = asyncio.get_running_loop().create_future()
+            try:
+                async with asyncio.timeout(deadline_s):
+                    await self._arrived
+            except TimeoutError:
+                return denials.too_slow()
+        if self.left:
+            raise ClientLeft
+        if self._size_bytes > limit_bytes:
+            return denials.too_large(limit_bytes)
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+
+    def fed(self, piece: bytes) -> bool:
+        """Take a piece of the body; False where there is too much already."""
+        self._size_bytes += len(piece)
+        limit = self._limit_bytes
+        if limit is not None and self._size_bytes > limit:
+            self._wake()
+            return False
+        self._pieces.append(piece)
+        return self._size_bytes <= (limit if limit is not None else _UNASKED_BYTES_MAX)
+
+    def completed(self) -> None:
+        self.whole = True
+        self._wake()
+
+    def gone(self) -> None:
+        """The client closed the connection."""
+        self.client_left()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+    async def start(self, status: int, headers: list[Header], length: int | None) -> None:
+        self.keep = self.keep and self.whole
+        lines = [_STATUS[status], *[b"%b: %b\r\n" % header for header in headers]]
+        if length is not None:
+            lines.append(b"content-length: %d\r\n" % length)
+        elif self.http_10:
+            self.keep = False
+        else:
+            self._chunked = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"\r\n" if self.keep and not self.http_10 else b"connection: close\r\n\r\n")
+        if self.http_10:
+            self.keep = False
+        if length is None:
+            self._connection.write(b"".join(lines))
+        else:
+            self._head = b"".join(lines)  # goes out with the body
+
+    async def piece(self, data: bytes) -> None:
+        self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        await self._connection.drained()
+
+    async def end(self, data: bytes = b"") -> None:
+        self.over = True
+        if self._chunked:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        self._connection.write(self._head + data)
+        self._connection.finished(self)
+
+
+class Connection(asyncio.Protocol):
+    """A protocol of asyncio; also the parser's listener."""
+
+    def __init__(self, handle: Handle, root: bytes, registered: set[Connection]) -> None:
+        self._handle = handle
+        self._root = root
+        self._registered = registered
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+        self._arriving: WireExchange | None = None
+        self._working: WireExchange | None = None
+        self._waiting: deque[WireExchange] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._paused: asyncio.Future[None] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # -- asyncio.Protocol -------------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
+        self._registered.add(self)
+        self._deadline = self._loop.call_later(HEAD_DEADLINE_S, self.close)
+
+    def data_received(self, data: bytes) -> None:
+        self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._refuse(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            return
+        if self._arriving is None and self._head_bytes > HEAD_BYTES_MAX:
+            self._refuse(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._registered.discard(self)
+        self._transport = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self.resume_writing()
+        for exchange in (self._working, self._arriving, *self._waiting):
+            if exchange is not None:
+                exchange.gone()
+        self._waiting.clear()
+
+    def pause_writing(self) -> None:
+        if self._paused is None:
+            self._paused = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        paused, self._paused = self._paused, None
+        if paused is not None and not paused.done():
+            paused.set_result(None)
+
+    # -- the parser's listener --------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._url, self._headers = b"", {}
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        path = self._url.partition(b"?")[0]
+        if path.startswith(self._root):
+            path = path[len(self._root) :]
+        exchange = WireExchange(self, parser.get_method().decode(), path.decode("latin-1"), self._headers)
+        exchange.keep = parser.should_keep_alive()
+        exchange.http_10 = parser.get_http_version() == "1.0"
+        self._arriving = exchange
+        self._head_bytes = 0
+        if self._working is None:
+            self._begin(exchange)
+            return
+        self._waiting.append(exchange)
+        if len(self._waiting) >= _WAITING_MAX and self._transport is not None:
+            self._transport.pause_reading()
+
+    def on_body(self, body: bytes) -> None:
+        arriving = self._arriving
+        if arriving is not None and not arriving.fed(body) and self._transport is not None:
+            self._transport.pause_reading()  # until the answer is out and the connection closed, or its turn has come
+
+    def on_message_complete(self) -> None:
+        arriving, self._arriving, self._head_bytes = self._arriving, None, 0
+        if arriving is not None:
+            arriving.completed()
+
+    # -- what exchanges use -----------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def drained(self) -> None:
+        if self._paused is not None:
+            await self._paused
+
+    def go_on(self) -> None:
+        """Take more of the body."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def finished(self, exchange: WireExchange) -> None:
+        """An answer is complete: the next request, or the end of the connection."""
+        if exchange is not self._working:
+            return
+        self._working = None
+        if self._transport is None:
+            return
+        if not exchange.keep:
+            self.close()
+        elif self._waiting:
+            self._transport.resume_reading()
+            self._begin(self._waiting.popleft())
+        else:
+            self._deadline = self._loop.call_later(IDLE_S, self.close)
+
+    def close(self) -> None:
+        """Send what is left and close."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def close_if_idle(self) -> None:
+        if self._working is None:
+            self.close()
+
+    def _begin(self, exchange: WireExchange) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._working = exchange
+        task = self._loop.create_task(self._handle(exchange))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _refuse(self, answer: bytes) -> None:
+        if self._working is None:
+            self.write(answer)
+        self.close()
+
+
+class WireServer:
+    """Listens and serves; `close` lets what runs finish."""
+
+    def __init__(self, handle: Handle, root: str) -> None:
+        self._handle = handle
+        self._root = root.encode()
+        self._connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    async def open(self, host: str, port: int) -> int:
+        """Listen; the port. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: Connection(self._handle, self._root, self._connections), host, port, backlog=4096
+        )
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def stop_listening(self) -> None:
+        """Take no more connections, and end those that wait for a request."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections):
+            connection.close_if_idle()
+
+    def close(self) -> None:
+        """End every connection."""
+        self.stop_listening()
+        for connection in list(self._connections):
+            connection.close()

@@ -56,7 +56,7 @@ class _Parts:
     clock: Clock
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """A request as it was read; `key` and `body` seal the answer of one that may be repeated."""
 
@@ -152,8 +152,9 @@ class Gateway:
             await _finish(exchange, await self._parts.relay.count(request), self._standing(caller))
             used = 0
         else:
-            request = request if cap == request.cap else replace(request, cap=cap)
-            used = await self._relayed(exchange, replace(asked, request=request), repeatable, share)
+            if cap != request.cap:
+                asked = replace(asked, request=replace(request, cap=cap))
+            used = await self._relayed(exchange, asked, repeatable, share)
         if share is not None:
             share.resize(used)
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
 from quota.domain.ids import AllocationId, ProjectId
-from quota.domain.project import Allocation, AllocationState, payer
-from quota.domain.units import Balance, Unit
+from quota.domain.project import Allocation, AllocationState
+from quota.domain.units import Unit
 from quota.gateway.denials import Header
 from quota.service.ports import Store
 
@@ -24,34 +23,61 @@ DOUBTED_S: Final = 0.2  # before a refusal nothing older counts
 _KEPT_MAX: Final = 10_000
 
 
+class Coffer:
+    """One allocation of tokens: as it was read, and what moved since."""
+
+    __slots__ = ("allocation", "available", "charged", "held")
+
+    def __init__(self, allocation: Allocation) -> None:
+        balance = allocation.balance
+        self.allocation = allocation
+        self.charged, self.held, self.available = balance.charged, balance.held, balance.available
+
+    def move(self, held: int, charged: int) -> None:
+        self.held += held
+        self.charged += charged
+        self.available -= held + charged
+
+    def active(self, at: datetime) -> bool:
+        return self.allocation.state_at(at) is AllocationState.ACTIVE
+
+
 class Purse:
-    """A project's allocations of tokens."""
+    """A project's allocations of tokens. One a project is the rule, and the fast case."""
 
     def __init__(self, allocations: Sequence[Allocation], read_at_s: float) -> None:
-        self._allocations = {one.id: one for one in allocations if one.unit is Unit.TOKENS}
+        self._coffers = {one.id: Coffer(one) for one in allocations if one.unit is Unit.TOKENS}
         self.read_at_s = read_at_s
 
-    def payer(self, amount: int, at: datetime) -> Allocation | None:
-        """The allocation to place a hold of `amount` on; None where none is active."""
-        return payer(list(self._allocations.values()), Unit.TOKENS, amount, at)
+    def payer(self, amount: int, at: datetime) -> Coffer | None:
+        """The allocation to place a hold of `amount` on, as `quota.domain.project.payer` chooses it; None where none is active."""
+        active = [one for one in self._coffers.values() if one.active(at) and not one.allocation.frozen]
+        if len(active) < 2:
+            return active[0] if active else None
+        able = [one for one in active if one.available >= amount]
+        if able:
+            return min(able, key=lambda one: (one.allocation.ends_at, one.allocation.id))
+        return max(active, key=lambda one: (one.available, one.allocation.id))
 
     def move(self, allocation_id: AllocationId, *, held: int = 0, charged: int = 0) -> None:
         """Take in what this process did since."""
-        known = self._allocations.get(allocation_id)
+        known = self._coffers.get(allocation_id)
         if known is not None:
-            now = known.balance
-            balance = Balance(now.unit, now.awarded, now.charged + charged, now.held + held)
-            self._allocations[allocation_id] = replace(known, balance=balance)
+            known.move(held, charged)
 
     def headers(self, at: datetime) -> tuple[Header, ...]:
         """The balance for the client, over all active allocations."""
-        active = [one.balance for one in self._allocations.values() if one.state_at(at) is AllocationState.ACTIVE]
-        total = sum(active, Balance(Unit.TOKENS, 0, 0, 0))
+        awarded = charged = held = 0
+        for one in self._coffers.values():
+            if one.active(at):
+                awarded += one.allocation.balance.awarded
+                charged += one.charged
+                held += one.held
         return (
-            (b"x-commons-awarded-tokens", b"%d" % total.awarded),
-            (b"x-commons-charged-tokens", b"%d" % total.charged),
-            (b"x-commons-held-tokens", b"%d" % total.held),
-            (b"x-commons-available-tokens", b"%d" % total.available),
+            (b"x-commons-awarded-tokens", b"%d" % awarded),
+            (b"x-commons-charged-tokens", b"%d" % charged),
+            (b"x-commons-held-tokens", b"%d" % held),
+            (b"x-commons-available-tokens", b"%d" % (awarded - charged - held)),
         )
 
 

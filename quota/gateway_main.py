@@ -6,23 +6,40 @@ limits, a key's minute, Idempotency-Key) holds in it. On SQLite one process serv
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
+import uvloop
+
+from quota.adapters.clock import SystemClock
 from quota.adapters.hub_oauth import HubSignIn
 from quota.adapters.upstreams import HttpUpstreams
 from quota.domain.errors import IdConflict
 from quota.domain.rates import ChargeRate
 from quota.gateway import settings as tables
 from quota.gateway.app import Gateway, Site, build_gateway
+from quota.gateway.journal import Journal
 from quota.gateway.models import Models
+from quota.gateway.recovery import keep_recovering
 from quota.gateway.settings import allowed_hosts
+from quota.gateway.wire import WireServer
 from quota.service.ports import Clock, Introspection, Ledger, Store, Transaction
-from quota.settings import Settings, SettingsError
+from quota.settings import Settings, SettingsError, from_environment
+from quota.store.database import open_database, url_for
+from quota.store.ledger import LedgerStore
+from quota.store.migrate import migrate
+from quota.store.refusals import RefusalWindow
+from quota.store.unit_of_work import SqlStore
 
 STOP_DEADLINE_S = 10
+REFUSALS_A_MINUTE = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +57,9 @@ class GatewayPorts:
 async def open_gateway(settings: Settings, ports: GatewayPorts, models: Models) -> AsyncIterator[Gateway]:
     """The gateway, closed when what runs is settled."""
     async with AsyncExitStack() as stack:
+        folder = settings.data / "gateway"
+        journal = Journal(folder)
+        stack.callback(journal.close)
         upstreams = await stack.enter_async_context(HttpUpstreams(allowed_hosts(settings.tables.models)))
         gateway = build_gateway(
             Site(
@@ -52,10 +72,18 @@ async def open_gateway(settings: Settings, ports: GatewayPorts, models: Models) 
                 table=settings.tables.gateway,
                 hub=ports.hub,
                 shared=ports.shared,
+                journal=journal,
             )
         )
+        recovering = asyncio.create_task(keep_recovering(folder, ports.ledger, ports.clock), name="gateway recovery")
+        stack.push_async_callback(_ended, recovering)
         stack.push_async_callback(gateway.close, STOP_DEADLINE_S)
         yield gateway
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def open_models(settings: Settings) -> Models:
@@ -96,3 +124,56 @@ async def publish_weights(store: Store, settings: Settings) -> None:
                     ) from None
 
     await store.write(work)
+
+
+async def serve(settings: Settings, host: str, port: int) -> None:
+    """One gateway process over PostgreSQL, until SIGTERM or SIGINT. Raises SettingsError on SQLite, OSError for a taken port."""
+    try:
+        database = open_database(settings.tables.quota.database or url_for(settings.data))
+    except ValueError as error:
+        raise SettingsError([f"portal.toml: quota.database: {error}"]) from None
+    if database.is_sqlite:
+        raise SettingsError(
+            ["portal.toml: quota.database: gateway processes share PostgreSQL; on SQLite the portal serves it"]
+        )
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(asyncio.to_thread, database.close)
+        await asyncio.to_thread(migrate, database)
+        store = SqlStore(database)
+        stack.push_async_callback(asyncio.to_thread, store.close)
+        window = RefusalWindow(REFUSALS_A_MINUTE)
+        ledger = await stack.enter_async_context(LedgerStore(database, refusals=window))
+        ports = GatewayPorts(ledger, store, SystemClock(), hub_sign_in(settings), shared=True)
+        gateway = await stack.enter_async_context(open_gateway(settings, ports, open_models(settings)))
+        server = WireServer(gateway.handle, f"{settings.base_path}services/gateway")
+        port = await server.open(host, port)
+        stack.callback(server.close)
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        print(f"gateway: listening on http://{host}:{port}{settings.base_path}services/gateway/v1", flush=True)
+        await stop.wait()
+        server.stop_listening()
+        await gateway.close(STOP_DEADLINE_S)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`./commons gateway`: exits 2 with `file: key: reason` lines where the settings cannot be used."""
+    parser = argparse.ArgumentParser(prog="commons gateway", description="One gateway process over PostgreSQL.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, required=True, help="port to listen on; 0 chooses one")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        uvloop.run(serve(from_environment(), options.host, options.port))
+    except SettingsError as error:
+        print("\n".join(error.lines), file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"commons gateway: {error.strerror or error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

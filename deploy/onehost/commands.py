@@ -24,6 +24,9 @@ run the portal
   up [--data DIR] [--port N] [--ready-file FILE] [--no-model]
                          start everything on this machine; Ctrl-C settles what runs and stops it
 
+  gateway --port N [--host ADDRESS] [--data DIR]
+                         a gateway process of its own, as many as you like, over the portal's PostgreSQL
+
 look after the portal's books (each takes --data DIR)
   verify                 re-prove every balance from the ledger's entries; exit 1 and the row named on a difference
   balance [--json]       what each allocation was awarded, charged, holds and has available
@@ -41,7 +44,7 @@ develop
 Data is kept in .commons/data where --data does not say otherwise.
 """
 
-LEDGER_COMMANDS = ("verify", "balance", "export", "ledger", "migrate")
+LEDGER_COMMANDS = ("gateway", "verify", "balance", "export", "ledger", "migrate")
 DEVELOPER_COMMANDS = {"check": ("test",), "test": ("model", "test"), "bench": ("model", "test")}
 
 

@@ -66,7 +66,10 @@ def main(arguments: Sequence[str]) -> int:
     except CannotGoOn as error:
         report(error)
         return 1
-    return os.execve(sys.executable, [sys.executable, "-m", "quota.cli", *rest], environment)  # noqa: S606
+    module = "quota.cli"
+    if rest[:1] == ["gateway"]:
+        module, rest = "quota.gateway_main", rest[1:]
+    return os.execve(sys.executable, [sys.executable, "-m", module, *rest], environment)  # noqa: S606
 
 
 if __name__ == "__main__":

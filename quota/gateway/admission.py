@@ -17,6 +17,7 @@ from quota.domain.units import Unit
 from quota.gateway import denials
 from quota.gateway.callers import Caller
 from quota.gateway.denials import Denied
+from quota.gateway.journal import Journal, Slot
 from quota.gateway.model_request import ModelRequest
 from quota.gateway.models import Price, Server
 from quota.gateway.purses import BELIEVED_S, DOUBTED_S, Purse, Purses
@@ -43,6 +44,7 @@ class Admitted:
     at: datetime
     lease_until: datetime
     repeatable: Repeatable | None = None
+    slot: Slot | None = None  # in the journal; freed when the hold is closed
 
     @property
     def hold_tokens(self) -> int:
@@ -57,7 +59,10 @@ class _Offer(NamedTuple):
 
 
 class Admission:
-    def __init__(self, ledger: Ledger, purses: Purses, settlements: Settlements, clock: Clock) -> None:
+    def __init__(
+        self, ledger: Ledger, purses: Purses, settlements: Settlements, clock: Clock, journal: Journal | None = None
+    ) -> None:
+        self._journal = journal
         self._ledger = ledger
         self._purses = purses
         self._settlements = settlements
@@ -125,15 +130,29 @@ class Admission:
         )
 
     async def _place(self, admitted: Admitted) -> Hold | Denied:
+        slot = self._journal.take(admitted.hold_id) if self._journal is not None else None
         try:
             hold = await self._ledger.place_hold(_order(admitted))
         except IdConflict:
+            _free(slot)
             return denials.other_body()
+        except TooMany:
+            _free(slot)
+            raise
         except Unavailable:
             # Whether it was committed is not known, and nothing was sent: it must not run into its lease and be charged.
-            self._settlements.release_later(admitted.hold_id, admitted.lease_until)
+            self._settlements.release_later(admitted.hold_id, admitted.lease_until, slot)
             raise
+        if hold.state is HoldState.HELD and not hold.replayed:
+            admitted.slot = slot
+        else:
+            _free(slot)
         return denials.under_way() if hold.replayed else hold
+
+
+def _free(slot: Slot | None) -> None:
+    if slot is not None:
+        slot.free()
 
 
 def offered(purse: Purse, request: ModelRequest, at: datetime, key_left: int | None = None) -> _Offer | Denied:

@@ -24,6 +24,7 @@ from quota.gateway.admission import Admission
 from quota.gateway.callers import Caller, Callers, Doors, key_of
 from quota.gateway.denials import Denied, Header
 from quota.gateway.exchange import AsgiExchange, ClientLeft, Exchange, Receive, Scope, Send
+from quota.gateway.journal import Journal
 from quota.gateway.model_request import Endpoint, ModelRequest, read_request
 from quota.gateway.models import Model, Models
 from quota.gateway.pace import UNLIMITED, Paces, Share
@@ -269,6 +270,7 @@ class Site:
     hub: Introspection | None = None
     shared: bool = False
     monotonic_s: Callable[[], float] = time.monotonic
+    journal: Journal | None = None
 
 
 def build_gateway(site: Site) -> Gateway:
@@ -283,7 +285,7 @@ def build_gateway(site: Site) -> Gateway:
         purses=purses,
         paces=Paces(store, clock, defaults, shared=site.shared),
         repeats=Repeats(ledger, store, clock, secret),
-        admission=Admission(ledger, purses, settlements, clock),
+        admission=Admission(ledger, purses, settlements, clock, site.journal),
         relay=Relay(site.upstreams),
         settlements=settlements,
         clock=clock,

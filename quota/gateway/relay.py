@@ -160,6 +160,9 @@ class Relay:
         request = tally.admitted.request
         # Sent, as far as anybody can know, from here on; only `NotReached` takes it back.
         before, tally.outcome, tally.server = tally.outcome, Outcome.FAILED, server
+        slot = tally.admitted.slot
+        if slot is not None:
+            slot.sent(request.prompt_estimate)
         server.busy += 1
         try:
             return await self._upstreams.post(server.target, request.endpoint.value, body, streamed=request.streamed)
@@ -167,6 +170,8 @@ class Relay:
             server.busy -= 1
             if isinstance(error, NotReached):
                 tally.outcome = before
+                if slot is not None and before is Outcome.NOT_SENT:
+                    slot.not_sent()
             raise
 
 
@@ -176,11 +181,15 @@ async def _stream(exchange: Exchange, answer: Answer, tally: Tally, headers: Hea
         strip_usage=not request.wants_usage, most_tokens=request.most_believed, endpoint=request.endpoint
     )
     tally.stream, tally.outcome = events, Outcome.CUT
+    slot = tally.admitted.slot
+    prompt = request.prompt_estimate if slot is not None else 0
     await exchange.start_events(headers())
     try:
         while piece := await answer.next_piece():
             data = events.feed(piece)
             if data:
+                if slot is not None:  # before it goes out: who pays for it must be known whatever happens
+                    slot.emits(events.prompt_reported or prompt, events.output_tokens)
                 await exchange.piece(data)
             if events.done:
                 tally.outcome = Outcome.COMPLETE

@@ -19,6 +19,7 @@ from quota.gateway.purses import Purses
 from quota.service.ports import Clock, Ledger
 
 if TYPE_CHECKING:
+    from quota.gateway.journal import Slot
     from quota.gateway.tally import Tally
 
 log = logging.getLogger("quota.gateway")
@@ -44,8 +45,10 @@ class Settlements:
                 await self._release(admitted.hold_id, at, tally.outcome.value)
             else:
                 hold = await self._ledger.settle(admitted.hold_id, at, usage)
-                if hold.charged > hold.amount:
-                    log.warning("request %s: charged %d on a hold of %d", hold.id, hold.charged, hold.amount)
+                if hold.charged > admitted.amount:
+                    log.warning("request %s: charged %d on a hold of %d", hold.id, hold.charged, admitted.amount)
+            if admitted.slot is not None:
+                admitted.slot.free()
 
         purse = self._purses.known(admitted.caller.project)
         if purse is not None:
@@ -58,9 +61,15 @@ class Settlements:
         except Unavailable:
             self._retry(admitted.hold_id, admitted.lease_until, work)
 
-    def release_later(self, hold_id: HoldId, lease_until: datetime) -> None:
+    def release_later(self, hold_id: HoldId, lease_until: datetime, slot: Slot | None = None) -> None:
         """Release a hold that may or may not exist, once the ledger answers again."""
-        self._retry(hold_id, lease_until, lambda: self._release(hold_id, self._clock.now(), "not_sent"))
+
+        async def work() -> None:
+            await self._release(hold_id, self._clock.now(), "not_sent")
+            if slot is not None:
+                slot.free()
+
+        self._retry(hold_id, lease_until, work)
 
     async def finish(self, deadline_s: float) -> None:
         """Wait for what is under way; the reconciler closes the rest when its lease ends."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hub import admission, pages, roles, settings, sign_in
 from hub.authenticators import PortalAuthenticator
 from hub.content_security import Guarded
+from hub.fence import HubFence
 from hub.known_names import KnownNames
 from hub.language import Localized
 from hub.people import People
@@ -31,6 +32,7 @@ except SettingsError as error:
 
 client = QuotaClient(site.quota_url, site.secrets.hub_credential, deadline_s=site.tables.hub.quota_deadline)
 people = People(client, known_names=KnownNames(site.data / "hub" / "known_names.sqlite"))
+fence = HubFence(client)
 c = get_config()
 
 c.JupyterHub.bind_url = site.public_url
@@ -58,7 +60,7 @@ c.PortalAuthenticator.demo = sign_in.demo(site)
 c.PortalAuthenticator.providers = sign_in.providers(site)
 c.PortalAuthenticator.outage_grace_s = site.tables.sign_in.outage_grace
 c.PortalAuthenticator.people = people
-c.PortalAuthenticator.pages = lambda: pages.handlers(pages.doors(site, client, people))
+c.PortalAuthenticator.pages = lambda: pages.handlers(pages.doors(site, client, people), fence)
 c.PortalAuthenticator.watch = Revalidation(people, site.tables.sign_in.refresh).start
 c.Authenticator.any_allow_config = True  # PortalAuthenticator.check_allowed decides, by portal.toml
 c.Authenticator.enable_auth_state = True
@@ -70,6 +72,7 @@ c.Authenticator.refresh_pre_spawn = True
 c.JupyterHub.spawner_class = DispatchSpawner
 c.DispatchSpawner.profiles = site.profiles
 c.DispatchSpawner.data_folder = str(site.data)
+c.DispatchSpawner.replaced = lambda: fence.replaced()
 c.LocalSpawner.start_deadline_s = site.local.start_deadline
 c.LocalSpawner.stop_grace_s = site.local.stop_grace
 c.GPUContainerSpawner.containers = site.containers
@@ -90,6 +93,8 @@ c.JupyterHub.custom_scopes = roles.CUSTOM_SCOPES
 c.JupyterHub.extra_user_scopes = set(roles.PERSON_SCOPES)
 c.JupyterHub.load_roles = roles.load_roles()
 c.JupyterHub.services = roles.services(site)
+
+fence.start()  # of two hubs by mistake only this one, the newer, is listened to
 
 c.JupyterHub.tornado_settings = {"headers": {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}}
 c.JupyterHub.template_paths = [str(pages.TEMPLATES)]

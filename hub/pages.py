@@ -22,8 +22,9 @@ from jupyterhub.utils import url_escape_path, url_path_join
 from tornado import web
 from tornado.httputil import url_concat
 
-from hub import relay
+from hub import enforcement, relay
 from hub.durations import duration_text, gpu_hours_text
+from hub.fence import HubFence
 from hub.language import language_of, translator
 from hub.people import People
 from hub.relay import Doors
@@ -40,12 +41,13 @@ TEMPLATES: Final = Path(__file__).resolve().parent / "templates"
 _SERVER_ROUTES: Final = (r"/api/users/([^/]+)/server", r"/api/users/([^/]+)/servers/([^/]*)")
 
 
-def handlers(doors: Doors) -> list[tuple[Any, ...]]:
+def handlers(doors: Doors, fence: HubFence) -> list[tuple[Any, ...]]:
     """Every route of ours, as `Authenticator.get_handlers` gives them to the hub."""
     own = {"doors": doors}
     return [
         *((route, ChooserHandler, own) for route in (r"/spawn", r"/spawn/([^/]+)", r"/spawn/([^/]+)/([^/]+)")),
-        *((route, CheckedServerHandler, own) for route in _SERVER_ROUTES),
+        *((route, CheckedServerHandler, {**own, "fence": fence}) for route in _SERVER_ROUTES),
+        *enforcement.handlers(fence),
         (r"/api/batchspawner", API404),
         *callback.handlers(),
         (r"/commons/start", StartHandler, own),
@@ -192,15 +194,19 @@ class StartHandler(BaseHandler):
 
 
 class CheckedServerHandler(UserServerAPIHandler):
-    """The hub's server API, with options checked before a server entry is made."""
+    """The hub's server API, with options checked before a server entry is made, and nothing stopped by a hub that was replaced."""
 
-    def initialize(self, doors: Doors) -> None:
+    def initialize(self, doors: Doors, fence: HubFence) -> None:
         """Take what the wiring made."""
         self.doors = doors
+        self.fence = fence
 
     async def prepare(self) -> None:
         """Refuse options that make no sense; who may ask is checked by the stock method afterwards."""
         await super().prepare()
+        if self.current_user is not None and self.request.method == "DELETE" and await self.fence.replaced():
+            # The stock method would take the route away before it asks the spawner.
+            raise web.HTTPError(409, "This portal's hub was replaced by a newer one. Reload the page in a minute.")
         if self.current_user is None or self.request.method not in ("POST", "PUT", "PATCH"):
             return
         body = self.get_json_body()

@@ -13,6 +13,7 @@ from hub.settings import LOOPBACK, Settings
 
 IDLE_CULLER: Final = "idle-culler"
 ADMIN_SCOPE: Final = "custom:quota:admin"
+ENFORCE_SCOPE: Final = "custom:quota:enforce"
 QUOTA_ACCESS: Final = "access:services!service=quota"
 
 CUSTOM_SCOPES: Final[dict[str, dict[str, str]]] = {
@@ -22,6 +23,9 @@ CUSTOM_SCOPES: Final[dict[str, dict[str, str]]] = {
     "custom:quota:decide": {"description": "Decide applications for allocations."},
     ADMIN_SCOPE: {"description": "Adjust balances of every project."},
     "custom:quota:audit": {"description": "Read every project's statement."},
+    ENFORCE_SCOPE: {
+        "description": "List sessions with their holds, stop them and move their ends; for the quota service."
+    },
 }
 
 # What every person has beside the hub's own `self`.
@@ -48,6 +52,7 @@ _CULL_SERVERS: Final = ("list:users", "read:users:activity", "read:servers", "de
 
 # `GET /users?state=active` with each server's options and start, and stopping what has to stop. Server state is not needed.
 _WATCH_SERVERS: Final = ("list:users", "read:servers", "delete:servers")
+_ENFORCE: Final = (*_WATCH_SERVERS, ENFORCE_SCOPE)
 
 
 def groups_of(held: Iterable[str]) -> frozenset[str]:
@@ -70,8 +75,8 @@ def load_roles() -> list[dict[str, Any]]:
         *of_groups,
         {
             "name": "quota-service",
-            "description": "See who runs what, and stop it.",
-            "scopes": list(_WATCH_SERVERS),
+            "description": "See who runs what, stop it and move its end.",
+            "scopes": list(_ENFORCE),
             "services": ["quota"],
         },
         {
@@ -97,7 +102,7 @@ def services(settings: Settings) -> list[dict[str, Any]]:
             "url": settings.quota_url,
             "api_token": settings.secrets.quota_api_token,
             "oauth_no_confirm": True,
-            "oauth_client_allowed_scopes": list(CUSTOM_SCOPES),
+            "oauth_client_allowed_scopes": [scope for scope in CUSTOM_SCOPES if scope != ENFORCE_SCOPE],
             # The hub starts without it; its routes do not wait for it longer than this.
             "timeout": 1,
         },

@@ -144,6 +144,18 @@ class QuotaClient:
         self._deadline_s = deadline_s
         self._transport = transport
         self._http: httpx.AsyncClient | None = None
+        self.epoch: int | None = None  # this hub's fencing epoch, shown with every call once it is set
+
+    async def take_epoch(self, holder: str) -> int:
+        """The next epoch of the hub: from now on the quota service listens to this one."""
+        answer = await self._call("POST", "/hub-epoch", {"holder": holder})
+        if _refusal(answer) is not None:
+            raise QuotaUnavailable("the quota service gives no epoch")
+        return _read(lambda: _integer(answer.body["epoch"]))
+
+    async def check_epoch(self) -> Refused | None:
+        """A refusal `stale_epoch` where a newer hub took over."""
+        return _refusal(await self._call("GET", "/hub-epoch"))
 
     async def register(self, hub_name: str, person: Person, *, deadline_s: float | None = None) -> Refused | None:
         """Tell who `hub_name` is; idempotent."""
@@ -237,6 +249,8 @@ class QuotaClient:
         sent = {"Authorization": f"Bearer {self._credential}", "Accept": "application/json", **(headers or {})}
         if language:
             sent["Accept-Language"] = language
+        if self.epoch is not None:
+            sent["X-Commons-Epoch"] = str(self.epoch)
         request = self._client().build_request(method, self._url + path, json=body, headers=sent, params=query)
         try:
             async with asyncio.timeout(deadline_s or self._deadline_s):

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from jupyterhub.spawner import Spawner
 from jupyterhub.utils import maybe_future
+from traitlets import Any as AnyTrait
 from traitlets import Dict, Instance, default
 
 from spawners.container import GPUContainerSpawner
@@ -28,7 +29,9 @@ DELEGATES: Final[Mapping[Backend, type[Spawner]]] = {
 }
 
 # Traits that belong to one object: configuration wiring, a request in flight, and the dispatcher's own.
-_NOT_PASSED_ON: Final = frozenset({"config", "parent", "log", "db", "handler", "profiles", "delegates", "keep_state"})
+_NOT_PASSED_ON: Final = frozenset(
+    {"config", "parent", "log", "db", "handler", "profiles", "delegates", "keep_state", "replaced"}
+)
 
 
 class DispatchSpawner(SessionTraits, Spawner):
@@ -36,6 +39,9 @@ class DispatchSpawner(SessionTraits, Spawner):
 
     profiles = Instance(Profiles, args=((),), help="The catalogue of portal.toml.").tag(config=True)
     delegates = Dict(help="Spawner class by Backend.").tag(config=True)
+    replaced = AnyTrait(
+        help="Coroutine function: whether a newer hub took over; then nothing is started or stopped."
+    ).tag(config=True)
 
     _taken = Instance(asyncio.Event, args=())  # set while there is a delegate
     _child: Any = None
@@ -65,6 +71,12 @@ class DispatchSpawner(SessionTraits, Spawner):
     async def run_pre_spawn_hook(self) -> None:
         """Refuse what cannot start, adopt what already runs (its hold stands), else let admission place a hold."""
         self._require_startable()
+        if await self._was_replaced():
+            raise refused(
+                "This portal's hub was replaced by a newer one, so nothing was started. Reload the page in a minute.",
+                reason="hub_replaced",
+                status_code=503,
+            )
         try:
             running = await self.adopt_running()
         except (BackendUnreachable, OSError) as error:
@@ -111,6 +123,8 @@ class DispatchSpawner(SessionTraits, Spawner):
             raise StopUnconfirmedError(
                 f"no backend can be asked to stop {self._log_name} (saved state: {self._backend!r})"
             )
+        if await self._was_replaced():
+            raise StopUnconfirmedError(f"a newer hub took over: {self._log_name} is not stopped from here")
         self._child.stop_order = self.stop_order
         await self._child.stop(now=now)
 
@@ -236,6 +250,9 @@ class DispatchSpawner(SessionTraits, Spawner):
                 status_code=503,
             )
         return profile
+
+    async def _was_replaced(self) -> bool:
+        return self.replaced is not None and bool(await self.replaced())
 
     def _take(self, backend: Backend, profile_id: str) -> None:
         self._child = self._make_child(backend)

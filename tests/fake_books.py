@@ -62,6 +62,7 @@ class Books:
     lines: list[Line] = field(default_factory=list)
     audited: list[str] = field(default_factory=list)
     epochs: dict[str, int] = field(default_factory=dict)
+    epochs_since: dict[str, datetime] = field(default_factory=dict)
     refunds: dict[RefundId, tuple[Adjusted, tuple[object, ...]]] = field(default_factory=dict)
     top_ups: dict[tuple[HoldId, str], int] = field(default_factory=dict)
     extensions: dict[str, Extension] = field(default_factory=dict)
@@ -82,7 +83,11 @@ class FakeFences:
 
     def take(self, name: str, holder: str, at: datetime) -> int:
         self.books.epochs[name] = self.books.epochs.get(name, 0) + 1
+        self.books.epochs_since[name] = at
         return self.books.epochs[name]
+
+    def in_force(self, name: str) -> tuple[int, datetime] | None:
+        return (self.books.epochs[name], self.books.epochs_since[name]) if name in self.books.epochs else None
 
     def check(self, fence: Fence) -> None:
         if self.books.epochs.get(fence.name) != fence.epoch:

@@ -21,7 +21,7 @@ from quota.domain.rates import ChargeRate
 from quota.domain.session import Evidence, Seen, Unreachable
 from quota.domain.units import Balance, Unit
 from quota.service.callers import ACCESS_SCOPE, Caller, Power
-from quota.service.ports import Asked, HubIdentity, HubServer, PricedProfile
+from quota.service.ports import Asked, HubIdentity, HubServer, HubView, PricedProfile, StopOrder
 from quota.service.services import Policy, Programme, Services
 from tests.fake_books import Books, FakeFences, Line
 from tests.fake_store import FakeAccounts, FakePeople, FakeStore, FakeTransaction
@@ -197,23 +197,42 @@ class FakeLedger:
 
 
 class FakeHub:
+    """A hub at the port; `refuses` is what its backend says to a new end."""
+
     def __init__(self) -> None:
         self.servers: list[HubServer] = []
-        self.stopped: list[tuple[str, str]] = []
+        self.stopped: list[StopOrder] = []
+        self.deadlines: list[tuple[HoldId, datetime]] = []
+        self.adopted: list[HoldId] = []
+        self.refuses: Refused | None = None
         self.down = False
+        self.view = HubView()  # epoch and start of the hub
 
-    def runs(self, hub_name: str, server_name: str) -> None:
-        self.servers.append(HubServer(hub_name, server_name, ready=True, pending=None, hold_id=None))
+    def runs(self, hub_name: str, server_name: str, hold_id: HoldId | None = None) -> None:
+        self.servers.append(HubServer(hub_name, server_name, ready=True, pending=None, hold_id=hold_id))
 
-    async def active_servers(self) -> Sequence[HubServer]:
+    async def active_servers(self) -> HubView:
+        self._answer()
+        return replace(self.view, servers=list(self.servers))
+
+    async def stop_session(self, order: StopOrder) -> bool:
+        self._answer()
+        self.stopped.append(order)
+        return True
+
+    async def set_deadline(self, hub_name: str, server_name: str, hold_id: HoldId, ends_at: datetime) -> Refused | None:
+        self._answer()
+        if self.refuses is None:
+            self.deadlines.append((hold_id, ends_at))
+        return self.refuses
+
+    async def adopt(self, hub_name: str, server_name: str, hold_id: HoldId) -> None:
+        self._answer()
+        self.adopted.append(hold_id)
+
+    def _answer(self) -> None:
         if self.down:
             raise Unavailable("the hub is down")
-        return list(self.servers)
-
-    async def stop_server(self, hub_name: str, server_name: str) -> None:
-        if self.down:
-            raise Unavailable("the hub is down")
-        self.stopped.append((hub_name, server_name))
 
 
 class FakeEvidence:

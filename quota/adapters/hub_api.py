@@ -1,24 +1,24 @@
-"""The hub's own REST API, as the service `quota`: list active servers, stop one. Source: JupyterHub 6.1, apihandlers/users.py.
+"""The hub as the service `quota` sees it: hub/enforcement.py's routes. Lists sessions with their holds, stops them, moves their ends.
 
-Invariant: no answer, a partial answer or an unexpected one is Unavailable, never an empty list. Every call has a deadline.
+Invariant: no answer, a partial answer or an unexpected one is Unavailable, never an empty list or a refusal. Every call has a deadline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote
 
 import aiohttp
 
-from quota.domain.errors import Unavailable
-from quota.service.ports import HubServer
+from quota.domain.errors import RefusalCode, Refused, Unavailable
+from quota.domain.ids import HoldId
+from quota.service.ports import HubServer, HubView, StopOrder
 
-_PAGE: Final = 200
-_PAGES_MAX: Final = 1000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LIST_DEADLINE: Final = aiohttp.ClientTimeout(total=10)
-_STOP_DEADLINE: Final = aiohttp.ClientTimeout(total=25)  # the hub itself waits 10 s for a slow stop
-_PAGED: Final = "application/jupyterhub-pagination+json"
+_ORDER_DEADLINE: Final = aiohttp.ClientTimeout(total=25)  # the hub itself waits 10 s for a slow stop
 
 
 class HubApi:
@@ -26,55 +26,65 @@ class HubApi:
 
     def __init__(self, api_url: str, api_token: str) -> None:
         self._api_url = api_url.rstrip("/")
-        self._headers = {"Authorization": f"token {api_token}", "Accept": _PAGED}
+        self._headers = {"Authorization": f"token {api_token}"}
         self._session: aiohttp.ClientSession | None = None
 
-    async def active_servers(self) -> Sequence[HubServer]:
-        """Every server that runs, starts or stops, page by page."""
-        servers: list[HubServer] = []
-        offset = 0
-        for _ in range(_PAGES_MAX):
-            page = await self._page(offset)
-            items, paging = page.get("items"), page.get("_pagination")
-            if not isinstance(items, list) or not isinstance(paging, dict):
-                raise Unavailable("the hub's list of users makes no sense")
-            for user in items:
-                servers.extend(_servers(user))
-            following = paging.get("next")
-            if following is None:
-                return servers
-            offset = int(following["offset"])
-        raise Unavailable("the hub's list of users has no end")
+    async def active_servers(self) -> HubView:
+        """Every session that runs, starts or stops, with its hold."""
+        status, answer = await self._call("GET", "/commons/sessions", None, _LIST_DEADLINE)
+        listed, epoch = answer.get("sessions"), answer.get("epoch")
+        if status != 200 or not isinstance(listed, list) or not (epoch is None or type(epoch) is int):
+            raise Unavailable(f"the hub answered {status} to a list of its sessions")
+        return HubView([_server(one) for one in listed], epoch)
 
-    async def stop_server(self, hub_name: str, server_name: str) -> None:
-        """Ask the hub to stop a server; one that is not there is stopped already."""
-        path = f"/users/{quote(hub_name, safe='')}/" + (
-            f"servers/{quote(server_name, safe='')}" if server_name else "server"
+    async def stop_session(self, order: StopOrder) -> bool:
+        """Ask it to stop a session; False where it runs no session under this hold."""
+        body = {"hold_id": order.hold_id, "reason": order.reason, "grace_s": order.grace_s}
+        status, answer = await self._call(
+            "POST", _path(order.hub_name, order.server_name, "stop"), body, _ORDER_DEADLINE
         )
-        try:
-            async with self._client().delete(self._api_url + path, timeout=_STOP_DEADLINE) as answer:
-                status = answer.status
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(f"the hub does not answer: {type(error).__name__}") from error
-        if status not in (202, 204, 404):
-            raise Unavailable(f"the hub answered {status} to a stop")
+        if status in (202, 204):
+            return True
+        if status == 404 or (status == 409 and answer.get("reason") == "other_session"):
+            return False
+        raise Unavailable(f"the hub answered {status} to a stop")
+
+    async def set_deadline(self, hub_name: str, server_name: str, hold_id: HoldId, ends_at: datetime) -> Refused | None:
+        """Have the backend move the session's end."""
+        body = {"hold_id": hold_id, "deadline_ms": (ends_at - _EPOCH) // timedelta(milliseconds=1)}
+        status, answer = await self._call("POST", _path(hub_name, server_name, "deadline"), body, _ORDER_DEADLINE)
+        if status == 200:
+            return None
+        if status == 409 and isinstance(answer.get("refused"), str):
+            return Refused(RefusalCode.BACKEND_REFUSED, {"why": answer["refused"]})
+        if status == 404 or (status == 409 and answer.get("reason") == "other_session"):
+            return Refused(RefusalCode.BACKEND_REFUSED, {"why": "the session does not run any more"})
+        raise Unavailable(f"the hub answered {status} to a new end")
+
+    async def adopt(self, hub_name: str, server_name: str, hold_id: HoldId) -> None:
+        """Have it take a session over that it forgot."""
+        status, _ = await self._call(
+            "POST", _path(hub_name, server_name, "adopt"), {"hold_id": hold_id}, _ORDER_DEADLINE
+        )
+        if status != 202:
+            raise Unavailable(f"the hub answered {status} to an adoption")
 
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
 
-    async def _page(self, offset: int) -> dict[str, Any]:
-        query = {"state": "active", "limit": str(_PAGE), "offset": str(offset)}
+    async def _call(
+        self, method: str, path: str, body: Mapping[str, object] | None, deadline: aiohttp.ClientTimeout
+    ) -> tuple[int, Mapping[str, Any]]:
         try:
-            async with self._client().get(f"{self._api_url}/users", params=query, timeout=_LIST_DEADLINE) as answer:
-                if answer.status != 200:
-                    raise Unavailable(f"the hub answered {answer.status} to a list of users")
-                page = await answer.json(content_type=None)
+            async with self._client().request(method, self._api_url + path, json=body, timeout=deadline) as answer:
+                text = await answer.text()
+                content = await answer.json(content_type=None) if text.startswith("{") else {}
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise Unavailable(f"the hub does not answer: {type(error).__name__}") from error
-        if not isinstance(page, dict):
-            raise Unavailable("the hub's list of users makes no sense")
-        return page
+        if not isinstance(content, dict):
+            raise Unavailable("the hub's answer makes no sense")
+        return answer.status, {**content, "reason": content.get("reason", answer.reason)}
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:  # made inside the running loop
@@ -82,18 +92,17 @@ class HubApi:
         return self._session
 
 
-def _servers(user: Any) -> list[HubServer]:
-    """A user's servers; a model without them means that we lack the scope to see them, which is no empty list."""
-    if not isinstance(user, dict) or not isinstance(user.get("servers"), dict) or not isinstance(user.get("name"), str):
-        raise Unavailable("the hub lists a user without servers")
-    return [
-        HubServer(
-            hub_name=user["name"],
-            server_name=str(name),
-            ready=bool(model.get("ready")),
-            pending=model.get("pending"),
-            hold_id=None,  # the server's state is not for services to read; matched by name
-        )
-        for name, model in user["servers"].items()
-        if isinstance(model, dict)
-    ]
+def _path(hub_name: str, server_name: str, verb: str) -> str:
+    return f"/commons/sessions/{quote(hub_name, safe='')}/{quote(server_name, safe='')}/{verb}"
+
+
+def _server(one: Any) -> HubServer:
+    if not isinstance(one, dict) or not all(isinstance(one.get(name), str) for name in ("user", "server", "hold_id")):
+        raise Unavailable("the hub lists a session that makes no sense")
+    return HubServer(
+        hub_name=one["user"],
+        server_name=one["server"],
+        ready=one.get("ready") is True,
+        pending=one.get("pending"),
+        hold_id=HoldId(one["hold_id"]) if one["hold_id"] else None,
+    )

@@ -118,6 +118,10 @@ def read_hold(entry: Mapping[str, object]) -> BatchedSessionHold | BatchedReques
     raise Invalid([("kind", "malformed" if "kind" in entry else "required")])
 
 
+class EpochBody(Body):
+    holder: str = Field(min_length=1, max_length=200)
+
+
 class EndedBody(Body):
     reason: str = Field(min_length=1, max_length=200)
 
@@ -151,6 +155,10 @@ class ReversalBody(Body):
     actor: HubName
     adjustment_id: Id
     reason: str = Field(max_length=2000)
+
+
+class ExtensionBody(Body):
+    seconds: RuntimeS
 
 
 class MemberBody(Body):

@@ -15,6 +15,7 @@ from quota.api.bodies import (
     LIMIT_DEFAULT,
     AdjustmentBody,
     EndedBody,
+    EpochBody,
     Limit,
     PathHubName,
     PathId,
@@ -29,7 +30,7 @@ from quota.api.bodies import (
     limit_of,
 )
 from quota.api.errors import language_for, refusal_body, refused_response, translate_for
-from quota.api.principals import PartsDep, acting_admin, acting_person, hub_only
+from quota.api.principals import FenceDep, PartsDep, acting_admin, acting_person, hub_only
 from quota.domain.errors import Refused
 from quota.domain.ids import AdjustmentId, AllocationId, HoldId, ProjectId, RefundId
 from quota.locales import DEFAULT, preferred
@@ -37,6 +38,7 @@ from quota.service import identities, report
 from quota.service.adjust import AdjustRequest, adjust
 from quota.service.admit import SessionHoldRequest, place_session_hold
 from quota.service.correct import RefundRequest, ReversalRequest, refund, reverse
+from quota.service.hub_epoch import check_epoch, take_epoch
 from quota.service.ports import Adjusted
 from quota.service.quote import QuoteRequest, quote_session
 from quota.service.reconcile import reconcile
@@ -44,6 +46,18 @@ from quota.service.reconcile import reconcile
 router = APIRouter(prefix="/internal", dependencies=[Depends(hub_only)], tags=["hub"])
 Actor = Annotated[str, Header(alias="X-Commons-Actor", pattern=r"^[^\s/\x00-\x1f\x7f]{1,255}$")]
 _HISTORY = 100
+
+
+@router.post("/hub-epoch")
+async def post_epoch(parts: PartsDep, body: EpochBody) -> views.Json:
+    """Take the hub's next epoch: whoever took one before is not listened to any more."""
+    return {"epoch": await take_epoch(parts.services, body.holder)}
+
+
+@router.get("/hub-epoch")
+async def get_epoch(parts: PartsDep, fence: FenceDep) -> views.Json:
+    """Whether the epoch that is shown is in force; 409 `stale_epoch` where it is not."""
+    return {"epoch": await check_epoch(parts.services, fence)}
 
 
 @router.put("/people/{hub_name}")
@@ -107,7 +121,7 @@ async def post_quote(request: Request, parts: PartsDep, body: QuoteBody) -> view
 
 @router.put("/holds/{hold_id}", status_code=201, response_model=None)
 async def put_hold(
-    request: Request, response: Response, parts: PartsDep, hold_id: PathId, body: SessionHoldBody
+    request: Request, response: Response, parts: PartsDep, fence: FenceDep, hold_id: PathId, body: SessionHoldBody
 ) -> views.Json | JSONResponse:
     """Place a session's hold under the caller's id; a replay gets the first answer."""
     order = SessionHoldRequest(
@@ -119,7 +133,7 @@ async def put_hold(
         runtime_s=body.runtime_s,
         server_name=body.server_name,
     )
-    placed = await place_session_hold(parts.services, order)
+    placed = await place_session_hold(parts.services, order, fence)
     if isinstance(placed, Refused):
         return refused_response(request, placed)
     response.status_code = 200 if placed.replayed else 201
@@ -127,8 +141,9 @@ async def put_hold(
 
 
 @router.post("/holds/{hold_id}/ended", status_code=202)
-async def post_ended(parts: PartsDep, hold_id: PathId, body: EndedBody) -> views.Json:
+async def post_ended(parts: PartsDep, fence: FenceDep, hold_id: PathId, body: EndedBody) -> views.Json:
     """Take a hint that a session ended or never started; evidence decides."""
+    await check_epoch(parts.services, fence)
     state = await parts.meter.ended(HoldId(hold_id), body.reason)
     return {"state": state.value}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
 from quota.api import views
 from quota.api.bodies import (
     LIMIT_DEFAULT,
     ApplicationBody,
     DecisionBody,
+    ExtensionBody,
     Limit,
     MemberBody,
     PathHubName,
@@ -16,12 +18,13 @@ from quota.api.bodies import (
     SeqCursor,
     limit_of,
 )
-from quota.api.errors import language_for, translate_for
+from quota.api.errors import language_for, refused_response, translate_for
 from quota.api.principals import Decider, PartsDep, Reader, Writer
 from quota.domain.application import Decision
+from quota.domain.errors import Refused
 from quota.domain.ids import ApplicationId, HoldId, ProjectId
 from quota.domain.project import ProjectRole
-from quota.service import members, report, review, sessions
+from quota.service import extend, members, report, review, sessions
 from quota.service.callers import Power
 
 router = APIRouter(tags=["people"])
@@ -143,3 +146,14 @@ async def get_sessions(parts: PartsDep, caller: Reader) -> views.Json:
 async def post_stop(parts: PartsDep, caller: Writer, hold_id: PathId) -> views.Json:
     """Ask for a session to be stopped."""
     return views.session(await sessions.stop(parts.services, caller, HoldId(hold_id)))
+
+
+@router.put("/sessions/{hold_id}/extensions/{extension_id}", status_code=201, response_model=None)
+async def put_extension(
+    request: Request, parts: PartsDep, caller: Writer, hold_id: PathId, extension_id: PathId, body: ExtensionBody
+) -> views.Json | JSONResponse:
+    """Move a running session's end later, under the caller's id: the same id again gets the first answer."""
+    done = await extend.extend(parts.services, caller, HoldId(hold_id), extension_id, body.seconds)
+    if isinstance(done, Refused):
+        return refused_response(request, done)
+    return {"extension_id": extension_id, "state": done.extension.state.value, "session": views.session(done.session)}

@@ -11,13 +11,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
 from quota.api.errors import NotSignedIn
 from quota.domain.errors import Forbidden
+from quota.domain.fence import Fence
 from quota.domain.ids import PersonId
 from quota.service.admit_request import RequestHolds
 from quota.service.callers import ACCESS_SCOPE, Caller, Power, caller_of, person_named, powers_of
+from quota.service.hub_epoch import HUB
 from quota.service.meter import Meter
 from quota.service.notice_stream import NoticeStreams
 from quota.service.ports import Introspection
@@ -91,6 +93,14 @@ async def acting_person(services: Services, hub_name: str) -> PersonId:
     return (await person_named(services, hub_name)).id
 
 
+def hub_fence(
+    epoch: Annotated[str | None, Header(alias="X-Commons-Epoch", pattern=r"^[0-9]{1,15}$")] = None,
+) -> Fence | None:
+    """The epoch that a hub shows; None for callers that are no hub (the launcher)."""
+    return None if epoch is None else Fence(HUB, int(epoch))
+
+
+FenceDep = Annotated[Fence | None, Depends(hub_fence)]
 PartsDep = Annotated[Parts, Depends(parts_of)]
 Reader = Annotated[Caller, Depends(reader)]
 Writer = Annotated[Caller, Depends(writer)]

@@ -223,6 +223,11 @@ def session(one: Session) -> Json:
         "rate": str(one.terms.rate),
         "end_reason": one.end_reason.value if one.end_reason is not None else None,
         "stop_reason": one.stop_reason,
+        "stops_at": instant(one.stop_at),
+        "runtime_s": one.runtime_s,
+        "waiting_since": instant(one.waiting_since),
+        "suspended": one.suspended,
+        "note": one.note,
     }
 
 

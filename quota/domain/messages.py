@@ -58,6 +58,14 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "project_suspended": Message("{project} is suspended.", "Ask its PI or the programme's administrators."),
     "limit_reached": Message("A limit on your use is reached.", "Ask a lead of the project."),
     "already_running": Message("This session is running already.", "Open or stop it first."),
+    "backend_refused": Message(
+        "The session's end could not be moved: {why}.", "The old end stands; what was set aside is given back."
+    ),
+    "no_pi": Message("{project} has had no PI for too long.", "Ask the programme to name one."),
+    "allocation_ended": Message("The allocation of {project} has ended.", "The session runs to its end; renew it."),
+    "rescue_used_up": Message(
+        "The rescue sessions of today are used up ({used_s}).", "Choose at most {fits_runtime_s}, or wait for tomorrow."
+    ),
     "model_not_allowed": Message("The project may not use this model.", "Choose one of those listed."),
     "would_take_back_used": Message(
         "That would take back what is charged or held: at most {available} can be taken.",

@@ -15,6 +15,8 @@ from fractions import Fraction
 from quota.domain.errors import Refused
 from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
 
+LOCAL = "local"
+
 
 class SessionState(StrEnum):
     """Where a session is; quoted and refused-before-a-hold are never stored."""
@@ -145,7 +147,7 @@ class SessionTerms:
     margin_s: int
     server_name: str
     hub_name: str
-    backend: str = "local"  # holds from before backends were pinned are local ones
+    backend: str = LOCAL  # holds from before backends were pinned are local ones
 
     def as_details(self) -> dict[str, object]:
         """JSON values for the hold; `rate` as 'n/d' so that it stays exact."""
@@ -175,7 +177,7 @@ class SessionTerms:
             margin_s=int(str(details["margin_s"])),
             server_name=str(details["server_name"]),
             hub_name=str(details["hub_name"]),
-            backend=str(details.get("backend", "local")),
+            backend=str(details.get("backend", LOCAL)),
         )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from quota.domain.errors import RefusalCode, Refused, Unknown
+from quota.domain.fence import Fence
 from quota.domain.hold import Hold, HoldKind, HoldOrder, HoldState, body_hash
 from quota.domain.ids import HoldId, ProjectId
 from quota.domain.project import Person
@@ -67,15 +68,19 @@ class SessionHold:
         return self.terms.runtime_s * 1000
 
 
-async def place_session_hold(services: Services, request: SessionHoldRequest) -> SessionHold | Refused:
+async def place_session_hold(
+    services: Services, request: SessionHoldRequest, fence: Fence | None = None
+) -> SessionHold | Refused:
     """Set the whole runtime plus margin aside, or say why not.
 
-    Raises Unknown('person' | 'project' | 'profile'), IdConflict for a known id with another body, Unavailable.
+    `fence` is the asking hub's epoch. Raises Unknown('person' | 'project' | 'profile'), IdConflict for a known id with another body,
+    StaleEpoch, Unavailable.
     """
+    ledger = services.ledger if fence is None else services.ledger.fenced(fence)
     known = await services.ledger.hold(request.hold_id)
     if known is not None:
         # The ledger compares fingerprints; the first order's numbers stand, whatever the prices are today.
-        return await _answer(services, await services.ledger.place_hold(_same_order(known, request)))
+        return await _answer(services, await ledger.place_hold(_same_order(known, request)))
     actor = await person_named(services, request.actor)
     if request.application not in priced_profile(services, request.profile).applications:
         raise Unknown("profile", profile=request.profile, application=request.application)
@@ -85,7 +90,7 @@ async def place_session_hold(services: Services, request: SessionHoldRequest) ->
     decided_here = quoted.refusal is not None and quoted.refusal.code is not RefusalCode.INSUFFICIENT_BALANCE
     if quoted.refusal is not None and (decided_here or quoted.quote.allocation_id is None):
         return quoted.refusal
-    return await _answer(services, await services.ledger.place_hold(_order(services, request, actor, quoted.quote)))
+    return await _answer(services, await ledger.place_hold(_order(services, request, actor, quoted.quote)))
 
 
 def _order(services: Services, request: SessionHoldRequest, actor: Person, quote: Quote) -> HoldOrder:

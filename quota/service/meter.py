@@ -1,8 +1,8 @@
-"""The meter: reads evidence of every open session hold and charges, settles or releases by it.
+"""The meter: one look at the evidence of every open session hold; charges, settles and releases by it, all of them together.
 
 Hooks of the hub are hints that hasten a look (`ended`); a pass finds everything that they missed. Invariants: evidence that
-cannot be read settles nothing and extends the lease; each hold is judged by one task at a time in this process, and across
-processes by the usage record's id; one hold's trouble never keeps another from being charged.
+cannot be read settles nothing and extends the lease; of two that saw the same state only one can charge, by the usage record's id;
+one hold's trouble never keeps another from being charged; the last proof of life is in the rows after every pass.
 """
 
 from __future__ import annotations
@@ -10,34 +10,30 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Final
-from weakref import WeakValueDictionary
+from functools import partial
+from typing import Final, TypeVar
 
 from quota.domain.errors import IdConflict, QuotaError, Unavailable, Unknown, WrongState
-from quota.domain.hold import Hold, HoldKind, HoldState
+from quota.domain.hold import Hold, HoldKind, HoldState, Usage
 from quota.domain.ids import HoldId
-from quota.domain.session import (
-    TRANSITIONS,
-    EndReason,
-    Evidence,
-    Seen,
-    Session,
-    SessionState,
-    SessionTerms,
-    Unreachable,
-)
+from quota.domain.session import LOCAL, EndReason, Seen, Session, SessionState, Unreachable, observed
+from quota.service.act import Actions
 from quota.service.admit import session_of
-from quota.service.ports import Asked, HubServer, Transaction
+from quota.service.look import Look, look
+from quota.service.ports import Asked, HubView, Transaction
 from quota.service.services import Services
 from quota.service.sessions import mark_stopping
-from quota.service.settle import Sighting, Verdict, judge, usages_due
+from quota.service.settle import Sighting, Verdict
 
 log = logging.getLogger("quota.meter")
-_AT_ONCE: Final = 16  # holds looked at together: enough for the ledger to group their commits
+T = TypeVar("T")
+R = TypeVar("R")
+_AT_ONCE: Final = 256  # holds closed together: enough for the ledger to group their commits
+_OTHERS: Final = (IdConflict, WrongState)  # another process was faster; the next pass sees what it did
 
 
 class Outcome(StrEnum):
@@ -63,22 +59,22 @@ class Meter:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._hints: dict[HoldId, datetime] = {}
-        self._locks: WeakValueDictionary[HoldId, asyncio.Lock] = WeakValueDictionary()
+        self._one_pass = asyncio.Lock()
+        self.actions = Actions(services)
 
-    async def run_pass(self, servers: Sequence[HubServer] | None) -> PassReport:
-        """Look at every open session hold once; `servers` is what the hub lists, None while it does not answer."""
-        holds = await self._services.ledger.open_holds(HoldKind.SESSION)
-        self._hints = {hold.id: self._hints[hold.id] for hold in holds if hold.id in self._hints}
-        listed = _listed(holds, servers)
-        seen = await self._read(holds)
-        gate = asyncio.Semaphore(_AT_ONCE)
-
-        async def one(hold: Hold) -> Outcome:
-            async with gate:
-                return await self._look(hold.id, listed.get(hold.id), seen[hold.id])
-
-        counts = Counter(await asyncio.gather(*(one(hold) for hold in holds)))
-        await self._repair_rows({hold.id for hold in holds})
+    async def run_pass(self, hub: HubView | None) -> PassReport:
+        """Look at every open session hold once; `hub` is what the hub lists, None while it does not answer."""
+        async with self._one_pass:
+            services = self._services
+            holds = await services.ledger.open_holds(HoldKind.SESSION)
+            unfinished = await services.store.read(lambda tx: tx.sessions.unfinished())
+            rows = {row.hold_id: row for row in unfinished}
+            self._hints = {hold.id: self._hints[hold.id] for hold in holds if hold.id in self._hints}
+            since = hub.since if hub is not None else None
+            outcomes = await self._look_at(holds, rows, listed_by(holds, hub), since)
+            open_ids = {hold.id for hold in holds}
+            await self._repair_rows([row for row in unfinished if row.hold_id not in open_ids])
+        counts = Counter(outcomes)
         settled, released = counts[Outcome.SETTLED], counts[Outcome.RELEASED]
         return PassReport(len(holds) - settled - released, settled, released, counts[Outcome.UNKNOWN])
 
@@ -87,14 +83,15 @@ class Meter:
 
         Raises Unknown('hold').
         """
-        hold = await self._services.ledger.hold(hold_id)
+        services = self._services
+        hold = await services.ledger.hold(hold_id)
         if hold is None or hold.kind is not HoldKind.SESSION or hold.state is HoldState.REFUSED:
             raise Unknown("hold", hold_id=hold_id)
         if hold.state is HoldState.HELD:
-            self._hints.setdefault(hold_id, self._services.clock.now())
-            await self._services.store.write(lambda tx: _hinted(tx, hold, reason))
-            await self._look(hold_id, None, (await self._read([hold]))[hold_id])
-        session = await self._services.store.read(lambda tx: tx.sessions.get(hold_id))
+            self._hints.setdefault(hold_id, services.clock.now())
+            row = await services.store.write(lambda tx: _hinted(tx, hold, reason))
+            await self._look_at([hold], {hold_id: row}, {})
+        session = await services.store.read(lambda tx: tx.sessions.get(hold_id))
         return session.state if session is not None else SessionState.HELD
 
     def due_in_s(self) -> float:
@@ -103,6 +100,31 @@ class Meter:
         grace = timedelta(seconds=policy.ended_grace_s)
         waits = [(at + grace - now).total_seconds() for at in self._hints.values()]
         return max(1.0, min([w for w in waits if w > 0], default=float(policy.meter_interval_s)))
+
+    async def _look_at(
+        self,
+        holds: Sequence[Hold],
+        rows: Mapping[HoldId, Session],
+        listed: Mapping[HoldId, bool | None],
+        hub_since: datetime | None = None,
+    ) -> list[Outcome]:
+        """Read, judge, charge, close, write down: each step for all holds together."""
+        seen, policy = await self._read(holds), self._services.policy
+        at = self._services.clock.now()
+        looks = []
+        for hold in holds:
+            sighting = Sighting(at, listed.get(hold.id), self._hints.get(hold.id), hub_since)
+            looks.append(look(hold, rows.get(hold.id) or session_of(hold), seen[hold.id], sighting, policy))
+        failed = await self._charge(looks)
+        failed |= await self._close(looks, failed, at)
+        await self._renew(looks, at)
+        await self._write_down([one for one in looks if one.hold.id not in failed], rows)
+        closed = [one.hold.id for one in looks if one.closes and one.hold.id not in failed]
+        for hold_id in closed:
+            self._hints.pop(hold_id, None)
+        if closed:
+            await self._services.evidence.settled(closed)
+        return [_outcome(one, failed) for one in looks]
 
     async def _read(self, holds: Sequence[Hold]) -> Mapping[HoldId, Seen]:
         """One look at the evidence of all these holds; an outage stands in the place of what could not be read."""
@@ -113,139 +135,149 @@ class Meter:
         silent = Unreachable("nothing was said of it")
         return {hold.id: found.get(hold.id, silent) for hold in holds}
 
-    async def _look(self, hold_id: HoldId, listed: bool | None, seen: Seen) -> Outcome:
-        lock = self._locks.setdefault(hold_id, asyncio.Lock())
-        async with lock:
+    async def _charge(self, looks: Sequence[Look]) -> set[HoldId]:
+        """Charge all that is due but the last slice of a session that ends, which its settlement carries; the holds that failed."""
+        usages: list[Usage] = []
+        for one in looks:
+            usages.extend(one.due[:-1] if one.verdict is Verdict.SETTLE else one.due)
+        failed: set[HoldId] = set()
+        for usage, answer in zip(usages, await self._services.ledger.charge_many(usages), strict=True):
+            if isinstance(answer, QuotaError):
+                failed.add(usage.hold_id)
+                _tell(usage.hold_id, answer)
+        return failed
+
+    async def _close(self, looks: Sequence[Look], failed: set[HoldId], at: datetime) -> set[HoldId]:
+        """Settle or release what is over; the holds that stay open all the same."""
+        closing = [one for one in looks if one.closes and one.hold.id not in failed]
+
+        async def close(one: Look) -> HoldId | None:
             try:
-                return await self._advance(hold_id, listed, seen)
-            except (IdConflict, WrongState):  # another process was faster; the next pass sees what it did
-                return Outcome.OPEN
-            except Unavailable as error:
-                log.warning("hold %s: cannot be judged: %s", hold_id, error)
-                return Outcome.UNKNOWN
-            except QuotaError:  # contradictory evidence among them; a pass that fell over it would reach nobody else
-                log.exception("hold %s: the ledger does not take what its evidence says; it stays open", hold_id)
-                return Outcome.UNKNOWN
+                if one.verdict is Verdict.RELEASE:
+                    reason = one.reason or EndReason.NEVER_STARTED
+                    await self._services.ledger.release(one.hold.id, at, reason.value)
+                else:
+                    await self._services.ledger.settle(one.hold.id, at, one.due[-1] if one.due else None)
+            except QuotaError as error:
+                _tell(one.hold.id, error)
+                return one.hold.id
+            return None
 
-    async def _advance(self, hold_id: HoldId, listed: bool | None, found: Seen) -> Outcome:
-        services = self._services
-        hold = await services.ledger.hold(hold_id)
-        if hold is None or hold.state is not HoldState.HELD:
-            self._hints.pop(hold_id, None)
-            return Outcome.SETTLED
-        if isinstance(found, Unreachable):
-            log.warning("hold %s: cannot be judged: %s", hold_id, found.why)
-            await self._lost_sight(hold)
-            return Outcome.UNKNOWN
-        seen = Sighting(services.clock.now(), listed, self._hints.get(hold_id))
-        outcome = await self._perform(judge(hold, found, seen, services.policy), hold, found, seen)
-        if outcome in (Outcome.SETTLED, Outcome.RELEASED):
-            self._hints.pop(hold_id, None)
-            await services.evidence.settled([hold_id])
-        return outcome
+        return {hold_id for hold_id in await _gathered(closing, close) if hold_id is not None}
 
-    async def _perform(self, verdict: Verdict, hold: Hold, evidence: Evidence | None, seen: Sighting) -> Outcome:
-        ledger, terms = self._services.ledger, SessionTerms.from_details(hold.details)
-        if verdict is Verdict.WAIT:
-            if seen.listed:
-                await self._extend(hold, self._services.policy.start_lease_s)
-            return Outcome.OPEN
-        if verdict is Verdict.RELEASE:
-            await ledger.release(hold.id, seen.at, EndReason.NEVER_STARTED.value)
-            await self._note(hold, SessionState.FAILED, evidence, EndReason.NEVER_STARTED)
-            return Outcome.RELEASED
-        if verdict is Verdict.LOST:
-            await ledger.settle(hold.id, seen.at)
-            await self._note(hold, SessionState.SETTLED, evidence, EndReason.LOST)
-            return Outcome.SETTLED
-        assert evidence is not None
-        due = usages_due(hold, terms, evidence)
-        if verdict is Verdict.SETTLE:
-            for usage in due[:-1]:
-                await ledger.charge(usage)
-            await ledger.settle(hold.id, seen.at, due[-1] if due else None)
-            await self._note(hold, SessionState.SETTLED, evidence, evidence.reason)
-            return Outcome.SETTLED
-        for usage in due:
-            await ledger.charge(usage)
-        await self._extend(hold, self._services.policy.unknown_lease_s)
-        await self._note(hold, SessionState.RUNNING, evidence, None)
-        return Outcome.OPEN
+    async def _renew(self, looks: Sequence[Look], at: datetime) -> None:
+        """Move leases once half of them is gone, so that a pass does not write for every hold."""
+        policy = self._services.policy
+        late: list[tuple[HoldId, datetime]] = []
+        for one in looks:
+            runs = one.verdict is None or one.verdict is Verdict.CHARGE
+            lease_s = policy.unknown_lease_s if runs else policy.start_lease_s if one.listed else 0
+            if lease_s and not one.closes and one.hold.lease_until < at + timedelta(seconds=lease_s / 2):
+                late.append((one.hold.id, at + timedelta(seconds=lease_s)))
 
-    async def _repair_rows(self, looked_at: set[HoldId]) -> None:
+        async def extend(due: tuple[HoldId, datetime]) -> None:
+            try:
+                await self._services.ledger.extend_lease(*due)
+            except QuotaError as error:
+                _tell(due[0], error)
+
+        await _gathered(late, extend)
+
+    async def _write_down(self, looks: Sequence[Look], rows: Mapping[HoldId, Session]) -> None:
+        """Bring the rows in line, all in one transaction; a row that a crash left out is made again, one that says so already is left."""
+        changed: list[Session] = []
+        missing: list[Session] = []
+        for one in looks:
+            if one.verdict is None and one.trouble:
+                log.warning("hold %s: cannot be judged: %s", one.hold.id, one.trouble)
+            after = one.row_after()
+            if one.hold.id not in rows:
+                missing.append(after)
+            elif after != one.row:
+                changed.append(after)
+        if changed or missing:
+            await self._services.store.write(partial(_save, changed, missing))
+
+    async def _repair_rows(self, rows: Sequence[Session]) -> None:
         """Bring rows in line whose hold was closed right before a crash."""
-        for session in await self._services.store.read(lambda tx: tx.sessions.unfinished()):
-            if session.hold_id in looked_at:
-                continue
-            hold = await self._services.ledger.hold(session.hold_id)
+        for row in rows:
+            hold = await self._services.ledger.hold(row.hold_id)
             if hold is None or hold.state is HoldState.HELD:
                 continue
             settled = hold.state is HoldState.SETTLED
             seen = (await self._read([hold]))[hold.id]
             evidence = None if isinstance(seen, Unreachable) else seen
             reason = evidence.reason if evidence is not None and settled else None
-            await self._note(
-                hold,
-                SessionState.SETTLED if settled else SessionState.FAILED,
-                evidence,
-                reason or (EndReason.LOST if settled else EndReason.NEVER_STARTED),
-            )
-
-    async def _lost_sight(self, hold: Hold) -> None:
-        await self._extend(hold, self._services.policy.unknown_lease_s)
-        await self._note(hold, SessionState.UNKNOWN, None, None)
-
-    async def _extend(self, hold: Hold, lease_s: int) -> None:
-        """Move the lease once half of it is gone, so that a pass does not write for every hold."""
-        now = self._services.clock.now()
-        if hold.lease_until < now + timedelta(seconds=lease_s / 2):
-            await self._services.ledger.extend_lease(hold.id, now + timedelta(seconds=lease_s))
-
-    async def _note(self, hold: Hold, state: SessionState, evidence: Evidence | None, reason: EndReason | None) -> None:
-        """Bring the session's row in line; a row that a crash left out is made again, one that says so already is left."""
-        known = await self._services.store.read(lambda tx: tx.sessions.get(hold.id))
-        if known is None or _updated(known, state, evidence, reason) != known:
-            await self._services.store.write(lambda tx: _write_down(tx, hold, state, evidence, reason))
+            state = SessionState.SETTLED if settled else SessionState.FAILED
+            reason = reason or (EndReason.LOST if settled else EndReason.NEVER_STARTED)
+            after = observed(row, state, evidence, reason)
+            await self._services.store.write(partial(_save, [after], ()))
 
 
 def asked_of(hold: Hold) -> Asked:
     """What evidence is asked for a hold, by what it pinned."""
-    terms = SessionTerms.from_details(hold.details)
-    return Asked(hold.id, terms.backend, terms.profile, hold.project_id, hold.placed_at)
+    details = hold.details
+    return Asked(
+        hold.id,
+        str(details.get("backend", LOCAL)),
+        str(details["profile"]),
+        hold.project_id,
+        hold.placed_at,
+    )
 
 
-def _listed(holds: Sequence[Hold], servers: Sequence[HubServer] | None) -> Mapping[HoldId, bool | None]:
-    """Whether the hub lists each hold's server. Of several open holds of one server, only the newest can be the one listed."""
-    if servers is None:
+def listed_by(holds: Sequence[Hold], hub: HubView | None) -> Mapping[HoldId, bool | None]:
+    """Whether the hub has each hold's session: by the hold's id where the hub says it, else by person and server name.
+
+    By name only the newest open hold of a server can be the one.
+    """
+    if hub is None:
         return {hold.id: None for hold in holds}
-    subjects = {f"{server.hub_name}/{server.server_name}" for server in servers}
-    newest = {hold.subject: hold.id for hold in holds}  # oldest first: the last one stays
-    return {hold.id: hold.subject in subjects and newest[hold.subject] == hold.id for hold in holds}
+    ids = {server.hold_id for server in hub.servers if server.hold_id}
+    unnamed = {f"{server.hub_name}/{server.server_name}" for server in hub.servers if not server.hold_id}
+    newest = {hold.subject: hold.id for hold in holds} if unnamed else {}  # oldest first: the last one stays
+    listed: dict[HoldId, bool | None] = {}
+    for hold in holds:
+        by_name = hold.subject in unnamed and newest[hold.subject] == hold.id
+        listed[hold.id] = hold.id in ids or by_name
+    return listed
 
 
-def _hinted(tx: Transaction, hold: Hold, reason: str) -> None:
+async def _gathered(items: Sequence[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
+    """`work` on all items, a bounded number at once."""
+    done: list[R] = []
+    for first in range(0, len(items), _AT_ONCE):
+        done += await asyncio.gather(*(work(item) for item in items[first : first + _AT_ONCE]))
+    return done
+
+
+def _outcome(one: Look, failed: set[HoldId]) -> Outcome:
+    if one.verdict is None:
+        return Outcome.UNKNOWN
+    if one.hold.id in failed:
+        return Outcome.UNKNOWN
+    if not one.closes:
+        return Outcome.OPEN
+    return Outcome.RELEASED if one.verdict is Verdict.RELEASE else Outcome.SETTLED
+
+
+def _tell(hold_id: HoldId, error: QuotaError) -> None:
+    if isinstance(error, _OTHERS):
+        log.info("hold %s: %s", hold_id, error)
+    elif isinstance(error, Unavailable):
+        log.warning("hold %s: the ledger does not answer: %s", hold_id, error)
+    else:
+        log.error("hold %s: the ledger does not take what its evidence says; it stays open: %s", hold_id, error)
+
+
+def _hinted(tx: Transaction, hold: Hold, reason: str) -> Session:
     if tx.sessions.get(hold.id) is None:
         tx.sessions.upsert(session_of(hold))
-    mark_stopping(tx, hold.id, reason)
+    return mark_stopping(tx, hold.id, reason)
 
 
-def _write_down(
-    tx: Transaction, hold: Hold, state: SessionState, evidence: Evidence | None, reason: EndReason | None
-) -> None:
-    old = tx.sessions.get(hold.id) or session_of(hold)
-    tx.sessions.upsert(_updated(old, state, evidence, reason))
-
-
-def _updated(old: Session, state: SessionState, evidence: Evidence | None, reason: EndReason | None) -> Session:
-    stopping = old.state is SessionState.STOPPING and state in (SessionState.RUNNING, SessionState.UNKNOWN)
-    allowed = state in TRANSITIONS[old.state] and not stopping
-    new = replace(old, state=state if allowed else old.state, end_reason=reason or old.end_reason)
-    if evidence is None or evidence.started_at is None:
-        return replace(new, ended_at=old.alive_at) if reason is EndReason.LOST else new
-    return replace(
-        new,
-        started_at=evidence.started_at,
-        alive_at=evidence.ended_at or evidence.alive_at,
-        ends_at=evidence.started_at + timedelta(seconds=old.terms.runtime_s),
-        ended_at=evidence.ended_at,
-    )
+def _save(changed: Sequence[Session], missing: Sequence[Session], tx: Transaction) -> None:
+    for row in missing:
+        if tx.sessions.get(row.hold_id) is None:
+            tx.sessions.upsert(row)
+    tx.sessions.observe([*changed, *missing])

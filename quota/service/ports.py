@@ -345,6 +345,9 @@ class Fences(Protocol):
     def take(self, name: str, holder: str, at: datetime) -> int:
         """The next epoch of `name`, from now on the only one that writes; `holder` says who took it, for people to read."""
 
+    def in_force(self, name: str) -> tuple[int, datetime] | None:
+        """The epoch of `name` that writes, and since when; None where nobody took one."""
+
     def check(self, fence: Fence) -> None:
         """Raises StaleEpoch where `fence` is not in force; it stays in force until this transaction ends."""
 
@@ -469,11 +472,38 @@ class HubServer:
     hold_id: HoldId | None
 
 
-class Hub(Protocol):
-    """The hub's own API. All raise Unavailable where it does not answer."""
+@dataclass(frozen=True, slots=True)
+class HubView:
+    """What the hub says it runs, starts and stops; `epoch` is the fencing epoch that it took, `since` when."""
 
-    async def active_servers(self) -> Sequence[HubServer]: ...
-    async def stop_server(self, hub_name: str, server_name: str) -> None: ...
+    servers: Sequence[HubServer] = ()
+    epoch: int | None = None
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopOrder:
+    """What the hub is asked to stop: this hold's session and no other's, why, and SIGKILL how long after SIGTERM."""
+
+    hub_name: str
+    server_name: str
+    hold_id: HoldId
+    reason: str
+    grace_s: int
+
+
+class Hub(Protocol):
+    """The hub's own API. All raise Unavailable where it does not answer, or was replaced by a newer hub."""
+
+    async def active_servers(self) -> HubView: ...
+    async def stop_session(self, order: StopOrder) -> bool:
+        """Ask it to stop a session; False where it runs no session under this hold."""
+
+    async def set_deadline(self, hub_name: str, server_name: str, hold_id: HoldId, ends_at: datetime) -> Refused | None:
+        """Have the backend move the session's end; a refusal where the backend says no or no such session runs there."""
+
+    async def adopt(self, hub_name: str, server_name: str, hold_id: HoldId) -> None:
+        """Have it look for a session that it forgot and take it over; nothing new is started."""
 
 
 @dataclass(frozen=True, slots=True)

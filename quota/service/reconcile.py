@@ -7,11 +7,14 @@ whole, marked estimated (docs/reference/policy.md).
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Final
 
 from quota.domain.errors import IdConflict, QuotaError, Spooled, Unavailable, WrongState
 from quota.domain.hold import Hold, HoldKind, Usage
+from quota.service.hub_epoch import HUB
 from quota.service.meter import Meter, PassReport
+from quota.service.ports import HubView
 from quota.service.services import Services
 
 log = logging.getLogger("quota.reconcile")
@@ -21,14 +24,27 @@ EXPIRED_SOURCE: Final = "request-expired"
 
 async def reconcile(services: Services, meter: Meter) -> PassReport:
     """One pass over everything that is open. The hub's silence is no answer: then only evidence counts."""
-    try:
-        servers = await services.hub.active_servers()
-    except Unavailable as error:
-        log.warning("the hub does not answer; going by evidence alone: %s", error)
-        servers = None
-    report = await meter.run_pass(servers)
+    hub = await hub_view(services)
+    report = await meter.run_pass(hub)
+    await meter.actions.run(hub)
     await expire_requests(services)
     return report
+
+
+async def hub_view(services: Services) -> HubView | None:
+    """What the hub lists; None where it does not answer, or is one that a newer hub replaced."""
+    try:
+        view = await services.hub.active_servers()
+    except Unavailable as error:
+        log.warning("the hub does not answer; going by evidence alone: %s", error)
+        return None
+    in_force = await services.store.read(lambda tx: tx.fences.in_force(HUB))
+    if view.epoch is None or in_force is None:
+        return view
+    if view.epoch != in_force[0]:
+        log.error("hub %s answers and was replaced by %s: its list does not count", view.epoch, in_force[0])
+        return None
+    return replace(view, since=in_force[1])
 
 
 async def expire_requests(services: Services) -> int:

@@ -29,6 +29,14 @@ class Policy:
     ended_grace_s: int = 30
     unknown_lease_s: int = 3600
     idle_notice_s: int = 600  # between the notice and the stop of an idle session
+    stop_grace_s: int = 60  # between SIGTERM and SIGKILL, inside the stop margin
+    notice_s: int = 600  # between the decision that a session has to end and its end
+    pending_ask_s: int = 86_400
+    pending_max_s: int = 2 * 86_400
+    grace_days: int = 14  # after an allocation's end: rescue and data only
+    pi_absence_days: int = 30
+    rescue_s_a_day: int = 7200
+    retry_max_s: int = 300  # longest pause between two tries of one session's action
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from quota.domain.project import LEADS
 from quota.domain.session import OVER, TRANSITIONS, Session, SessionState, Target
 from quota.service.callers import Caller, Power
 from quota.service.notices import stopped_notice, tell
-from quota.service.ports import Transaction
+from quota.service.ports import StopOrder, Transaction
 from quota.service.services import Services
 
 
@@ -41,11 +41,17 @@ async def stop(services: Services, caller: Caller, hold_id: HoldId) -> Session:
     # Before the hub is asked: its hint that the session ended may come first, with a reason that says less.
     await services.store.write(lambda tx: _give_reason(tx, hold_id, reason))
     try:
-        await services.hub.stop_server(session.terms.hub_name, session.terms.server_name)
+        await services.hub.stop_session(stop_order(services, session, reason))
     except Unavailable:
         await services.store.write(lambda tx: _give_reason(tx, hold_id, session.stop_reason))
         raise
     return await services.store.write(lambda tx: _stopping(services, tx, caller, hold_id, reason))
+
+
+def stop_order(services: Services, session: Session, reason: str) -> StopOrder:
+    """What the hub is told."""
+    terms = session.terms
+    return StopOrder(terms.hub_name, terms.server_name, session.hold_id, reason, services.policy.stop_grace_s)
 
 
 def _stopping(services: Services, tx: Transaction, caller: Caller, hold_id: HoldId, reason: str) -> Session:

@@ -20,6 +20,9 @@ from quota.service.services import Policy
 SOURCE: Final = "session"
 
 
+_NEVER_RAN: Final = frozenset({EndReason.NEVER_STARTED, EndReason.CANCELLED, EndReason.DEVICE_MISSING})
+
+
 class Verdict(StrEnum):
     WAIT = "wait"  # on its way: nothing is charged, the hold stands
     CHARGE = "charge"  # it runs: charge up to the last proof of life
@@ -35,20 +38,26 @@ class Sighting:
     at: datetime
     listed: bool | None
     hinted_at: datetime | None = None  # when the hub said that the session ended
+    hub_since: datetime | None = None  # when the hub that lists, or does not, was started
 
 
 def judge(hold: Hold, evidence: Evidence | None, seen: Sighting, policy: Policy) -> Verdict:
     """What to do with an open hold. Only positive evidence ends a session; without any, the hub and the lease decide."""
     if evidence is not None and evidence.started_at is not None:
         return Verdict.CHARGE if evidence.ended_at is None else Verdict.SETTLE
-    if evidence is not None and evidence.reason is EndReason.NEVER_STARTED:
+    if evidence is not None and evidence.reason in _NEVER_RAN:
         return Verdict.RELEASE
+    if evidence is not None and evidence.waiting_since is not None:
+        return Verdict.WAIT  # in a queue, whoever lists it
     if seen.listed is not False:
         return Verdict.WAIT
     never_seen = evidence is None and hold.next_seq == 0
     grace = timedelta(seconds=policy.ended_grace_s)
     if never_seen and seen.hinted_at is not None and seen.at >= seen.hinted_at + grace:
         return Verdict.RELEASE
+    orphaned = seen.hub_since is not None and seen.listed is False and hold.placed_at < seen.hub_since
+    if never_seen and orphaned and seen.hub_since is not None and seen.at >= seen.hub_since + grace:
+        return Verdict.RELEASE  # the hub that asked for it is gone, and nothing was started
     if seen.at < hold.lease_until:
         return Verdict.WAIT
     return Verdict.RELEASE if hold.next_seq == 0 else Verdict.LOST

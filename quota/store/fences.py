@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select, update
 
 from quota.domain.errors import StaleEpoch
 from quota.domain.fence import Fence
-from quota.store.instants import to_us
+from quota.store.instants import from_us, to_us
 from quota.store.tables import fence as fence_table
 
 
@@ -32,6 +32,12 @@ class SqlFences:
         else:
             self._connection.execute(update(fence_table).where(fence_table.c.name == name).values(epoch=epoch, **rest))
         return epoch
+
+    def in_force(self, name: str) -> tuple[int, datetime] | None:
+        """The epoch of `name` that writes, and since when."""
+        query = select(fence_table.c.epoch, fence_table.c.taken_us).where(fence_table.c.name == name)
+        row = self._connection.execute(query).first()
+        return None if row is None else (row.epoch, from_us(row.taken_us))
 
     def check(self, fence: Fence) -> None:
         """Raises StaleEpoch where `fence` is not in force."""

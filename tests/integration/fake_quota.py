@@ -42,6 +42,7 @@ class Book:
     refused: dict[str, dict[str, Any]] = field(default_factory=dict)
     ended: list[tuple[str, str]] = field(default_factory=list)
     calls: list[tuple[str, str, dict[str, str], Any]] = field(default_factory=list)
+    epoch: int = 0
     adjustments: dict[str, dict[str, Any]] = field(default_factory=dict)
     fault: Fault = Fault.NONE
     holds_fault: Fault = Fault.NONE
@@ -83,6 +84,8 @@ class FakeQuota:
 
     def _app(self) -> web.Application:
         app = web.Application(middlewares=[self._front])
+        app.router.add_post(ROOT + "/hub-epoch", self._take_epoch)
+        app.router.add_get(ROOT + "/hub-epoch", self._check_epoch)
         app.router.add_put(ROOT + "/people/{name}", self._put_person)
         app.router.add_get(ROOT + "/people/{name}/payers", self._payers)
         app.router.add_post(ROOT + "/quotes", self._quote)
@@ -119,6 +122,15 @@ class FakeQuota:
 
     async def _page(self, request: web.Request) -> web.Response:
         return web.Response(text="quota pages")
+
+    async def _take_epoch(self, request: web.Request) -> web.Response:
+        self.book.epoch += 1
+        return web.json_response({"epoch": self.book.epoch})
+
+    async def _check_epoch(self, request: web.Request) -> web.Response:
+        if request.headers.get("X-Commons-Epoch") != str(self.book.epoch):
+            return error(409, "stale_epoch", "A newer hub took over.")
+        return web.json_response({"epoch": self.book.epoch})
 
     async def _put_person(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

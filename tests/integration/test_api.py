@@ -220,4 +220,4 @@ async def test_members_stop_their_sessions_through_the_hub(service: Service) -> 
     await service.hub("PUT", "/internal/holds/hold-0001", {**order, "runtime_s": 60, "server_name": "work"})
     stopped = await service.person(service.token("pi"), "POST", "/sessions/hold-0001/stop")
     assert (stopped.status_code, stopped.json()["stop_reason"]) == (202, "owner")
-    assert service.hub_api.stopped == [("pi", "work")]
+    assert [(one.hub_name, one.server_name) for one in service.hub_api.stopped] == [("pi", "work")]

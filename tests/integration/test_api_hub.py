@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ import pytest
 from quota.adapters.hub_api import HubApi
 from quota.adapters.hub_oauth import HubSignIn, LoginStart
 from quota.domain.errors import Unavailable
+from quota.domain.ids import HoldId
 from quota.service.callers import ACCESS_SCOPE, Power, powers_of
+from quota.service.ports import StopOrder
 from tests.portal import free_port
 
 ADMIN, QUOTA = "admin-token-of-the-tests-0001", "quota-token-of-the-tests-0001"
@@ -150,13 +152,6 @@ def wait(until: Callable[[], bool], log: Callable[[], str]) -> None:
         time.sleep(0.1)
 
 
-@pytest.fixture
-async def servers(hub: Hub) -> AsyncIterator[HubApi]:
-    client = HubApi(hub.api, QUOTA)
-    yield client
-    await client.close()
-
-
 async def test_a_persons_token_tells_who_and_what_they_may(hub: Hub) -> None:
     token, _ = hub.token("ada")
     found = await hub.sign_in().introspect(token)
@@ -217,24 +212,6 @@ async def test_a_code_of_another_sign_in_is_refused_by_pkce(hub: Hub) -> None:
     assert await sign_in.finish_login(code="nonsense", state=third.state, cookie_state=third.state) is None
 
 
-async def test_active_servers_are_listed_and_stopped_by_name(hub: Hub, servers: HubApi) -> None:
-    assert await servers.active_servers() == []
-    hub.call("POST", "/users/ada/server")
-    hub.call("POST", "/users/bob%20smith@example.org/servers/work-1")
-    await until_ready(servers, 2)
-    found = {(one.hub_name, one.server_name) for one in await servers.active_servers()}
-    assert found == {("ada", ""), ("bob smith@example.org", "work-1")}
-    await servers.stop_server("ada", "")
-    await servers.stop_server("bob smith@example.org", "work-1")
-    await until_ready(servers, 0)
-
-
-async def test_stopping_what_is_not_there_is_no_error(servers: HubApi) -> None:
-    await servers.stop_server("ada", "")
-    await servers.stop_server("ada", "never-was")
-    await servers.stop_server("nobody", "")
-
-
 async def test_a_token_without_the_right_is_an_outage_and_not_an_empty_list(hub: Hub) -> None:
     for token in ("wrong", hub.token("ada")[0]):
         client = HubApi(hub.api, token)
@@ -249,19 +226,10 @@ async def test_a_hub_that_is_not_there_is_an_outage() -> None:
     sign_in = HubSignIn(hub_api_url=nowhere, api_token=QUOTA, public_url="http://127.0.0.1/", prefix=PREFIX)
     calls: list[Any] = [
         client.active_servers(),
-        client.stop_server("ada", ""),
+        client.stop_session(StopOrder("ada", "", HoldId("hold-0001"), "stopped", 60)),
         sign_in.introspect("some-token"),
     ]
     for call in calls:
         with pytest.raises(Unavailable):
             await call
     await client.close()
-
-
-async def until_ready(servers: HubApi, count: int) -> None:
-    async with asyncio.timeout(30):
-        while True:
-            found = await servers.active_servers()
-            if len(found) == count and all(one.ready and one.pending is None for one in found):
-                return
-            await asyncio.sleep(0.1)

@@ -28,7 +28,8 @@ def test_services_hold_only_what_they_call(environment: dict[str, str]) -> None:
     by_service = {role["services"][0]: set(role["scopes"]) for role in roles.load_roles() if "services" in role}
     watch = {"list:users", "read:servers", "delete:servers"}
     cull = watch | {"read:users:activity", "access:servers"}
-    assert by_service == {"quota": watch, "launcher": watch, "idle-culler": cull}
+    assert by_service == {"quota": watch | {roles.ENFORCE_SCOPE}, "launcher": watch, "idle-culler": cull}
+    assert roles.ENFORCE_SCOPE not in roles.PERSON_SCOPES
     assert not POWERFUL & set().union(*by_service.values())
     assert not any(service.get("admin") for service in roles.services(settings.read(environment)))
 

@@ -12,18 +12,19 @@ from fractions import Fraction
 from typing import TypeVar, cast
 
 from quota.domain.application import Application, ApplicationState, Ask
-from quota.domain.errors import IdConflict, Unavailable, WrongState
+from quota.domain.errors import IdConflict, Refused, Unavailable, WrongState
 from quota.domain.ids import AllocationId, ApplicationId, HoldId, PersonId, ProjectId
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.session import EndReason, Session, SessionState, SessionTerms
 from quota.domain.units import Balance, Unit
 from quota.service.ports import (
     HubIdentity,
-    HubServer,
+    HubView,
     Ledger,
     PricedProfile,
     SessionEvidence,
     StatementLine,
+    StopOrder,
     Transaction,
 )
 from quota.service.services import Policy, Programme, Services
@@ -305,11 +306,18 @@ class FakeHub:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def active_servers(self) -> Sequence[HubServer]:
-        return []
+    async def active_servers(self) -> HubView:
+        return HubView()
 
-    async def stop_server(self, hub_name: str, server_name: str) -> None:
-        self._world.stopped.append((hub_name, server_name))
+    async def stop_session(self, order: StopOrder) -> bool:
+        self._world.stopped.append((order.hub_name, order.server_name))
+        return True
+
+    async def set_deadline(self, hub_name: str, server_name: str, hold_id: HoldId, ends_at: datetime) -> Refused | None:
+        return None
+
+    async def adopt(self, hub_name: str, server_name: str, hold_id: HoldId) -> None:
+        raise NotImplementedError
 
 
 class FakeCatalogue:

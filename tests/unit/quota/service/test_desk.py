@@ -17,7 +17,7 @@ from quota.service.admit import SessionHoldRequest, place_session_hold
 from quota.service.callers import IdentityPending, Power, caller_of, powers_of
 from quota.service.keys import session_key, verify_session_key
 from quota.service.meter import Meter
-from quota.service.ports import Adjusted
+from quota.service.ports import Adjusted, StopOrder
 from quota.service.reconcile import reconcile
 from tests.fake_store import FakeProjects
 from tests.fakes import World, world
@@ -169,14 +169,14 @@ async def test_a_session_is_stopped_by_its_owner_or_a_lead_and_the_reason_is_kep
     await started(w, who="member")
     stopped = await sessions.stop(w.services, w.person(who), HOLD)
     assert (stopped.state, stopped.stop_reason) == (SessionState.STOPPING, reason)
-    assert w.hub.stopped == [("member", "work")]
+    assert w.hub.stopped == [StopOrder("member", "work", HOLD, reason, 60)]
 
 
 async def test_an_admin_stops_any_session() -> None:
     w = world()
     await started(w)
     await sessions.stop(w.services, w.person("root", Power.ADMIN), HOLD)
-    assert w.hub.stopped == [("pi", "work")]
+    assert [one.hold_id for one in w.hub.stopped] == [HOLD]
 
 
 async def test_a_member_stops_no_other_members_session_and_strangers_know_of_none() -> None:
@@ -204,10 +204,11 @@ async def test_the_reason_of_who_stopped_it_stands_over_the_hubs_later_hint() ->
     await started(w, who="member")
     meter = Meter(w.services)
 
-    async def stop_and_hint(hub_name: str, server_name: str) -> None:
+    async def stop_and_hint(order: StopOrder) -> bool:
         await meter.ended(HOLD, "stopped")
+        return True
 
-    w.hub.stop_server = stop_and_hint  # type: ignore[method-assign]
+    w.hub.stop_session = stop_and_hint  # type: ignore[method-assign]
     assert (await sessions.stop(w.services, w.person("pi"), HOLD)).stop_reason == "by:pi"
 
 

@@ -11,7 +11,7 @@ from quota.domain.ids import HoldId, ProjectId
 from quota.domain.session import EndReason, Evidence, Run, SessionState
 from quota.service.admit import SessionHoldRequest, place_session_hold
 from quota.service.meter import Meter
-from quota.service.ports import HubServer
+from quota.service.ports import HubServer, HubView
 from tests.fakes import START, FakeLedger, World, world
 
 HOUR = 3_600_000
@@ -124,7 +124,7 @@ async def test_evidence_that_cannot_be_read_settles_nothing_and_extends_the_leas
     project = await held(w)
     w.evidence.by_hold[HOLD] = Unavailable("no such host")
     w.clock.tick(590)
-    report = await Meter(w.services).run_pass([])
+    report = await Meter(w.services).run_pass(HubView())
     assert (report.open_session_holds, report.unknown) == (1, 1)
     assert w.balance(project).held == 3_720_000
     assert w.books.holds[HOLD][0].lease_until > w.clock.now() + timedelta(minutes=50)
@@ -136,9 +136,9 @@ async def test_an_unknown_session_that_is_seen_again_is_charged_the_whole_gap() 
     project = await held(w)
     w.evidence.by_hold[HOLD] = Unavailable("no such host")
     meter = Meter(w.services)
-    await meter.run_pass([])
+    await meter.run_pass(HubView())
     running(w, 300)
-    await meter.run_pass([])
+    await meter.run_pass(HubView())
     assert w.balance(project).charged == 300_000
     assert w.books.sessions[HOLD].state is SessionState.RUNNING
 
@@ -158,9 +158,9 @@ async def test_a_start_that_nobody_sees_keeps_its_hold_until_the_lease_has_passe
     project = await held(w)
     meter = Meter(w.services)
     w.clock.tick(599)
-    assert (await meter.run_pass([])).released == 0
+    assert (await meter.run_pass(HubView())).released == 0
     w.clock.tick(2)
-    assert (await meter.run_pass([])).released == 1
+    assert (await meter.run_pass(HubView())).released == 1
     assert w.balance(project).held == 0
 
 
@@ -178,7 +178,7 @@ async def test_a_server_that_the_hub_lists_keeps_its_hold_however_long_it_pends(
     meter = Meter(w.services)
     for _ in range(5):
         w.clock.tick(500)
-        assert (await meter.run_pass(listed)).open_session_holds == 1
+        assert (await meter.run_pass(HubView(listed))).open_session_holds == 1
 
 
 async def test_after_a_hint_a_session_that_left_no_trace_is_released_when_the_grace_has_passed() -> None:
@@ -187,9 +187,9 @@ async def test_after_a_hint_a_session_that_left_no_trace_is_released_when_the_gr
     meter = Meter(w.services)
     assert await meter.ended(HOLD, "start failed") is SessionState.STOPPING
     w.clock.tick(29)
-    assert (await meter.run_pass([])).released == 0
+    assert (await meter.run_pass(HubView())).released == 0
     w.clock.tick(1)
-    assert (await meter.run_pass([])).released == 1
+    assert (await meter.run_pass(HubView())).released == 1
 
 
 async def test_a_hint_brings_the_next_pass_forward_to_the_end_of_its_grace() -> None:
@@ -239,7 +239,7 @@ async def test_a_listed_server_belongs_to_the_newest_hold_of_its_name() -> None:
     w.clock.tick(700)
     await held(w, hold_id=HoldId("hold-0002"))
     listed = [HubServer("pi", "", ready=True, pending=None, hold_id=None)]
-    report = await Meter(w.services).run_pass(listed)
+    report = await Meter(w.services).run_pass(HubView(listed))
     assert report.released == 1
     assert w.books.holds[HOLD][0].state is HoldState.RELEASED
     assert w.books.holds[HoldId("hold-0002")][0].state is HoldState.HELD
@@ -250,11 +250,11 @@ async def test_evidence_that_vanished_settles_as_lost_only_after_the_lease() -> 
     project = await held(w)
     running(w, 60)
     meter = Meter(w.services)
-    await meter.run_pass([])
+    await meter.run_pass(HubView())
     del w.evidence.by_hold[HOLD]
-    assert (await meter.run_pass([])).open_session_holds == 1
+    assert (await meter.run_pass(HubView())).open_session_holds == 1
     w.clock.tick(4000)
-    assert (await meter.run_pass([])).settled == 1
+    assert (await meter.run_pass(HubView())).settled == 1
     assert w.balance(project).charged == 60_000
     assert w.books.sessions[HOLD].end_reason is EndReason.LOST
 

@@ -1,0 +1,158 @@
+"""Rules of extension: further hold first, backend second, undone where it refuses; once per id; inside every limit."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from quota.domain.errors import Forbidden, IdConflict, RefusalCode, Refused, Unavailable, Unknown, WrongState
+from quota.domain.ids import HoldId, ProjectId
+from quota.domain.project import ProjectState
+from quota.domain.session import EndReason, Evidence, ExtensionState
+from quota.service.admit import SessionHoldRequest, place_session_hold
+from quota.service.extend import Extended, extend, fits_s
+from quota.service.meter import Meter
+from quota.service.ports import HubView
+from tests.fake_store import FakeTransaction
+from tests.fakes import START, World, world
+
+HOUR = 3_600_000
+HOLD = HoldId("hold-0001")
+
+
+async def running(w: World, *, gpu_ms: int = 10 * HOUR) -> ProjectId:
+    """A project with one running session of an hour on one GPU."""
+    pi = w.person("pi")
+    project = w.project(pi, gpu_ms=gpu_ms)
+    await place_session_hold(w.services, SessionHoldRequest(HOLD, "pi", project, "gpu1", "lab", 3600, ""))
+    w.evidence.by_hold[HOLD] = Evidence(HOLD, START, START + timedelta(seconds=60), None)
+    await Meter(w.services).run_pass(HubView())
+    return project
+
+
+async def more(w: World, seconds: int, extension_id: str = "extension-1", who: str = "pi") -> Extended | Refused:
+    return await extend(w.services, w.person(who), HOLD, extension_id, seconds)
+
+
+async def test_an_extension_holds_more_and_moves_the_backends_end() -> None:
+    w = world()
+    project = await running(w)
+    done = await more(w, 1800)
+    assert isinstance(done, Extended)
+    assert w.balance(project).held == 3_720_000 + 1_800_000 - 60_000
+    assert w.hub.deadlines == [(HOLD, START + timedelta(hours=1.5))]
+    assert (done.session.ends_at, done.session.runtime_s) == (START + timedelta(hours=1.5), 5400)
+    await Meter(w.services).run_pass(HubView())
+    assert w.books.sessions[HOLD].ends_at == START + timedelta(hours=1.5)
+
+
+async def test_the_same_extension_twice_is_one() -> None:
+    w = world()
+    project = await running(w)
+    first, second = await more(w, 1800), await more(w, 1800)
+    assert isinstance(first, Extended)
+    assert isinstance(second, Extended)
+    assert first.session.ends_at == second.session.ends_at
+    assert w.balance(project).held == 3_720_000 + 1_800_000 - 60_000
+    with pytest.raises(IdConflict):
+        await more(w, 3600)
+
+
+async def test_a_backend_that_refuses_leaves_the_old_end_and_gives_the_hold_back() -> None:
+    w = world()
+    project = await running(w)
+    before = w.balance(project)
+    w.hub.refuses = Refused(RefusalCode.BACKEND_REFUSED, {"why": "the partition ends at six"})
+    assert await more(w, 1800) == w.hub.refuses
+    assert w.balance(project) == before
+    assert w.books.sessions[HOLD].ends_at == START + timedelta(hours=1)
+    w.hub.refuses = None
+    assert (await more(w, 1800)) == Refused(RefusalCode.BACKEND_REFUSED, {"why": "the partition ends at six"})
+    assert isinstance(await more(w, 1800, "extension-2"), Extended)
+
+
+async def test_where_the_backends_answer_is_not_known_it_is_asked_again_and_counted_once() -> None:
+    w = world()
+    project = await running(w)
+    w.hub.down = True
+    with pytest.raises(Unavailable):
+        await more(w, 1800)
+    assert w.balance(project).held == 3_720_000 + 1_800_000 - 60_000
+    with pytest.raises(Unavailable, match="under way"):
+        await more(w, 1800, "extension-2")
+    w.hub.down = False
+    meter = Meter(w.services)
+    assert await meter.actions.run(HubView()) == 0
+    assert w.books.extensions["extension-1"].state is ExtensionState.APPLIED
+    assert w.books.sessions[HOLD].runtime_s == 5400
+    await meter.actions.run(HubView())
+    assert w.hub.deadlines == [(HOLD, START + timedelta(hours=1.5))]
+
+
+async def test_an_extension_of_a_session_that_ended_meanwhile_is_undone() -> None:
+    w = world()
+    project = await running(w)
+    w.hub.down = True
+    with pytest.raises(Unavailable):
+        await more(w, 1800)
+    w.hub.down = False
+    end = START + timedelta(seconds=90)
+    w.evidence.by_hold[HOLD] = Evidence(HOLD, START, end, end, EndReason.EXITED)
+    meter = Meter(w.services)
+    await meter.run_pass(HubView())
+    await meter.actions.run(HubView())
+    assert w.books.extensions["extension-1"].state is ExtensionState.UNDONE
+    assert (w.balance(project).held, w.balance(project).charged) == (0, 90_000)
+
+
+async def test_an_extension_that_does_not_fit_says_what_would() -> None:
+    w = world()
+    await running(w, gpu_ms=4_000_000)
+    refused = await more(w, 3600)
+    assert isinstance(refused, Refused)
+    assert refused.code is RefusalCode.INSUFFICIENT_BALANCE
+    assert refused.params["fits_runtime_s"] == 280
+    assert await fits_s(w.services, w.books.sessions[HOLD]) == 280
+    assert isinstance(await more(w, 280, "extension-2"), Extended)
+
+
+async def test_no_extension_goes_beyond_the_profiles_longest_runtime() -> None:
+    w = world()
+    await running(w, gpu_ms=100 * HOUR)
+    refused = await more(w, 11 * 3600 + 1)
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.params["fits_runtime_s"]) == (RefusalCode.RUNTIME_TOO_LONG, 11 * 3600)
+    assert isinstance(await more(w, 11 * 3600, "extension-2"), Extended)
+    assert await fits_s(w.services, w.books.sessions[HOLD]) == 0
+
+
+async def test_nothing_is_extended_on_an_allocation_that_ended_or_in_a_suspended_project() -> None:
+    w = world()
+    project = await running(w)
+    FakeTransaction(w.books).projects.set_state(project, ProjectState.SUSPENDED)
+    refused = await more(w, 1800)
+    assert isinstance(refused, Refused)
+    assert refused.code is RefusalCode.PROJECT_SUSPENDED
+    FakeTransaction(w.books).projects.set_state(project, ProjectState.ACTIVE)
+    w.clock.tick(400 * 86_400)
+    refused = await more(w, 1800, "extension-2")
+    assert isinstance(refused, Refused)
+    assert refused.code is RefusalCode.ALLOCATION_ENDED
+    assert w.hub.deadlines == []
+
+
+async def test_only_its_owner_extends_a_session_and_only_while_it_runs() -> None:
+    w = world()
+    await running(w)
+    with pytest.raises(Unknown):
+        await more(w, 1800, who="stranger")
+    w.books.roles[(next(iter(w.books.projects)), w.person("colleague").id)] = next(iter(w.books.roles.values()))
+    with pytest.raises(Forbidden):
+        await more(w, 1800, who="colleague")
+    session = w.books.sessions[HOLD]
+    end = START + timedelta(seconds=90)
+    w.evidence.by_hold[HOLD] = Evidence(HOLD, START, end, end, EndReason.EXITED)
+    await Meter(w.services).run_pass(HubView())
+    with pytest.raises(WrongState):
+        await more(w, 1800)
+    assert replace(session).extended_s == 0

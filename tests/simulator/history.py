@@ -12,19 +12,17 @@ import asyncio
 import copy
 import hashlib
 import random
-import shutil
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from quota.domain.errors import InvariantBroken, QuotaError, Unavailable
 from quota.domain.hold import Charged, Hold, HoldState, LimitUse
 from quota.domain.ids import HoldId
-from quota.store.database import Database, open_database
+from quota.store.database import Database
 from quota.store.ledger import LedgerStore
 from quota.store.verify import verify
 from quota.store.wire import Wire, open_wire
@@ -33,9 +31,9 @@ from tests import ledgers
 from tests.property import ledger_model as model
 from tests.simulator.faults import Died, Faults, FaultyWire, Strike, Watch
 from tests.simulator.loop import VirtualLoop
+from tests.simulator.place import LIMIT, Place
 from tests.simulator.script import AWARDS, CAP, HOLDS, scripts
 
-LIMIT = "member-1"
 _TRIES = 60
 
 
@@ -88,21 +86,19 @@ class Told:
 class History:
     """`run` it once."""
 
-    def __init__(self, seed: int, folder: Path, template: Path) -> None:
+    def __init__(self, seed: int, place: Place) -> None:
         self.choice = random.Random(seed)
         self.stale = self.choice.random() < 0.3
         self.faults = Faults(self.choice, self.choice.choice((0.0, 0.004, 0.012, 0.03)), self.choice.randint(1, 6))
         self.loop = VirtualLoop(self.choice)
-        self.path = folder / f"history-{seed}.sqlite"
-        shutil.copyfile(template, self.path)
-        self.url = f"sqlite:///{self.path}"
+        self._place = place
+        place.clear()
         self.model = model.Model(list(AWARDS), CAP)
         self.trace: list[str] = []
         self.answered = 0
         self.processes: list[Process] = []
-        self.books = ledgers.known_books(self._database())
-        self._opened = [self.books.database]
-        self._look = sqlite3.connect(self.path)
+        self.books = replace(place.books, database=place.database())
+        self._look = sqlite3.connect(place.path)
         self._nested = 0
         self._broken: list[str] = []
 
@@ -116,10 +112,7 @@ class History:
             for process in self.processes:
                 process.vanish()
             self._look.close()
-            for database in self._opened:
-                database.close()
-            for path in self.path.parent.glob(f"{self.path.name}*"):
-                path.unlink()
+            self._place.close()
         return Told(self.trace, dict(self.faults.struck), self.answered)
 
     async def _main(self) -> None:
@@ -345,8 +338,7 @@ class History:
     # -- means ------------------------------------------------------------------------------------------------------------------------
 
     def _process(self, name: str) -> Process:
-        database = self._database()
-        self._opened.append(database)
+        database = self._place.database()
         watch = Watch(
             point=self.faults.at,
             before_writing=lambda: self._before_writing(process),
@@ -367,9 +359,6 @@ class History:
         process = Process(name, ledger, database)
         ledger.writer.open()
         return process
-
-    def _database(self) -> Database:
-        return open_database(self.url)
 
     def _send(self, ledger: LedgerStore, op: model.Op) -> Coroutine[Any, Any, object]:
         at = ledgers.NOW + timedelta(seconds=self.loop.time())

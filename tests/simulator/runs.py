@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests import ledgers
-from tests.simulator.history import LIMIT, History, Told, Violation
-from tests.simulator.script import AWARDS, CAP
+from tests.simulator.history import History, Told, Violation
+from tests.simulator.place import Place
 
 _CHUNK = 50
 
@@ -57,16 +56,16 @@ class Covered:
 
 def one(seed: int, *, say: Callable[[str], object] | None = None) -> Told:
     """Live one history. Raises Failed."""
-    with _place() as (folder, template):
-        return _live(seed, folder, template, say)
+    with _place() as place:
+        return _live(seed, place, say)
 
 
 def some(seeds: range) -> Covered:
     """Live histories one after the other. Raises Failed at the first that breaks a promise."""
     covered = Covered()
-    with _place() as (folder, template):
+    with _place() as place:
         for seed in seeds:
-            covered.add(_live(seed, folder, template, None))
+            covered.add(_live(seed, place, None))
     return covered
 
 
@@ -84,8 +83,8 @@ def several(first: int, end: int) -> Covered:
     return covered
 
 
-def _live(seed: int, folder: Path, template: Path, say: Callable[[str], object] | None) -> Told:
-    history = History(seed, folder, template)
+def _live(seed: int, place: Place, say: Callable[[str], object] | None) -> Told:
+    history = History(seed, place)
     try:
         return history.run()
     except Violation as broken:
@@ -97,13 +96,8 @@ def _live(seed: int, folder: Path, template: Path, say: Callable[[str], object] 
 
 
 @contextmanager
-def _place() -> Iterator[tuple[Path, Path]]:
-    """A folder in memory where there is one, and a database with its books to copy."""
+def _place() -> Iterator[Place]:
+    """A folder in memory where there is one."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="commons-sim-", dir=memory if memory.is_dir() else None) as name:
-        folder = Path(name)
-        database = ledgers.sqlite_database(folder)
-        ledgers.open_books(database, *AWARDS)
-        ledgers.add_limit(database, LIMIT, "member", CAP)
-        database.close()
-        yield folder, Path(str(database.url.database))
+        yield Place(Path(name))

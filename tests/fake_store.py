@@ -239,6 +239,9 @@ class FakeApplications:
 class FakeAccounts:
     books: Books
 
+    def lock(self, allocation_ids: Sequence[AllocationId]) -> None:
+        pass
+
     def open_allocation(
         self, allocation_id: AllocationId, project_id: ProjectId, unit: Unit, starts_at: datetime, ends_at: datetime
     ) -> None:

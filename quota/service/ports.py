@@ -242,6 +242,12 @@ class Applications(Protocol):
 class Accounts(Protocol):
     """The ledger's slower side, for use inside a Store transaction together with other rows."""
 
+    def lock(self, allocation_ids: Sequence[AllocationId]) -> None:
+        """Call first where one transaction changes several allocations: the ledger's writers lock in the same order.
+
+        Raises Unknown('allocation').
+        """
+
     def open_allocation(
         self, allocation_id: AllocationId, project_id: ProjectId, unit: Unit, starts_at: datetime, ends_at: datetime
     ) -> None: ...

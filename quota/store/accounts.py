@@ -59,6 +59,11 @@ class SqlAccounts:
         self._connection = connection
         self._audit = audit
 
+    def lock(self, allocation_ids: Sequence[AllocationId]) -> None:
+        """Lock several allocations in the order of their ids, so that no ledger writer can wait for us while we wait for it."""
+        for allocation_id in sorted(set(allocation_ids)):
+            locked_account(self._connection, allocation_id)
+
     def open_allocation(
         self, allocation_id: AllocationId, project_id: ProjectId, unit: Unit, starts_at: datetime, ends_at: datetime
     ) -> None:

@@ -12,14 +12,18 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
 import pytest
 from cryptography.fernet import Fernet
 
+from quota.adapters.spool_file import SpoolFile
+from quota.domain.hold import Usage
 from quota.domain.ids import HoldId
 from quota.service.keys import session_key
+from quota.service.ports import SpooledChange, SpooledVerb
 from quota.settings import SECRETS
 from tests.fakes import START
 from tests.integration.quota_service import running_service
@@ -174,6 +178,23 @@ async def test_a_session_is_charged_exactly_once_over_kill_9_and_a_restart(proce
     assert process.end(signal.SIGTERM) == 0
     verified = process.run("quota.cli", "verify")
     assert (verified.returncode, verified.stdout) == (0, "the ledger verifies\n")
+
+
+async def test_what_waits_in_the_spool_is_charged_by_the_next_process_once(process: Process) -> None:
+    project = await held(process.folder)
+    used = Usage("session", "hold-0001:0", HoldId("hold-0001"), START, START + timedelta(seconds=12), 12_000, 12_000)
+    spool = SpoolFile(process.folder / "spool")
+    await spool.keep(SpooledChange(SpooledVerb.SETTLE, used.hold_id, used.to_at, used))
+    spool.close()  # as a killed process leaves it
+    process.start()
+    assert charged(process, project) == 12_000  # before anything is served
+    process.end(signal.SIGKILL)
+    process.start()
+    assert charged(process, project) == 12_000
+    assert process.end(signal.SIGTERM) == 0
+    left = SpoolFile(process.folder / "spool")
+    assert left.pending() == []
+    left.close()
 
 
 async def test_a_rate_that_was_published_is_never_edited(process: Process) -> None:

@@ -13,9 +13,8 @@ import copy
 import hashlib
 import random
 import sqlite3
-from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -32,6 +31,7 @@ from tests.property import ledger_model as model
 from tests.simulator.faults import Died, Faults, FaultyWire, Strike, Watch
 from tests.simulator.loop import VirtualLoop
 from tests.simulator.place import LIMIT, Place
+from tests.simulator.process import Intent, Process
 from tests.simulator.script import AWARDS, CAP, HOLDS, scripts
 
 _TRIES = 60
@@ -39,35 +39,6 @@ _TRIES = 60
 
 class Violation(Exception):
     """A promise of the ledger was broken in this history."""
-
-
-@dataclass(eq=False)
-class Intent:
-    """One operation on its way through one process; `expected` is the model's answer, once it counted (`wrote`: with its batch's rows)."""
-
-    op: model.Op
-    expected: model.Seen | None = None
-    wrote: bool = False
-
-
-@dataclass(eq=False)
-class Process:
-    """One ledger process; after a crash the next one takes its name."""
-
-    name: str
-    ledger: LedgerStore
-    database: Database
-    queue: deque[Intent] = field(default_factory=deque)
-    batch: list[Intent] = field(default_factory=list)
-    calls: dict[asyncio.Task[Any], None] = field(default_factory=dict)  # in their order, which a set would not keep
-    wires: list[Wire] = field(default_factory=list)
-
-    def vanish(self) -> None:
-        """Leave the database what a killed process leaves it."""
-        for wire in self.wires:
-            wire.close()
-        for call in self.calls:
-            call.cancel()
 
 
 @dataclass(frozen=True)
@@ -123,15 +94,22 @@ class History:
         running = [asyncio.ensure_future(self._keep_running(number)) for number in range(len(self.processes))]
         await asyncio.gather(*work)
         self.faults.left = 0
-        await self._client(
-            "reconciler", [model.Settle(hold, None) for hold in sorted(self._open_holds())], lasting=True
-        )
+        await self._close_what_is_open()
         for task in running:
             task.cancel()
         for ended in await asyncio.gather(*running, return_exceptions=True):
             if not isinstance(ended, asyncio.CancelledError):
                 self._fail(f"a process's loop ended: {ended!r}")
         self._check_the_end()
+
+    async def _close_what_is_open(self) -> None:
+        """What a reconciler does; what a client that is gone had sent may still arrive meanwhile."""
+        for _ in range(_TRIES):
+            await asyncio.sleep(1)
+            left = sorted(self._open_holds())
+            if not left and not any(process.queue for process in self.processes):
+                return
+            await self._client("reconciler", [model.Settle(hold, None) for hold in left], lasting=True)
 
     # -- who acts -----------------------------------------------------------------------------------------------------------------
 

@@ -10,12 +10,13 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from spawners.slurmrestd import reading
 from spawners.slurmrestd.dialect import Dialect, discover
 from spawners.slurmrestd.errors import JobUnknown, OutcomeUnknown, SlurmUnreachable, SubmitRefused
-from spawners.slurmrestd.model import Job, JobRequest, JobRun, SubmitOrder
+from spawners.slurmrestd.model import Job, JobRequest, JobRun, JobState, SubmitOrder
 from spawners.slurmrestd.wire import JOB_UNKNOWN, Answer, Http, Params, Reader, Signer
 
 log = logging.getLogger("commons.slurm")
@@ -91,6 +92,9 @@ class SlurmClient:
         if not runs:
             raise JobUnknown(f"neither slurmctld nor slurmdbd has a job {job_id}")
         job = reading.job_of(runs[-1])
+        if JobState.REQUEUED in job.states and job.ends_at_s is not None:
+            # It was to run again and slurmctld has dropped it: a job that is cancelled right after its requeue gets no further row.
+            return replace(job, states=frozenset({JobState.CANCELLED}))
         if not job.ended:  # lost to slurmctld and not over for slurmdbd: no end that can be believed
             raise SlurmUnreachable(f"job {job_id}: slurmctld does not show it and slurmdbd has no end of it")
         return job
@@ -110,7 +114,7 @@ class SlurmClient:
         dialect, found = self.dialect(), []
         for begin in range(0, len(job_ids), _IDS_A_CALL):
             some = job_ids[begin : begin + _IDS_A_CALL]
-            found += self._runs([("start_time", _BEFORE_ALL_JOBS), *dialect.job_ids(some)])
+            found += self._runs(dialect.job_ids(some))  # with a window, slurmdbd would leave out what never started
         wanted = frozenset(job_ids)
         return sorted((run for run in found if run.job_id in wanted), key=lambda run: run.key)
 

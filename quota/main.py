@@ -29,6 +29,7 @@ from quota.adapters.hub_oauth import HubSignIn
 from quota.adapters.mail import SmtpServer
 from quota.adapters.profile_catalogue import Catalogue
 from quota.adapters.runner_records import RunnerRecords
+from quota.adapters.slurm_accounting import Cluster, SlurmAccounting
 from quota.adapters.spool_file import SpoolFile
 from quota.api.app import build_api
 from quota.api.front import AccessLog, Front
@@ -57,6 +58,10 @@ from quota.store.ledger import LedgerStore
 from quota.store.migrate import NotTheOwner, migrate
 from quota.store.refusals import RefusalWindow
 from quota.store.unit_of_work import SqlStore
+from spawners.signer.client import SignerClient
+from spawners.slurm_settings import SlurmTable
+from spawners.slurmrestd import SlurmClient
+from spawners.slurmrestd.wire import Http
 
 log = logging.getLogger("quota.main")
 _STOP_DEADLINE_S = 10
@@ -132,7 +137,23 @@ def _evidence(settings: Settings, ledger: Ledger) -> dict[str, SessionEvidence]:
     backends: dict[str, SessionEvidence] = {"local": RunnerRecords(settings.data / "sessions")}
     if settings.engine_helper is not None:
         backends["container"] = EngineEvidence(settings.engine_helper, is_closed)
+    if settings.clusters:
+        backends["slurm"] = slurm_accounting(settings)
     return backends
+
+
+def slurm_accounting(settings: Settings) -> SlurmAccounting:
+    """The clusters of portal.toml, read through their signers: the quota service holds no key of theirs."""
+
+    def cluster(table: SlurmTable) -> Cluster:
+        signer = SignerClient(table.signer)
+        return Cluster(SlurmClient(Http(table.url), signer, signer), table.account)
+
+    def cluster_of(profile_id: str) -> str:
+        profile = settings.profiles.get(profile_id)
+        return "" if profile is None or profile.slurm is None else profile.slurm.cluster
+
+    return SlurmAccounting({name: cluster(table) for name, table in settings.clusters.items()}, cluster_of)
 
 
 def open_spool(settings: Settings) -> SpoolFile:

@@ -26,6 +26,7 @@ from quota.gateway.settings import GatewayTable, ModelName, ModelTable
 from quota.service.services import Policy, Programme
 from spawners.container_settings import ContainersTable
 from spawners.profiles import ID_PATTERN, Backend, Duration, Profiles
+from spawners.slurm_settings import SlurmTable
 
 _OWN: Final = frozenset({"quota", "programme", "policy", "rates"})
 TABLES: Final[frozenset[str]] = _OWN | gateway.TABLES | mail_settings.TABLES
@@ -186,6 +187,7 @@ class Settings:
     profiles: Profiles
     secrets: Secrets
     engine_helper: Path | None = None  # None: no profile runs in containers
+    clusters: Mapping[str, SlurmTable] = field(default_factory=dict)  # of `[slurm.*]`, those that profiles name
 
     @property
     def base_path(self) -> str:
@@ -254,8 +256,29 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
     secrets = read_secrets(data / "secrets")
     helper = engine_helper(portal_file, data, profiles)
     return Settings(
-        portal_file, data, public_url, hub_port, quota_port, model_port, web_parts, tables, profiles, secrets, helper
+        portal_file,
+        data,
+        public_url,
+        hub_port,
+        quota_port,
+        model_port,
+        web_parts,
+        tables,
+        profiles,
+        secrets,
+        helper,
+        slurm_clusters(portal_file, profiles),
     )
+
+
+def slurm_clusters(portal_file: Path, profiles: Profiles) -> dict[str, SlurmTable]:
+    """The clusters that profiles run on, by name; spawners.settings reports what is wrong with them key by key. Raises SettingsError."""
+    named = {one.slurm.cluster for one in profiles if one.slurm is not None}
+    tables = _toml(portal_file).get("slurm", {})
+    try:
+        return {name: SlurmTable.model_validate(tables.get(name, {})) for name in sorted(named)}
+    except ValidationError:
+        raise SettingsError([f"{portal_file}: slurm: is not right; `python -m spawners.settings` says why"]) from None
 
 
 def engine_helper(portal_file: Path, data: Path, profiles: Profiles) -> Path | None:

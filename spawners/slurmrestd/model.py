@@ -213,6 +213,11 @@ class JobRun:
         return (self.cluster, self.job_id, self.submitted_at_s)
 
     @property
+    def ran(self) -> bool:
+        """Whether it had a node: what is cancelled while it waits has a start, an end and no node."""
+        return self.started_at_s is not None and bool(self.nodes)
+
+    @property
     def gpu_s(self) -> int:
         """GPU-seconds that this run used so far."""
         return self.gpus * self.elapsed_s

@@ -84,7 +84,7 @@ def run(row: Mapping[str, Any]) -> JobRun:
         exit=exit_status(row.get("exit_code")),
         hold_id=hold_of(text(comment, "administrator")),
         label=label_of(text(comment, "job")),
-        nodes="" if text(row, "nodes") == "None assigned" else text(row, "nodes"),
+        nodes=text(row, "nodes").replace("None assigned", ""),
     )
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-import threading
 from pathlib import Path
 
 from spawners.settings import SettingsError
 from spawners.signer.audit import Audit
 from spawners.signer.office import Office
-from spawners.signer.server import SignerServer
+from spawners.signer.server import open_server
 from spawners.signer.settings import SignerSettings, load
 from spawners.signer.tickets import Tickets
 from spawners.signer.tokens import Mint
@@ -33,18 +31,15 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         settings = load(Path(arguments[0]))
-        server = SignerServer(settings, open_office(settings))
+        server = open_server(settings, open_office(settings))
     except SettingsError as error:
         print("\n".join(error.lines), file=sys.stderr)
         return 2
     except (OSError, ValueError) as error:
         print(f"the signer cannot start: {error}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
     logging.getLogger("commons.signer").info("serving %s", settings.socket)
-    with server:
-        server.serve_forever(poll_interval=0.2)
-    Path(settings.socket).unlink(missing_ok=True)
+    server.serve_until_terminated()
     return 0
 
 

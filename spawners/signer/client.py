@@ -6,16 +6,15 @@ been carried out.
 
 from __future__ import annotations
 
-import json
-import socket
 from dataclasses import asdict
 from typing import Any, Final
 
+from spawners import peers
 from spawners.signer import protocol
 from spawners.signer.settings import Verb
 from spawners.slurmrestd.errors import OutcomeUnknown, SlurmUnreachable
 from spawners.slurmrestd.model import SubmitOrder
-from spawners.slurmrestd.wire import LARGEST_ANSWER_BYTES, Answer, Credential, Params, Permit
+from spawners.slurmrestd.wire import Answer, Credential, Params, Permit
 
 DEADLINE_S: Final = 75.0  # two calls to slurmrestd behind it, each with 30 s to answer
 
@@ -52,29 +51,13 @@ class SignerClient:
         return Answer(status, body)
 
     def _ask(self, request: dict[str, Any], *, changes: bool) -> dict[str, Any]:
-        sent = False
         try:
-            with socket.socket(socket.AF_UNIX) as connection:
-                connection.settimeout(self._deadline_s)
-                connection.connect(self._path)
-                sent = True
-                connection.sendall(json.dumps(request).encode() + b"\n")
-                answer = json.loads(_read_all(connection))
+            answer = peers.ask(self._path, request, self._deadline_s)
         except (OSError, ValueError) as error:
-            kind = OutcomeUnknown if changes and sent else SlurmUnreachable
+            kind = OutcomeUnknown if changes and not isinstance(error, peers.NotSent) else SlurmUnreachable
             raise kind(f"the signer does not answer: {type(error).__name__}") from None
-        if isinstance(answer, dict) and isinstance(answer.get("ok"), dict):
-            given: dict[str, Any] = answer["ok"]
+        given = answer.get("ok")
+        if isinstance(given, dict):
             return given
-        protocol.raise_error(answer if isinstance(answer, dict) else {})
+        protocol.raise_error(answer)
         raise AssertionError("raise_error returned")
-
-
-def _read_all(connection: socket.socket) -> bytes:
-    pieces, size = [], 0
-    while piece := connection.recv(2**16):
-        size += len(piece)
-        if size > LARGEST_ANSWER_BYTES:
-            raise ValueError("too long")
-        pieces.append(piece)
-    return b"".join(pieces)

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import Final
 
+from spawners.peers import Peer
 from spawners.signer.audit import Audit
 from spawners.signer.settings import SignerSettings, Verb
 from spawners.signer.tickets import BadOrder, Tickets
@@ -23,7 +24,6 @@ from spawners.slurmrestd.model import Job, SubmitOrder
 from spawners.slurmrestd.wire import JOB_UNKNOWN, Answer, Http, Params, Permit
 
 log = logging.getLogger("commons.signer")
-Peer = tuple[int, int]
 READABLE: Final = re.compile(
     r"/slurm/v0\.0\.[0-9]{2}/(ping/?|jobs/?|job/[0-9]{1,10}|node/[A-Za-z0-9_.-]{1,80})"
     r"|/slurmdb/v0\.0\.[0-9]{2}/(jobs/?|job/[0-9]{1,10})"

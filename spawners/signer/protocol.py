@@ -22,7 +22,6 @@ from spawners.slurmrestd.errors import (
     SubmitRefused,
 )
 
-LARGEST_REQUEST_BYTES: Final = 64 * 1024
 KINDS: Final[Mapping[str, type[SlurmError]]] = {
     "outcome_unknown": OutcomeUnknown,
     "unreachable": SlurmUnreachable,
@@ -30,10 +29,6 @@ KINDS: Final[Mapping[str, type[SlurmError]]] = {
     "submit_refused": SubmitRefused,
     "action_refused": ActionRefused,
 }
-
-
-class BadRequest(ValueError):
-    """The request is not one of the signer's."""
 
 
 def error_body(error: SlurmError) -> dict[str, Any]:
@@ -53,19 +48,3 @@ def raise_error(body: Mapping[str, Any]) -> None:
     if kind is OutcomeUnknown:
         raise OutcomeUnknown(message, str(body.get("name", "")))
     raise kind(message or "the signer gave no reason")
-
-
-def text(body: Mapping[str, Any], name: str) -> str:
-    """A text of a request. Raises BadRequest."""
-    value = body.get(name)
-    if not isinstance(value, str):
-        raise BadRequest(f"{name} must be text")
-    return value
-
-
-def whole(body: Mapping[str, Any], name: str) -> int:
-    """A whole number of a request. Raises BadRequest."""
-    value = body.get(name)
-    if type(value) is not int:
-        raise BadRequest(f"{name} must be a whole number")
-    return value

@@ -5,7 +5,6 @@ Invariant: root and SlurmUser cannot be named by any of it: the range of uids st
 
 from __future__ import annotations
 
-import pwd
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -83,18 +82,6 @@ class SignerSettings(BaseModel):
         if self.first_uid > self.last_uid:
             raise ValueError("first_uid is beyond last_uid")
         return self
-
-    def verbs_of(self, uid: int) -> frozenset[Verb]:
-        """What the process of this uid may ask for; nothing where it is not named."""
-        allowed: set[Verb] = set()
-        for name, verbs in self.peers.items():
-            try:
-                known = pwd.getpwnam(name).pw_uid
-            except KeyError:
-                continue
-            if known == uid:
-                allowed |= set(verbs)
-        return frozenset(allowed)
 
 
 def load(path: Path) -> SignerSettings:

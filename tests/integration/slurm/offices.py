@@ -16,6 +16,7 @@ from spawners.signer.office import Office
 from spawners.signer.settings import SignerSettings
 from spawners.slurmrestd import JobRequest, SlurmClient
 from spawners.slurmrestd.wire import Deadlines, Http
+from spawners.steward.settings import StewardSettings
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.options import PARTITION, PORTAL_ACCOUNT
 
@@ -52,11 +53,11 @@ def client(cluster: SlurmCluster, folder: Path, *, url: str = "", deadlines: Dea
     return SlurmClient(Http(url or cluster.url, deadlines), signer, signer)
 
 
-def toml(settings: SignerSettings) -> str:
+def toml(settings: SignerSettings | StewardSettings) -> str:
     """Settings as the file that they would be."""
     values = settings.model_dump(mode="json")
     peers = values.pop("peers")
-    for name in ("token_life", "longest_limit"):
+    for name in {"token_life", "longest_limit"} & set(values):
         values[name] = f"{values[name]} s"
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
     return "\n".join([*lines, "[peers]", *(f"{name} = {json.dumps(verbs)}" for name, verbs in peers.items())]) + "\n"

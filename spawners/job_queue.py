@@ -13,8 +13,17 @@ from typing import Final, ParamSpec, Protocol, TypeVar
 
 from spawners.job_spec import Owner
 from spawners.slurm_settings import SlurmTable
-from spawners.slurmrestd import ClusterWatch, Job, JobRequest, OutcomeUnknown, SlurmClient
+from spawners.slurmrestd import (
+    ClusterWatch,
+    Job,
+    JobRequest,
+    OutcomeUnknown,
+    SlurmClient,
+    SlurmUnreachable,
+    SubmitRefused,
+)
 from spawners.slurmrestd.model import JobState
+from spawners.steward.client import StewardClient, StewardRefusal, StewardUnreachable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,9 +80,17 @@ class RestQueue:
         self._client = client
         self._watch = ClusterWatch(client, max_age_s=table.look)
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="slurm")
+        self._steward = StewardClient(table.steward) if table.steward else None
 
     async def submit(self, request: JobRequest, hold_id: str, owner: Owner) -> int:
-        """See JobQueue."""
+        """See JobQueue. Before it, the owner gets an account, a home and the project's Slurm account, once."""
+        if self._steward is not None:
+            try:
+                await self._call(self._steward.ensure, owner.login, request.account)
+            except StewardUnreachable as error:
+                raise SlurmUnreachable(str(error)) from None
+            except StewardRefusal as error:
+                raise SubmitRefused(str(error)) from None
         job_id = await self._call(self._client.submit, request, hold_id, owner.login)
         self._watch.forget()
         return job_id

@@ -40,6 +40,11 @@ class SlurmTable(BaseModel):
     )
     url: str = Field("", max_length=200, description="Address of slurmrestd, such as `http://127.0.0.1:6820` (`rest`).")
     signer: str = Field("", max_length=200, description="The signer's Unix socket; it alone holds the cluster's key.")
+    steward: str = Field(
+        "",
+        max_length=200,
+        description="The steward's Unix socket; it gives people an account before their first job. Empty: the site does.",
+    )
     account_prefix: str = Field(
         "cc-", pattern=r"^[a-z0-9_-]{0,16}$", description="A project's Slurm account is this and the project's id."
     )

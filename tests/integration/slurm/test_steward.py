@@ -10,11 +10,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quota.domain.ids import new_id
-from spawners.slurmrestd import SlurmClient, SubmitRefused
+from spawners.job_queue import RestQueue
+from spawners.job_spec import Owner
+from spawners.slurm_settings import SlurmTable
+from spawners.slurmrestd import SlurmClient, SlurmUnreachable, SubmitRefused
 from spawners.steward.books import AccountConflict, ExtraUsers, SiteCommand, UnixAccount
 from spawners.steward.client import StewardClient, StewardRefusal
 from spawners.steward.homes import ensure_home
@@ -58,7 +62,7 @@ def client(cluster: SlurmCluster, tmp_path: Path) -> SlurmClient:
     return offices.client(cluster, tmp_path)
 
 
-def submitted(client: SlurmClient, person: Account, account: str, **more: object) -> int:
+def submitted(client: SlurmClient, person: Account, account: str, **more: Any) -> int:
     hold = new_id()
     return client.submit(job(hold, account=account, **more), hold, person.login)
 
@@ -115,22 +119,24 @@ def test_slurm_itself_refuses_what_goes_beyond_the_award_and_takes_it_after_a_ra
     person, account = newcomer(), f"cc-{new_id()}"
     office.ensure(person.login, account)
     office.limit(account, 5)
+    assert eventually_refused(client, person, account, refused=True) == 2050  # DenyOnLimit
+    office.limit(account, 50)
+    office.limit(account, 50)  # nothing changes
+    assert eventually_refused(client, person, account, refused=False) == 0
+
+
+def eventually_refused(client: SlurmClient, person: Account, account: str, *, refused: bool) -> int:
+    """Submit until Slurm refuses, or takes: a limit takes a moment from slurmdbd to slurmctld. The error's number, 0 for a job."""
     give_up = time.monotonic() + 20
     while True:
+        number = 0
         try:
             client.cancel(submitted(client, person, account, time_limit_min=10))
-        except SubmitRefused as refused:
-            assert refused.number == 2050  # DenyOnLimit
-            break
-        assert time.monotonic() < give_up, "the limit has not reached slurmctld"
-    office.limit(account, 50)
-    office.limit(account, 50)
-    while True:
-        try:
-            client.cancel(submitted(client, person, account, time_limit_min=10))
-            break
-        except SubmitRefused:
-            assert time.monotonic() < give_up + 20, "the raise has not reached slurmctld"
+        except SubmitRefused as error:
+            number = error.number
+        if bool(number) == refused:
+            return number
+        assert time.monotonic() < give_up, number
 
 
 @pytest.mark.parametrize(
@@ -143,6 +149,20 @@ def test_nobody_but_the_portals_people_is_touched(slurm22: SlurmCluster, tmp_pat
             verb(login, f"cc-{new_id()}")
     with pytest.raises(StewardRefused):
         office.retire(login)
+
+
+async def test_a_start_gives_its_owner_all_that_a_first_job_needs(slurm22: SlurmCluster, tmp_path: Path) -> None:
+    person, account = newcomer(), f"cc-{new_id()}"
+    with running_steward(settings(slurm22, tmp_path), tmp_path) as steward:
+        table = SlurmTable(url=slurm22.url, signer="unused", steward=str(tmp_path / "steward.sock"))
+        queue = RestQueue(table, offices.client(slurm22, tmp_path))
+        hold = new_id()
+        job_id = await queue.submit(job(hold, account=account), hold, Owner(person.login, account))
+        assert (await queue.job(job_id)).user == person.login
+        assert (account, person.login) in steward.members()
+        await queue.tell_to_end(await queue.job(job_id))
+    with pytest.raises(SlurmUnreachable):  # a steward that is away: nothing was sent
+        await queue.submit(job(new_id(), account=account), new_id(), Owner(newcomer().login, account))
 
 
 @pytest.mark.parametrize("account", ["root", "research", "CC-x", "cc-a b", "cc-;x", ""])

@@ -16,6 +16,7 @@ from hub.people import People
 from hub.revalidation import Revalidation
 from hub.spawn_form import form_reader
 from quota.client import QuotaClient
+from spawners import slurm_wiring
 from spawners.dispatch import DispatchSpawner
 from spawners.settings import SettingsError
 
@@ -84,8 +85,7 @@ c.Spawner.pre_spawn_hook = admission.pre_spawn_hook(client, people, site)
 c.Spawner.post_stop_hook = admission.post_stop_hook(client)
 c.Spawner.poll_interval = 10
 c.Spawner.http_timeout = 60
-# A hub that dies while a notebook starts would wait for it at boot, and the notebook for the hub.
-c.JupyterHub.init_spawners_timeout = 1
+c.merge(slurm_wiring.traits(site.slurm, site.profiles))
 c.JupyterHub.allow_named_servers = True
 c.JupyterHub.named_server_limit_per_user = site.tables.hub.named_servers
 

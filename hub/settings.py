@@ -22,6 +22,7 @@ from spawners import settings as spawner_settings
 from spawners.container_settings import ContainersTable
 from spawners.profiles import Duration, Profiles
 from spawners.settings import SettingsError, explain, read_tables
+from spawners.slurm_settings import SlurmTable
 
 TABLES: Final[frozenset[str]] = frozenset({"hub", "sign_in"})
 LOOPBACK: Final = "127.0.0.1"
@@ -97,6 +98,7 @@ class Settings:
     profiles: Profiles
     local: spawner_settings.LocalTable
     containers: ContainersTable
+    slurm: Mapping[str, SlurmTable]
     secrets: Secrets
     environment: Mapping[str, str] = field(
         repr=False, default_factory=dict
@@ -151,6 +153,7 @@ def read(environment: Mapping[str, str] | None = None) -> Settings:
         profiles=spawner_tables.catalogue,
         local=spawner_tables.local,
         containers=spawner_tables.containers,
+        slurm=spawner_tables.slurm,
         secrets=read_secrets(paths[1] / "secrets", external, demo=len(external) < len(tables.sign_in.providers)),
         environment={name: variables[name] for name in _PASSED_ON if name in variables},
     )

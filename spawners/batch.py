@@ -9,16 +9,14 @@ The rules of submitting once and of believing an end are SlurmClient's own; here
 """
 
 import re
-import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from batchspawner import SlurmSpawner
-from traitlets import Dict
 
-from spawners.job_queue import JobQueue, RestQueue
+from spawners.job_queue import RestQueue
 from spawners.slurm import SlurmSession
 from spawners.slurm_settings import SlurmTable
 from spawners.slurmrestd import (
@@ -138,7 +136,7 @@ class CommandClient(SlurmClient):
     def _number(self, done: Done, name: str) -> int:
         try:
             return int(self._parse_job_id(done.output.decode(errors="replace").strip()))
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, AttributeError):  # batchspawner logs what it cannot read, through an object
             return self._found_after(name, SlurmUnreachable("sbatch printed no job id"))
 
     def job(self, job_id: int) -> Job:
@@ -231,30 +229,9 @@ def _judge(done: Done) -> None:
 class SbatchSpawner(SlurmSession, SlurmSpawner):
     """Sessions as jobs through the commands."""
 
-    tables = Dict(help="SlurmTable by the cluster's name.").tag(config=True)
-    _queues: ClassVar[dict[str, RestQueue]] = {}  # one for each cluster of this process, as it shares its looks
-
     def user_env(self, env: dict[str, str]) -> dict[str, str]:
         """The person's own variables are `spawners.job_spec`'s: the hub's names are no Unix accounts."""
         return env
-
-    def _queue(self, cluster: str) -> JobQueue:
-        if self.queue_of is not None:
-            return super()._queue(cluster)
-        queue = self._queues.get(cluster)
-        if queue is None:
-            queue = self._queues[cluster] = command_queue(
-                self.tables[cluster], self.commands(self.tables[cluster]), self.parse_job_id
-            )
-        return queue
-
-    def commands(self, table: SlurmTable) -> Commands:
-        """batchspawner's command traits as argument lists."""
-        return Commands(
-            submit=tuple(shlex.split(self.batch_submit_cmd)),
-            cancel=tuple(shlex.split(self.batch_cancel_cmd)),
-            as_owner=table.sudo,
-        )
 
 
 def command_queue(

@@ -32,9 +32,7 @@ _TELL_AGAIN_S: Final = 15.0  # a cancel that Slurm took and did not carry out is
 class JobSession(SessionTraits):
     """What is known of one session of one (user, server name)."""
 
-    queue_of = CallableTrait(
-        default_value=None, allow_none=True, help="Gives the JobQueue of a cluster by its name."
-    ).tag(config=True)
+    queue_of = CallableTrait(help="Gives the JobQueue of a cluster by its name.").tag(config=True)
     profiles = Instance(Profiles, args=((),), help="The catalogue of portal.toml.").tag(config=True)
 
     _record: JobRecord | None = None

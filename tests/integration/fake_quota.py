@@ -44,6 +44,8 @@ class Book:
     calls: list[tuple[str, str, dict[str, str], Any]] = field(default_factory=list)
     epoch: int = 0
     adjustments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    login: str = "cc-20001"  # as whom everybody's sessions run
+    uid: int = 20001
     fault: Fault = Fault.NONE
     holds_fault: Fault = Fault.NONE
     slow_s: float = 30.0
@@ -199,7 +201,7 @@ class FakeQuota:
                 "hold_id": hold_id, "state": "held", "allocation_id": "alloc-0001", "amount": self.book.holds[hold_id]["amount"],
                 "runtime_s": body["runtime_s"], "margin_s": MARGIN_S, "ends_within_ms": body["runtime_s"] * 1000,
                 "gateway_key": f"key-of-{hold_id}", "gateway_path": "services/gateway/v1", "text": "held",
-                "login": "cc-20001", "uid": 20001,
+                "login": self.book.login, "uid": self.book.uid,
             },
             status=201 if known is None else 200,
         )  # fmt: skip

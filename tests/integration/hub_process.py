@@ -69,7 +69,9 @@ class HubProcess:
     `site` is the hub's whole configuration file.
     """
 
-    def __init__(self, data: Path, *, site: str = SITE, fake_quota: bool = True) -> None:
+    def __init__(
+        self, data: Path, *, site: str = SITE, fake_quota: bool = True, portal_file: Path = ROOT / "portal.toml"
+    ) -> None:
         self.data = data
         DataFolder(data).make()
         self.port, self.hub_port, self.proxy_api_port, self.quota_port = (free_port() for _ in range(4))
@@ -78,7 +80,7 @@ class HubProcess:
         self.environment = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
             "PYTHONPATH": str(ROOT),
-            "COMMONS_PORTAL_FILE": str(ROOT / "portal.toml"),
+            "COMMONS_PORTAL_FILE": str(portal_file),
             "COMMONS_DATA": str(data),
             "COMMONS_PUBLIC_URL": self.url,
             "COMMONS_HUB_PORT": str(self.hub_port),

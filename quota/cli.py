@@ -13,10 +13,13 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
+from quota.adapters.checkpoint_key import make_key, read_key
 from quota.api.views import instant
-from quota.domain.errors import Unavailable
+from quota.domain.errors import Unavailable, WrongState
 from quota.domain.messages import unit_amount_text
 from quota.domain.project import Allocation, Project
 from quota.main import open_ledger_database
@@ -29,7 +32,7 @@ from quota.store.instants import from_us
 from quota.store.migrate import NotTheOwner, migrate
 from quota.store.move import MoveRefused, move
 from quota.store.unit_of_work import SqlStore
-from quota.store.verify import verify
+from quota.store.verify_since import Proof, make_checkpoint, verify_all, verify_since
 
 _PAGE: Final = 500
 _COLUMNS: Final = (
@@ -45,13 +48,42 @@ _FORMULA_STARTS: Final = frozenset("=+-@\t\r\n＝＋－＠")
 Row = Mapping[str, object]
 
 
-def run_verify(database: Database, _options: argparse.Namespace) -> int:
-    """Re-prove every balance; 1 and the rows named on a difference."""
-    differences = list(verify(database))
-    for difference in differences:
+def run_verify(database: Database, options: argparse.Namespace) -> int:
+    """Re-prove every balance, from the newest checkpoint where there is one; 1 and the rows named on a difference."""
+    key = _key(read_key, options.data)
+    if options.all or key is None:
+        proof = verify_all(database, key or b"")
+    else:
+        proof = verify_since(database, key)
+    return _said(
+        proof, "the ledger verifies" + (f", from checkpoint {proof.checkpoint} on" if proof.checkpoint else "")
+    )
+
+
+def run_checkpoint(database: Database, options: argparse.Namespace) -> int:
+    """Prove what came since the last checkpoint and sign a new one; 1 and the rows named where something differs."""
+    key = _key(make_key, options.data)
+    assert key is not None
+    try:
+        proof = make_checkpoint(database, key, datetime.now(UTC))
+    except WrongState as error:
+        print(f"commons: {error}", file=sys.stderr)
+        return 1
+    return _said(proof, f"checkpoint {proof.checkpoint} is made and signed")
+
+
+def _key(get: Callable[[Path], bytes | None], data: Path) -> bytes | None:
+    try:
+        return get(data)
+    except (OSError, ValueError) as error:
+        raise SettingsError([f"commons: the key of the checkpoints cannot be used: {error}"]) from error
+
+
+def _said(proof: Proof, well: str) -> int:
+    for difference in proof.findings:
         print(difference, file=sys.stderr)
-    print("the ledger verifies" if not differences else f"{len(differences)} differences")
-    return 1 if differences else 0
+    print(f"{len(proof.findings)} differences" if proof.findings else well)
+    return 1 if proof.findings else 0
 
 
 def run_migrate(database: Database, options: argparse.Namespace) -> int:
@@ -151,6 +183,7 @@ def run_ledger_move(database: Database, options: argparse.Namespace) -> int:
 
 COMMANDS: Final[Mapping[str, Callable[[Database, argparse.Namespace], int]]] = {
     "verify": run_verify,
+    "checkpoint": run_checkpoint,
     "migrate": run_migrate,
     "balance": run_balance,
     "export": run_export,
@@ -164,7 +197,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; exits 2 where the settings or the database cannot be used."""
     options = _parser().parse_args(arguments)
     try:
-        database = open_ledger_database(*database_from_environment())
+        url, options.data = database_from_environment()
+        database = open_ledger_database(url, options.data)
         try:
             return _run(options, database)
         finally:
@@ -189,7 +223,11 @@ def _run(options: argparse.Namespace, database: Database) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="commons", description="Commands on the ledger.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("verify", help="re-prove every balance from the entries; exits 1 on a difference")
+    verifying = commands.add_parser(
+        "verify", help="re-prove every balance since the checkpoint; exits 1 on a difference"
+    )
+    verifying.add_argument("--all", action="store_true", help="from the first entry on, checkpoints included")
+    commands.add_parser("checkpoint", help="prove what came since the last checkpoint, and sign a new one")
     migrating = commands.add_parser("migrate", help="bring the database to the newest schema")
     migrating.add_argument(
         "--owner",

@@ -28,7 +28,8 @@ run the portal
                          a gateway process of its own, as many as you like, over the portal's PostgreSQL
 
 look after the portal's books (each takes --data DIR)
-  verify                 re-prove every balance from the ledger's entries; exit 1 and the row named on a difference
+  verify [--all]         re-prove every balance from the ledger's entries; exit 1 and the row named on a difference
+  checkpoint             prove what came since the last checkpoint and sign a new one, from which verify then starts
   balance [--json]       what each allocation was awarded, charged, holds and has available
   export [--csv]         every statement line
   ledger export|hash|move
@@ -44,7 +45,7 @@ develop
 Data is kept in .commons/data where --data does not say otherwise.
 """
 
-LEDGER_COMMANDS = ("gateway", "verify", "balance", "export", "ledger", "migrate")
+LEDGER_COMMANDS = ("gateway", "verify", "checkpoint", "balance", "export", "ledger", "migrate")
 DEVELOPER_COMMANDS = {"check": ("test",), "test": ("model", "test"), "bench": ("model", "test")}
 
 

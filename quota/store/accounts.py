@@ -298,12 +298,13 @@ def write_entries(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> No
         select(ledger_epoch.c.links, ledger_epoch.c.head_hash).where(ledger_epoch.c.id == STORE_EPOCH).with_for_update()
     ).one()
     new_hash, n = link_hash(head.head_hash, rows, []), head.links + 1
+    # Before a number is taken, as the ledger's writers do.
+    connection.execute(update(ledger_epoch).where(ledger_epoch.c.id == STORE_EPOCH).values(links=n, head_hash=new_hash))
     link = connection.execute(
         ledger_link.insert()
         .values(epoch=STORE_EPOCH, n=n, prev_hash=head.head_hash, hash=new_hash, entries=len(rows), usages=0)
         .returning(ledger_link.c.id)
     ).scalar_one()
-    connection.execute(update(ledger_epoch).where(ledger_epoch.c.id == STORE_EPOCH).values(links=n, head_hash=new_hash))
     names = ("txn_id", "account_id", "bucket", "amount", "hold_id", "usage_ref", "kind", "at_us", "actor")
     for row in rows:
         connection.execute(entry.insert().values(link=link, **dict(zip(names, row, strict=True))))

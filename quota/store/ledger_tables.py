@@ -1,6 +1,6 @@
 """The ledger's tables, as SQLAlchemy Core metadata.
 
-Amounts are integers in their unit. `entry`, `usage_record`, `ledger_link` and `refund` are append-only by trigger. The hot tables
+Amounts are integers in their unit. `entry`, `usage_record`, `ledger_link`, `refund` and `checkpoint` are append-only by trigger. The hot tables
 (hold, hold_line, usage_record, entry) carry no foreign keys: their rows are written by one module under the account's lock, and
 `verify` looks for orphans; a key check a row would cost more than the row.
 """
@@ -156,6 +156,7 @@ usage_record = Table(
     int_column("link"),
     PrimaryKeyConstraint("source", "event_id"),
     UniqueConstraint("hold_id", "seq"),
+    Index(None, "link"),
     check("interval", "from_us <= to_us"),
     check("amounts", "amount >= 0 AND overrun BETWEEN 0 AND amount"),
 )
@@ -251,4 +252,19 @@ refund = Table(
     Index(None, "hold_id"),
     check("amount", "amount > 0"),
     comment="Charges given back, refused ones included, under the caller's id; `hold_id` names what they correct.",
+)
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    serial_column("id"),
+    int_column("at_us"),
+    int_column("last_seq"),
+    int_column("last_link"),
+    text_column("body"),
+    text_column("prev_hash"),
+    text_column("hash"),
+    text_column("signature"),
+    UniqueConstraint("prev_hash"),
+    comment="What the books said at an entry, proved and signed: `verify` starts from the newest.",
+    sqlite_autoincrement=True,
 )

@@ -100,8 +100,9 @@ def _write_link(wire: Wire, ws: WorkingSet, head: Head) -> Head:
         link_hash(head.hash, ws.entries, [(*row[:9], int(row.estimated), *row[10:]) for row in usages]),
     )
     row = (new.epoch, new.n, head.hash, new.hash, len(ws.entries), len(usages))
-    link = wire.select(sql.ADD_LINK, [row])[0][0]
+    # The head first: who holds its table still (checkpoints.at_rest) knows that nobody has taken a number.
     _guarded(wire, sql.MOVE_HEAD, [(new.epoch, new.n, new.hash)])
+    link = wire.select(sql.ADD_LINK, [row])[0][0]
     _insert(wire, sql.ADD_USAGES, [(*row, link) for row in usages])
     _insert(wire, sql.ADD_ENTRIES, [(*row, link) for row in ws.entries])
     return new

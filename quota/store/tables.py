@@ -26,6 +26,7 @@ from quota.store.columns import Serial, check, int_column, metadata, text_column
 from quota.store.ledger_tables import (
     account,
     adjustment,
+    checkpoint,
     entry,
     fence,
     hold,
@@ -46,6 +47,7 @@ gateway_tables.index_usage(usage_record)
 __all__ = [
     "account",
     "adjustment",
+    "checkpoint",
     "entry",
     "fence",
     "hold",
@@ -64,7 +66,7 @@ __all__ = [
     "usage_record",
 ]
 
-APPEND_ONLY: Final = ("entry", "usage_record", "ledger_link", "refund", "audit")
+APPEND_ONLY: Final = ("entry", "usage_record", "ledger_link", "refund", "checkpoint", "audit")
 
 person = Table(
     "person",

@@ -6,7 +6,8 @@ shows against the chain's head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, text
@@ -15,30 +16,42 @@ from quota.store.chain import audit_hash, link_hash
 from quota.store.verify_finding import Finding
 
 _AT_ONCE: Final = 2_000
-_ENTRIES: Final = "SELECT link, txn_id, account_id, bucket, amount, hold_id, usage_ref, kind, at_us, actor, seq FROM entry ORDER BY link, seq"
+_ENTRIES: Final = "SELECT link, txn_id, account_id, bucket, amount, hold_id, usage_ref, kind, at_us, actor, seq FROM entry WHERE seq > {seq} ORDER BY link, seq"
 _USAGES: Final = (
     "SELECT link, source, event_id, hold_id, seq, from_us, to_us, quantity, amount, overrun, estimated, payload, payload_hash "
-    "FROM usage_record ORDER BY link"
+    "FROM usage_record WHERE link > {link} ORDER BY link"
 )
-_LINKS: Final = "SELECT id, epoch, n, prev_hash, hash, entries, usages FROM ledger_link ORDER BY id"
+_LINKS: Final = "SELECT id, epoch, n, prev_hash, hash, entries, usages FROM ledger_link WHERE id > {link} ORDER BY id"
 _HEADS: Final = "SELECT id, links, head_hash FROM ledger_epoch"
 _AUDIT: Final = (
     "SELECT seq, prev_hash, hash, actor, on_behalf_of, action, subject, before, after, reason, request_id, at_us "
-    "FROM audit ORDER BY seq"
+    "FROM audit WHERE seq > {audit} ORDER BY seq"
 )
 
 
-def chain_findings(connection: Connection) -> Iterator[Finding]:
-    """Everything in which the chains and the rows disagree."""
-    yield from _ledger(connection)
-    yield from _audit(connection)
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where the chains stood at some moment: everything up to `seq` and `link`, each epoch's end, the audit's end."""
+
+    seq: int = 0
+    link: int = 0
+    epochs: Mapping[int, tuple[int, str]] = field(default_factory=dict)
+    audit: tuple[int, str] = (0, "")
 
 
-def _ledger(connection: Connection) -> Iterator[Finding]:
-    entries = _Grouped(connection, _ENTRIES)
-    usages = _Grouped(connection, _USAGES)
-    ends: dict[int, tuple[int, str]] = {}
-    for link in _rows(connection, _LINKS):
+def chain_findings(connection: Connection, since: Cut | None = None) -> Iterator[Finding]:
+    """Everything in which the chains and the rows disagree, from the first row or from what came after `since`."""
+    cut = since or Cut()
+    yield from _ledger(connection, cut)
+    yield from _audit(connection, cut.audit)
+
+
+def _ledger(connection: Connection, cut: Cut) -> Iterator[Finding]:
+    after = {"seq": cut.seq, "link": cut.link}
+    entries = _Grouped(connection, _ENTRIES.format(**after))
+    usages = _Grouped(connection, _USAGES.format(**after))
+    ends = dict(cut.epochs)
+    for link in _rows(connection, _LINKS.format(**after)):
         yield from (
             Finding("entry", str(row.seq), f"names link {row.link}, which is gone") for row in entries.before(link.id)
         )
@@ -79,9 +92,9 @@ def _link(link: Row[Any], entries: list[Row[Any]], usages: list[Row[Any]]) -> It
         yield Finding("entry", seqs, f"these entries or their usage are not what link {link.id} was made over")
 
 
-def _audit(connection: Connection) -> Iterator[Finding]:
-    length, head = 0, ""
-    for row in _rows(connection, _AUDIT):
+def _audit(connection: Connection, start: tuple[int, str]) -> Iterator[Finding]:
+    length, head = start
+    for row in _rows(connection, _AUDIT.format(audit=length)):
         if row.seq != length + 1 or row.prev_hash != head:
             yield Finding("audit", str(row.seq), f"does not follow row {length}")
         if audit_hash(row._asdict()) != row.hash:

@@ -251,6 +251,27 @@ async def test_a_tampered_balance_is_named_and_exits_1(process: Process) -> None
     assert f"{project}-gpu" in found.stderr
 
 
+async def test_a_checkpoint_is_signed_with_a_key_of_the_data_folder(process: Process) -> None:
+    project = await held(process.folder)
+    made = process.run("quota.cli", "checkpoint")
+    assert (made.returncode, made.stdout) == (0, "checkpoint 1 is made and signed\n")
+    key = process.folder / "secrets" / "checkpoint_key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert process.run("quota.cli", "verify").stdout == "the ledger verifies, from checkpoint 1 on\n"
+    assert process.run("quota.cli", "verify", "--all").stdout == "the ledger verifies\n"
+    kept = key.read_text()
+    key.unlink()
+    assert process.run("quota.cli", "verify").returncode == 1  # somebody else's checkpoint: read all, and say so
+    key.write_text(kept)
+    with sqlite3.connect(process.folder / "quota" / "quota.sqlite") as connection:
+        connection.execute("UPDATE account SET charged = charged + 1 WHERE id = ?", (f"{project}-gpu",))
+    for command in (("verify",), ("verify", "--all"), ("checkpoint",)):
+        found = process.run("quota.cli", *command)
+        assert (found.returncode, f"{project}-gpu" in found.stderr) == (1, True)
+    key.write_text("short")
+    assert process.run("quota.cli", "verify").returncode == 2
+
+
 async def test_the_command_line_needs_its_settings(process: Process) -> None:
     (process.folder / "portal.toml").write_text("[quota\n")
     assert process.run("quota.cli", "balance").returncode == 2

@@ -1,0 +1,183 @@
+"""Signed checkpoints: what the books said at an entry, proved at that moment, so that `verify` need not read what came before.
+
+Invariants: a checkpoint is made only of books that verify, on one snapshot in which no writer is half way; it names the one before it,
+and only who has the key of the data folder can sign one. Rows before a checkpoint are proved by `verify --all`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection, func, select, text
+from sqlalchemy.exc import IntegrityError
+
+from quota.domain.errors import WrongState
+from quota.store.database import Database
+from quota.store.history import unhurried
+from quota.store.instants import to_us
+from quota.store.tables import (
+    account,
+    adjustment,
+    audit_head,
+    checkpoint,
+    entry,
+    hold,
+    ledger_epoch,
+    ledger_link,
+    refund,
+)
+from quota.store.verify_chains import Cut
+from quota.store.verify_finding import Finding
+
+_NOTHING: Final = (0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a checkpoint says. Amounts of accounts: awarded, charged, held; of the holds open then: amount, charged."""
+
+    id: int
+    cut: Cut
+    accounts: Mapping[str, tuple[int, int, int]]
+    holds: Mapping[str, tuple[int, int]]
+    adjustments: int
+    refunds: int
+
+    def account(self, account_id: str) -> tuple[int, int, int]:
+        return self.accounts.get(account_id, _NOTHING)
+
+
+START: Final = Base(0, Cut(), {}, {}, 0, 0)
+
+
+@contextmanager
+def at_rest(database: Database) -> Iterator[Connection]:
+    """A snapshot in which no transaction has numbered a link or an entry and not committed it. Raises Unavailable."""
+    with ExitStack() as stack:
+        if database.is_sqlite:
+            yield stack.enter_context(database.reading())
+            return
+        with database.writing() as lock:
+            # Every writer moves its epoch's row before it takes a number: this waits for those, and lets none begin.
+            lock.execute(text("LOCK TABLE ledger_epoch IN SHARE MODE"))
+            connection = stack.enter_context(database.reading())
+            unhurried(connection)  # the first statement: it takes the snapshot
+        yield connection
+
+
+def newest(connection: Connection, key: bytes) -> tuple[Base, Sequence[Finding]]:
+    """The newest checkpoint that is what it claims to be, and what is wrong with any other. START where there is none."""
+    base, wrong, before = START, [], ""
+    for row in connection.execute(select(checkpoint).order_by(checkpoint.c.id)):
+        reason = _why_not(row, before, key)
+        if reason is None:
+            base, before = _read(row), row.hash
+        else:
+            wrong.append(Finding("checkpoint", str(row.id), reason))
+    return base, wrong
+
+
+def write(database: Database, connection: Connection, key: bytes, at: datetime) -> Base:
+    """Sign what `connection`'s snapshot says, which its caller has proved. Raises WrongState where another was made meanwhile."""
+    last = connection.execute(select(checkpoint.c.hash).order_by(checkpoint.c.id.desc()).limit(1)).scalar()
+    values: dict[str, Any] = {
+        "at_us": to_us(at),
+        "last_seq": connection.execute(select(func.coalesce(func.max(entry.c.seq), 0))).scalar_one(),
+        "last_link": connection.execute(select(func.coalesce(func.max(ledger_link.c.id), 0))).scalar_one(),
+        "body": json.dumps(_body(connection), sort_keys=True, separators=(",", ":")),
+        "prev_hash": last or "",
+    }
+    values["hash"] = _hash(values)
+    values["signature"] = _sign(key, values["hash"])
+    try:
+        with database.writing() as writer:
+            row = writer.execute(checkpoint.insert().values(**values).returning(*checkpoint.c)).one()
+    except IntegrityError as error:
+        raise WrongState("another checkpoint was made meanwhile") from error
+    return _read(row)
+
+
+def misstated(connection: Connection, base: Base) -> Iterator[Finding]:
+    """In what the entries up to a checkpoint differ from what it says: for those who read the whole history anyway."""
+    sums: dict[str, list[int]] = {}
+    query = select(entry.c.account_id, entry.c.bucket, func.sum(entry.c.amount)).where(entry.c.seq <= base.cut.seq)
+    for account_id, bucket, amount in connection.execute(query.group_by(entry.c.account_id, entry.c.bucket)):
+        if bucket != "pool":
+            add(sums.setdefault(account_id, [0, 0, 0]), bucket, int(amount))
+    for account_id in sorted({*sums, *base.accounts}):
+        if tuple(sums.get(account_id, _NOTHING)) != base.account(account_id):
+            yield Finding("checkpoint", str(base.id), f"does not say what the entries of account {account_id} do")
+    for epoch, (n, known) in base.cut.epochs.items():
+        link = ledger_link.c.epoch == epoch, ledger_link.c.n == n
+        if n and connection.execute(select(ledger_link.c.hash).where(*link)).scalar() != known:
+            yield Finding("checkpoint", str(base.id), f"does not name link {n} of epoch {epoch}")
+
+
+def add(sums: list[int], bucket: str, amount: int) -> None:
+    """Add entries of a bucket to an account's awarded, charged and held."""
+    sums[0] += amount
+    if bucket != "available":
+        sums[1 if bucket == "charged" else 2] += amount
+
+
+def _body(connection: Connection) -> dict[str, Any]:
+    accounts = connection.execute(
+        select(account.c.id, account.c.awarded, account.c.charged, account.c.held).where(account.c.kind == "allocation")
+    )
+    # The state is written into the SQL: the partial index serves only what the planner can see.
+    holds = connection.execute(select(hold.c.id, hold.c.amount, hold.c.charged).where(text("hold.state = 'held'")))
+    epochs = connection.execute(select(ledger_epoch.c.id, ledger_epoch.c.links, ledger_epoch.c.head_hash))
+    audit = connection.execute(select(audit_head.c.length, audit_head.c.head_hash)).one()
+    return {
+        "accounts": {row.id: [row.awarded, row.charged, row.held] for row in accounts},
+        "holds": {row.id: [row.amount, row.charged] for row in holds},
+        "epochs": {str(row.id): [row.links, row.head_hash] for row in epochs if row.links},
+        "audit": [audit.length, audit.head_hash],
+        "adjustments": count(connection, adjustment),
+        "refunds": count(connection, refund),
+    }
+
+
+def count(connection: Connection, table: Any) -> int:
+    """How many changes a table records that were not refused."""
+    return int(
+        connection.execute(select(func.count()).select_from(table).where(table.c.refusal_code.is_(None))).scalar_one()
+    )
+
+
+def _read(row: Any) -> Base:
+    said = json.loads(row.body)
+    epochs = {int(epoch): (int(n), str(head)) for epoch, (n, head) in said["epochs"].items()}
+    length, head = said["audit"]
+    return Base(
+        row.id,
+        Cut(row.last_seq, row.last_link, epochs, (int(length), str(head))),
+        {one: (int(a), int(c), int(h)) for one, (a, c, h) in said["accounts"].items()},
+        {one: (int(a), int(c)) for one, (a, c) in said["holds"].items()},
+        int(said["adjustments"]),
+        int(said["refunds"]),
+    )
+
+
+def _why_not(row: Any, before: str, key: bytes) -> str | None:
+    if _hash(row._asdict()) != row.hash:
+        return "is not what its hash was made over"
+    if not hmac.compare_digest(_sign(key, row.hash), row.signature):
+        return "is not signed with the key of this data folder"
+    return None if row.prev_hash == before else "does not follow the one before it"
+
+
+def _hash(values: Mapping[str, Any]) -> str:
+    said = [values[name] for name in ("at_us", "last_seq", "last_link", "body", "prev_hash")]
+    return hashlib.sha256(json.dumps(said, separators=(",", ":")).encode()).hexdigest()
+
+
+def _sign(key: bytes, hash_: str) -> str:
+    return hmac.new(key, f"commons checkpoint {hash_}".encode(), hashlib.sha256).hexdigest()

@@ -99,4 +99,4 @@ fence.start()  # of two hubs by mistake only this one, the newer, is listened to
 c.JupyterHub.tornado_settings = {"headers": {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}}
 c.JupyterHub.template_paths = [str(pages.TEMPLATES)]
 c.JupyterHub.jinja_environment_options = {"extensions": [Localized, Guarded]}
-c.JupyterHub.template_vars = pages.template_variables(site)
+c.JupyterHub.template_vars = pages.template_variables(site, client)

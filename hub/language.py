@@ -67,12 +67,20 @@ class Localized(InternationalizationExtension):
         super().__init__(environment)
         environment.install_gettext_callables(_gettext, _ngettext, newstyle=True)  # type: ignore[attr-defined]
         environment.globals["page_language"] = _page_language
+        environment.globals["page_path"] = _page_path
 
 
 @pass_context
 def _page_language(context: Context) -> str:
     # The hub hands templates no handler, only its bound method `static_url`.
     return language_of(getattr(context.get("static_url"), "__self__", None))
+
+
+@pass_context
+def _page_path(context: Context) -> str:
+    """Where the reader is, without what a form posted: the choice of a language leads back there."""
+    handler = getattr(context.get("static_url"), "__self__", None)
+    return "" if handler is None or handler.request.method != "GET" else str(handler.request.uri)
 
 
 @pass_context

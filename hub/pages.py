@@ -6,12 +6,14 @@ spawner, answers 404 whatever was imported.
 """
 
 import asyncio
+import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 from jupyterhub.apihandlers.base import API404
 from jupyterhub.apihandlers.users import UserServerAPIHandler
@@ -28,7 +30,7 @@ from hub.fence import HubFence
 from hub.language import language_of, translator
 from hub.people import People
 from hub.relay import Doors
-from hub.roles import ADMIN_SCOPE
+from hub.roles import ADMIN_SCOPE, DECIDE_SCOPE
 from hub.settings import Settings
 from hub.spawn_form import FIELDS, Choice, choose, fresh_server_name, options_from_form, read_request, runtimes_s
 from quota.client import Payer, QuotaClient, QuotaUnavailable, Quoted, Refused
@@ -38,6 +40,8 @@ from spawners.resources import InvalidRequest
 
 STATIC: Final = Path(__file__).resolve().parent / "static"
 TEMPLATES: Final = Path(__file__).resolve().parent / "templates"
+_WHY_DEADLINE_S: Final = 2.0
+log = logging.getLogger("jupyterhub.commons")
 _SERVER_ROUTES: Final = (r"/api/users/([^/]+)/server", r"/api/users/([^/]+)/servers/([^/]*)")
 
 
@@ -64,14 +68,30 @@ def doors(site: Settings, client: QuotaClient, people: People) -> Doors:
     return Doors(client, people, site.profiles, site.quota_path, site.tables.hub.named_servers)
 
 
-def template_variables(site: Settings) -> dict[str, Any]:
+def template_variables(site: Settings, client: QuotaClient) -> dict[str, Any]:
     """What every template may read."""
+    why = why_ended(client)
     return {
+        "why_ended": lambda _user: why,  # the hub calls what can be called, with the user
         "portal_title": site.tables.hub.title,
         "quota_path": site.quota_path,
         "demo_sign_in": any(table.kind == "demo" for table in site.tables.sign_in.providers.values()),
         "admin_scope": ADMIN_SCOPE,
+        "decide_scope": DECIDE_SCOPE,
     }
+
+
+def why_ended(client: QuotaClient) -> Callable[[str, str, str], Awaitable[str]]:
+    """What templates call (the hub renders them asynchronously): why the last session of a server ended, "" where nobody can say."""
+
+    async def words(user_name: str, server_name: str, language: str) -> str:
+        try:
+            return await client.last_ended(user_name, server_name, language, deadline_s=_WHY_DEADLINE_S)
+        except QuotaUnavailable as error:
+            log.warning("Why the last session of %s/%s ended: %s", user_name, server_name, error)
+            return ""
+
+    return words
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +100,8 @@ class Card:
 
     profile: Profile
     title: str
+    description: str
+    notes: str
     per_hour: str  # GPU-hours charged for an hour, "" where there is no price
 
 
@@ -108,6 +130,7 @@ class ChooserHandler(SpawnHandler):
             "spawn.html",
             for_user=for_user,
             url=url_concat(self.request.path, {"_xsrf": self.xsrf_token.decode("ascii")}),
+            spawner_name=self._server_name(),
             error_message=message,
             error_html_message=html_message,
             payers=known,
@@ -150,6 +173,10 @@ class ChooserHandler(SpawnHandler):
             for profile, answer in zip(self.doors.profiles, answers, strict=True)
             if answer is not None
         }
+
+    def _server_name(self) -> str:
+        """The server of this address, `/spawn/USER/SERVER`; "" for the default one."""
+        return unquote(str(self.path_args[1])) if len(self.path_args) > 1 and self.path_args[1] else ""
 
     def _asked(self) -> dict[str, object]:
         """What this request itself selects: the posted form, else the address."""
@@ -249,8 +276,14 @@ def _remembered(user: Any) -> list[Mapping[str, object]]:
 
 
 def _card(profile: Profile, answer: Quoted | Refused | None, language: str) -> Card:
-    title = profile.title_zh if language == "zh" and profile.title_zh else profile.title
-    return Card(profile, title, _per_hour(answer))
+    zh = language == "zh"
+    return Card(
+        profile=profile,
+        title=(zh and profile.title_zh) or profile.title,
+        description=(zh and profile.description_zh) or profile.description,
+        notes=(zh and profile.notes_zh) or profile.notes,
+        per_hour=_per_hour(answer),
+    )
 
 
 def _per_hour(answer: Quoted | Refused | None) -> str:

@@ -56,7 +56,8 @@ class Relay(APIHandler):
         """Nothing here is for nobody; a page's script is told so instead of being sent to the sign-in page."""
         await super().prepare()
         if self.current_user is None:
-            raise web.HTTPError(401, "Sign in first.")
+            _ = translator(language_of(self))
+            raise web.HTTPError(401, _("Sign in first."))
 
     def check_xsrf_cookie(self) -> None:
         """Ask for the token on reads, too: the hub lets a GET pass that claims to be a navigation."""
@@ -64,7 +65,8 @@ class Relay(APIHandler):
             return
         given = self.request.headers.get("X-XSRFToken", "").encode("utf-8", "replace")
         if not hmac.compare_digest(given, self.xsrf_token):
-            raise web.HTTPError(403, "The XSRF token is missing or wrong. Load the page again.")
+            _ = translator(language_of(self))
+            raise web.HTTPError(403, _("The XSRF token is missing or wrong. Load the page again."))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Every error in one shape."""
@@ -124,7 +126,8 @@ class AdminRelay(Relay):
         """Check sign-in and scope before anything else is looked at."""
         await super().prepare()
         if self.parsed_scopes.get(ADMIN_SCOPE) is not Scope.ALL:
-            raise web.HTTPError(403, f"This needs the scope {ADMIN_SCOPE}.")
+            _ = translator(language_of(self))
+            raise web.HTTPError(403, _("This needs the scope %(scope)s.") % {"scope": ADMIN_SCOPE})
 
     async def pass_on(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None

@@ -14,6 +14,7 @@ from hub.settings import LOOPBACK, Settings
 IDLE_CULLER: Final = "idle-culler"
 ADMIN_SCOPE: Final = "custom:quota:admin"
 ENFORCE_SCOPE: Final = "custom:quota:enforce"
+DECIDE_SCOPE: Final = "custom:quota:decide"
 QUOTA_ACCESS: Final = "access:services!service=quota"
 
 CUSTOM_SCOPES: Final[dict[str, dict[str, str]]] = {

@@ -212,6 +212,16 @@ class QuotaClient:
         answer = await self._call("POST", f"/holds/{escape(hold_id, safe='')}/ended", {"reason": reason})
         return _refusal(answer)
 
+    async def last_ended(self, hub_name: str, server_name: str, language: str, *, deadline_s: float) -> str:
+        """Why the last session of a server ended, in words; "" where none did. Raises QuotaUnavailable."""
+        path = f"/people/{escape(hub_name, safe='')}/last-session"
+        answer = await self._call(
+            "GET", path, query={"server_name": server_name}, language=language, deadline_s=deadline_s
+        )
+        if _refusal(answer) is not None:
+            return ""
+        return _read(lambda: "" if answer.body["ended"] is None else str(answer.body["ended"]["message"]))
+
     async def activity(self, hub_name: str, server_name: str, *, busy: bool, active_at: datetime | None) -> bool:
         """Tell what a look at a notebook showed; whether it is idle for good and has to be stopped. Raises QuotaUnavailable."""
         last = None if active_at is None else active_at.isoformat()

@@ -57,6 +57,7 @@ class CleanStop:
         """Stop every session, then have the quota service settle them."""
         sessions = len(live_runners(self._site.data.sessions))
         self._progress.say(f"stopping: settling {sessions} session{'' if sessions == 1 else 's'}")
+        self._say_why()
         try:
             self._wait(self._no_server_left, SESSIONS_DEADLINE_S)
         except HubUnavailable as error:
@@ -65,6 +66,18 @@ class CleanStop:
             left = len(live_runners(self._site.data.sessions))
             self._progress.say(f"{left} session(s) still end; their runners record when")
         self._settle()
+
+    def _say_why(self) -> None:
+        """So that their owners read that the portal was shut down, and not that somebody stopped them."""
+        try:
+            call(
+                "POST",
+                f"{self._site.inner_url('quota')}/services/quota/api/internal/stopping",
+                credential=self._site.data.secret("hub_credential"),
+                deadline_s=STOP_CALL_DEADLINE_S,
+            )
+        except Silent:
+            return  # they are stopped all the same
 
     def _wait(self, done: Callable[[], bool], deadline_s: float) -> bool:
         for _ in range(int(deadline_s / POLL_S)):

@@ -40,6 +40,7 @@ Instant = Annotated[datetime, Field(strict=False), AfterValidator(_aware)]
 Limit = Annotated[str, Query(pattern=r"^[0-9]{1,4}$")]
 SeqCursor = Annotated[str | None, Query(pattern=r"^[0-9]{1,18}$")]
 SlugCursor = Annotated[str | None, Query(max_length=100)]
+ServerName = Annotated[str, Query(pattern=_SERVER_NAME)]
 SearchText = Annotated[str, Query(max_length=200)]
 RuntimeS = Annotated[int, Field(ge=1, le=366 * 86_400)]
 GpuHours = Annotated[str, Field(max_length=40)] | int | float

@@ -134,6 +134,9 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "end.device_missing": Message("The GPUs it was given are not there; nothing was charged."),
     "end.out_of_memory": Message("It used more memory than its profile has."),
     "end.cancelled": Message("Cancelled while it waited; nothing was charged."),
+    "end.by": Message("Stopped by {by}."),
+    "end.by_why": Message("Stopped by {by}: {reason}"),
+    "end.why": Message("Stopped: {why}."),
     # notices: what happened, and what to do next
     "your_session": Message("Your session “{profile_title}” ({server_name})"),
     "your_session.unnamed": Message("Your session “{profile_title}”"),
@@ -142,7 +145,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "why.revoked": Message("its allocation was revoked"),
     "why.removed": Message("you are no longer a member of its project"),
     "why.portal": Message("the portal was shut down"),
-    "why.queue": Message("it waited too long in the queue"),
+    "why.pending_too_long": Message("it waited too long in the queue"),
     "why.": Message("the portal's log says why"),
     "notice.ending": Message(
         "{session_title} ends at {ends_at}, in {left_s}.",

@@ -10,7 +10,8 @@ from quota.pages.notices import views_of
 from quota.pages.running import session_view
 from quota.pages.said import said
 from quota.pages.visit import Visit
-from quota.service import notices, report
+from quota.service import notices, report, review
+from quota.service.callers import Power
 
 
 async def show(visit: Visit) -> Response:
@@ -27,6 +28,7 @@ async def _context(visit: Visit) -> dict[str, object]:
     home = await report.home(visit.desk.services, visit.caller)
     unread, newest = await notices.unread(visit.desk.services, visit.caller)
     at = visit.desk.services.clock.now()
+    decides = visit.caller.may(Power.DECIDE)
     titles = {card.project.id: card.project.title for card in home.cards}
     views = [session_view(visit, session, titles.get(session.project_id), at) for session in home.sessions]
     running = [view for view in views if view.session.state not in OVER]
@@ -39,4 +41,5 @@ async def _context(visit: Visit) -> dict[str, object]:
         "running": running,
         "last_ended": max(ended, key=lambda view: view.session.ended_at or view.session.held_at, default=None),
         "applications": home.applications,
+        "waiting": len(await review.review_queue(visit.desk.services, visit.caller)) if decides else 0,
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from quota.domain.session import EndReason, Session, SessionState
+from quota.domain.endings import ending
+from quota.domain.session import Session, SessionState
 from quota.pages.figures import rate_shown
 from quota.pages.visit import Visit
 
@@ -40,15 +42,9 @@ class SessionView:
         return fresh and self.session.state is SessionState.RUNNING and self.session.charged == 0
 
     @property
-    def stopped_by(self) -> str | None:
-        """The user name of another person who stopped it."""
-        reason = self.session.stop_reason or ""
-        return reason.removeprefix("by:") if reason.startswith("by:") else None
-
-    @property
-    def end_code(self) -> str:
-        reason = self.session.end_reason or EndReason.STOPPED
-        return f"end.{reason.value}"
+    def ending(self) -> tuple[str, Mapping[str, object]]:
+        """Why it ended, as a message code with parameters."""
+        return ending(self.session)
 
 
 def session_view(visit: Visit, session: Session, project_title: str | None, at: datetime) -> SessionView:

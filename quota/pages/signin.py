@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from quota import locales
+from quota.pages.desk import Desk
 from quota.pages.guard import check_same_origin, own_path, read_form
 from quota.pages.session import SESSION_COOKIE, new_session, state_cookie
 from quota.pages.visit import LANGUAGE_COOKIE, Fields, Visit, desk_of, respond
@@ -50,7 +51,7 @@ async def choose_language(request: Request) -> Response:
     desk = desk_of(request)
     check_same_origin(request)
     fields = await read_form(request)
-    response = RedirectResponse(own_path(fields.get("next"), desk.settings.prefix), 303)
+    response = RedirectResponse(_back(desk, fields.get("next")), 303)
     chosen = fields.get("language", "")
     if chosen in locales.LANGUAGES:
         response.set_cookie(
@@ -63,3 +64,9 @@ async def choose_language(request: Request) -> Response:
             samesite="lax",
         )
     return response
+
+
+def _back(desk: Desk, wanted: str | None) -> str:
+    """A page of ours or of the hub, which offers the same choice; else home."""
+    to_hub = own_path(wanted, desk.settings.hub)
+    return to_hub if to_hub != desk.settings.hub else own_path(wanted, desk.settings.prefix)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from quota.domain.errors import Forbidden, Unavailable, Unknown
 from quota.domain.ids import HoldId
 from quota.domain.project import LEADS
 from quota.domain.session import OVER, TRANSITIONS, Session, SessionState, Target
-from quota.service.callers import Caller, Power
+from quota.service.callers import Caller, Power, person_named
 from quota.service.notices import stopped_notice, tell
 from quota.service.ports import StopOrder, Transaction
 from quota.service.services import Services
+
+_LOOKED_AT: Final = 50
+PORTAL: Final = "portal"  # the stop reason of a session that ended with the portal
 
 
 async def mine(services: Services, caller: Caller, *, limit: int = 50) -> Sequence[Session]:
@@ -59,6 +63,27 @@ def _stopping(services: Services, tx: Transaction, caller: Caller, hold_id: Hold
     if session.person_id != caller.id:
         tell(services, tx, stopped_notice(session, services.clock.now(), by=caller.person.hub_name))
     return session
+
+
+async def last_ended(services: Services, hub_name: str, server_name: str) -> Session | None:
+    """The newest session of a server where it is over; None while one runs, or where none ever did. Raises Unknown('person')."""
+    person = await person_named(services, hub_name)
+    found = await services.store.read(lambda tx: tx.sessions.of_person(person.id, limit=_LOOKED_AT))
+    own = [one for one in found if one.terms.server_name == server_name]
+    newest = max(own, key=lambda one: one.held_at, default=None)
+    return newest if newest is not None and newest.over else None
+
+
+async def portal_stops(services: Services) -> int:
+    """Note on every running session that the portal is being shut down, before the launcher stops them; how many there are."""
+
+    def work(tx: Transaction) -> int:
+        rows = [row for row in tx.sessions.unfinished() if row.stop_reason is None]
+        for row in rows:
+            tx.sessions.upsert(replace(row, stop_reason=PORTAL))
+        return len(rows)
+
+    return await services.store.write(work)
 
 
 def mark_stopping(tx: Transaction, hold_id: HoldId, reason: str) -> Session:

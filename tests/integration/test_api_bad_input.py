@@ -366,6 +366,10 @@ WRONG_ADDRESSES = [
     ("GET", "/events?for_s=-1", "pi", 400, "invalid_request"),
     ("GET", "/applications", "nobody", 401, "not_signed_in"),
     ("POST", "/internal/reconcile", "pi", 401, "not_signed_in"),
+    ("POST", "/internal/stopping", "pi", 401, "not_signed_in"),
+    ("GET", "/internal/people/ghost/last-session", "hub", 404, "unknown_person"),
+    ("GET", "/internal/people/pi/last-session?server_name=A%20B", "hub", 400, "invalid_request"),
+    ("GET", "/internal/people/a%20b/last-session", "hub", 400, "invalid_request"),
     ("POST", "/internal/reconcile", "nobody", 401, "not_signed_in"),
 ]
 

@@ -42,6 +42,9 @@ class Wire:
                 self.answer("launcher_api_token", 204, None)
 
             def do_POST(self) -> None:
+                if self.path.endswith("/stopping"):
+                    self.answer("hub_credential", 200, {"sessions": len(wire.servers)})
+                    return
                 left = wire.open_holds.pop(0)
                 self.answer("hub_credential", 200, {"open_session_holds": left, "settled": 0})
 
@@ -124,7 +127,11 @@ def test_with_the_hub_down_runners_are_stopped_directly_and_then_settled(
     stop(a_site(data, free_port(), wire.port))
     record = records.read(runner)
     assert record.end_reason is EndReason.STOPPED
-    assert wire.calls == ["POST /services/quota/api/internal/reconcile"] * 3
+    api = "/services/quota/api/internal"
+    assert wire.calls == [
+        f"POST {api}/stopping",
+        *[f"POST {api}/reconcile"] * 3,
+    ]
     assert "settling 1 session\n" in capsys.readouterr().out
 
 

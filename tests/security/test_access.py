@@ -149,6 +149,8 @@ ACCESS = (
     Route("GET", "/sessions", SIGNED_IN),
     Route("GET", "/events", SIGNED_IN, query="?for_s=0"),
     Route("POST", "/internal/activity", HUB_ONLY, ACTIVITY),
+    Route("GET", "/internal/people/member/last-session", HUB_ONLY),
+    Route("POST", "/internal/stopping", HUB_ONLY),
     Route(
         "POST",
         "/sessions/hold-0001/keep-alive",

@@ -84,6 +84,8 @@ def routes(assets: Assets) -> list[Route]:
         Route(f"{project}/members", form(projects.put_member), methods=["POST"]),
         Route(member, page(projects.confirm_removal), methods=["GET"]),
         Route(member, form(projects.remove_member), methods=["POST"]),
+        Route("/sessions/{hold_id}/extend", form(sessions.extend), methods=["POST"]),
+        Route("/sessions/{hold_id}/keep-alive", form(sessions.keep_alive), methods=["POST"]),
         Route("/sessions/{hold_id}/stop", page(sessions.confirm_stop), methods=["GET"]),
         Route("/sessions/{hold_id}/stop", form(sessions.stop), methods=["POST"]),
         Route("/profile", page(profile.show), methods=["GET"]),

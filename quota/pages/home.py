@@ -7,7 +7,7 @@ from starlette.responses import Response
 from quota.domain.session import OVER
 from quota.pages.cards import cards_of, forecasts_of
 from quota.pages.notices import views_of
-from quota.pages.running import session_view
+from quota.pages.running import session_view, with_offers
 from quota.pages.said import said
 from quota.pages.visit import Visit
 from quota.service import notices, report, review
@@ -38,7 +38,7 @@ async def _context(visit: Visit) -> dict[str, object]:
         "newest": newest,
         "cards": cards_of(home.cards, at, await forecasts_of(visit.desk.outlooks, home.cards, at)),
         "free_profile": visit.desk.services.catalogue.free_profile(),
-        "running": running,
+        "running": await with_offers(visit, running),
         "last_ended": max(ended, key=lambda view: view.session.ended_at or view.session.held_at, default=None),
         "applications": home.applications,
         "waiting": len(await review.review_queue(visit.desk.services, visit.caller)) if decides else 0,

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from quota.domain.endings import ending
-from quota.domain.session import Session, SessionState
+from quota.domain.ids import new_id
+from quota.domain.rates import hold_amount
+from quota.domain.session import Session, SessionState, Target
 from quota.pages.figures import rate_shown
 from quota.pages.visit import Visit
+from quota.service.extend import SHORTEST_S, fits_s
+from quota.service.idle import Idle, idle_of
 
 _FIRST_CHARGE_S: Final = 90
+EXTENSION_S: Final = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionOffer:
+    """What one click on Extend does: so many seconds later, so much more held. The id is the click's: a double click is one."""
+
+    id: str
+    seconds: int
+    amount: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +39,8 @@ class SessionView:
     rate: str
     elapsed_s: int | None
     open_url: str
+    extension: ExtensionOffer | None = None  # None where it cannot be extended now
+    idle: Idle | None = None
 
     @property
     def held(self) -> int:
@@ -60,3 +76,20 @@ def session_view(visit: Visit, session: Session, project_title: str | None, at: 
         elapsed_s=elapsed,
         open_url=visit.desk.settings.user_server(session.terms.hub_name, session.terms.server_name),
     )
+
+
+async def with_offers(visit: Visit, views: Sequence[SessionView]) -> list[SessionView]:
+    """The reader's running sessions with what extending them would do, and how idle they are."""
+    services = visit.desk.services
+    idle = await services.store.read(lambda tx: [idle_of(services, tx, view.session) for view in views])
+    offers = [await _offer(visit, view.session) for view in views]
+    return [replace(view, extension=o, idle=i) for view, o, i in zip(views, offers, idle, strict=True)]
+
+
+async def _offer(visit: Visit, session: Session) -> ExtensionOffer | None:
+    if session.state is not SessionState.RUNNING or session.target is Target.STOPPED:
+        return None
+    seconds = min(EXTENSION_S, await fits_s(visit.desk.services, session)) // 60 * 60
+    if seconds < SHORTEST_S:
+        return None
+    return ExtensionOffer(new_id(), seconds, hold_amount(session.terms.rate, session.terms.gpus, seconds, 0))

@@ -14,10 +14,12 @@ from weakref import WeakValueDictionary
 
 from quota.domain.errors import Forbidden, IdConflict, Invalid, RefusalCode, Refused, Unavailable, Unknown, WrongState
 from quota.domain.ids import HoldId
+from quota.domain.notice import NoticeKind
 from quota.domain.project import AllocationState, ProjectState
 from quota.domain.rates import hold_amount, longest_runtime_s
 from quota.domain.session import Extension, ExtensionState, Session, SessionState, Target
 from quota.service.callers import Caller
+from quota.service.notices import about_session, instant_param, tell
 from quota.service.ports import Transaction
 from quota.service.quote import priced_profile
 from quota.service.services import Services
@@ -102,7 +104,7 @@ async def _hold_more(services: Services, session: Session, extension_id: str, se
         refusal = _with_what_fits(session, held) if isinstance(held, Refused) else None
     if refusal is not None:
         extension = replace(extension, state=ExtensionState.REFUSED, refusal=refusal)
-    await services.store.write(lambda tx: _keep(tx, extension))
+    await services.store.write(lambda tx: _keep(services, tx, session, extension))
     return refusal or extension
 
 
@@ -116,10 +118,10 @@ async def carry_out(services: Services, extension: Extension) -> Extended | Refu
         names = (session.terms.hub_name, session.terms.server_name)
         refusal = await services.hub.set_deadline(*names, session.hold_id, extension.ends_at)
     if refusal is None:
-        return await services.store.write(lambda tx: _applied(tx, extension))
+        return await services.store.write(lambda tx: _applied(services, tx, extension))
     await services.ledger.withdraw(extension.hold_id, _line(extension.id), services.clock.now())
     undone = replace(extension, state=ExtensionState.UNDONE, refusal=refusal)
-    await services.store.write(lambda tx: tx.sessions.put_extension(undone))
+    await services.store.write(lambda tx: _undone(services, tx, session, undone))
     return refusal
 
 
@@ -176,12 +178,31 @@ def _with_what_fits(session: Session, refusal: Refused) -> Refused:
     return Refused(refusal.code, {**refusal.params, "unit": "gpu_ms", "fits_runtime_s": fits})
 
 
-def _keep(tx: Transaction, extension: Extension) -> None:
+def _keep(services: Services, tx: Transaction, session: Session, extension: Extension) -> None:
     if tx.sessions.extension(extension.id) is None:
         tx.sessions.add_extension(extension)
+        _tell_refusal(services, tx, session, extension)
 
 
-def _applied(tx: Transaction, extension: Extension) -> Extended:
+def _undone(services: Services, tx: Transaction, session: Session, extension: Extension) -> None:
+    tx.sessions.put_extension(extension)
+    _tell_refusal(services, tx, session, extension)
+
+
+def _tell_refusal(services: Services, tx: Transaction, session: Session, extension: Extension) -> None:
+    """That the old end stands, and why."""
+    if extension.refusal is None or session.ends_at is None or session.over:
+        return
+    params = {
+        "ends_at": instant_param(session.ends_at),
+        "refusal_code": extension.refusal.code.value,
+        "refusal_params": dict(extension.refusal.params),
+    }
+    at = services.clock.now()
+    tell(services, tx, about_session(session, NoticeKind.EXTENSION_REFUSED, extension.id, at, params))
+
+
+def _applied(services: Services, tx: Transaction, extension: Extension) -> Extended:
     """Count the extension once, whoever finds out first that the backend took it."""
     now = tx.sessions.extension(extension.id) or extension
     session = tx.sessions.get(extension.hold_id)
@@ -192,6 +213,8 @@ def _applied(tx: Transaction, extension: Extension) -> Extended:
         tx.sessions.put_extension(now)
         session = replace(session, extended_s=session.extended_s + now.seconds, ends_at=now.ends_at)
         tx.sessions.upsert(session)
+        params = {"ends_at": instant_param(now.ends_at), "amount": now.amount}
+        tell(services, tx, about_session(session, NoticeKind.EXTENDED, now.id, services.clock.now(), params))
     return Extended(session, now)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from quota.domain.endings import by_reason
 from quota.domain.errors import Forbidden, Unavailable, Unknown
 from quota.domain.ids import HoldId
 from quota.domain.project import LEADS
@@ -19,6 +20,7 @@ from quota.service.notices import stopped_notice, tell
 from quota.service.ports import StopOrder, Transaction
 from quota.service.services import Services
 
+_WORDS_MAX: Final = 300
 _LOOKED_AT: Final = 50
 PORTAL: Final = "portal"  # the stop reason of a session that ended with the portal
 
@@ -33,7 +35,7 @@ async def stoppable(services: Services, caller: Caller, hold_id: HoldId) -> Sess
     return await services.store.read(lambda tx: _stoppable(tx, caller, hold_id))
 
 
-async def stop(services: Services, caller: Caller, hold_id: HoldId) -> Session:
+async def stop(services: Services, caller: Caller, hold_id: HoldId, words: str = "") -> Session:
     """Ask the hub to stop a session; one that is over stays as it is.
 
     Raises Unknown('hold'), Forbidden for anyone but its owner, the project's leads and admins, Unavailable.
@@ -41,7 +43,8 @@ async def stop(services: Services, caller: Caller, hold_id: HoldId) -> Session:
     session = await stoppable(services, caller, hold_id)
     if session.state in OVER:
         return session
-    reason = "owner" if session.person_id == caller.id else f"by:{caller.person.hub_name}"
+    words = " ".join(words.split())[:_WORDS_MAX]
+    reason = "owner" if session.person_id == caller.id else by_reason(caller.person.hub_name, words)
     # Before the hub is asked: its hint that the session ended may come first, with a reason that says less.
     await services.store.write(lambda tx: _give_reason(tx, hold_id, reason))
     try:
@@ -61,7 +64,8 @@ def stop_order(services: Services, session: Session, reason: str) -> StopOrder:
 def _stopping(services: Services, tx: Transaction, caller: Caller, hold_id: HoldId, reason: str) -> Session:
     session = mark_stopping(tx, hold_id, reason)
     if session.person_id != caller.id:
-        tell(services, tx, stopped_notice(session, services.clock.now(), by=caller.person.hub_name))
+        by, _, words = reason.removeprefix("by:").partition(" ")
+        tell(services, tx, stopped_notice(session, services.clock.now(), by=by, reason=words))
     return session
 
 

@@ -251,6 +251,9 @@ class _Accounts:
         more = replace(known.balance, awarded=known.balance.awarded + amount)
         self._world.allocations[allocation_id] = replace(known, balance=more)
 
+    def get(self, allocation_id: AllocationId) -> Allocation | None:
+        return self._world.allocations.get(allocation_id)
+
     def of_project(self, project_id: ProjectId) -> Sequence[Allocation]:
         return [one for one in self._world.allocations.values() if one.project_id == project_id]
 

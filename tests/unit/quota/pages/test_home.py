@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 
+from quota.domain.idle import IdleState
 from quota.domain.ids import AllocationId
 from quota.domain.session import EndReason, SessionState
 from quota.domain.units import Unit
@@ -200,3 +202,54 @@ async def test_what_was_put_in_a_forecast_is_the_projects_own_use() -> None:
     async with site.browser("ada") as ada:
         assert "not enough history" in text_of(await ada.get(f"projects/{mine}"))
         assert "At this rate runs out" in text_of(await ada.get(f"projects/{other}"))
+
+
+async def test_one_click_extends_within_the_profiles_limit_and_says_what_it_holds() -> None:
+    site = Site()
+    project = site.world.project("Folding", "ada", gpu=(10 * HOUR, 0, 0))
+    hour = site.world.session(project, "ada", SessionState.RUNNING)
+    short = site.world.session(project, "ada", SessionState.RUNNING, extended_s=43_200 - 7200 - 1800)
+    longest = site.world.session(project, "ada", SessionState.RUNNING, extended_s=43_200 - 7200)
+    async with site.browser("ada") as ada, site.browser("ada", language="zh") as chinese:
+        page = await ada.get()
+        text = text_of(page)
+        assert "Extend 1 h 1 simulated GPU holds 1 GPU-h more" in text
+        assert "Extend 30 min 1 simulated GPU holds 0.5 GPU-h more" in text
+        for session, there in ((hour, True), (short, True), (longest, False)):
+            assert (f'action="/services/quota/sessions/{session.hold_id}/extend"' in page.text) is there
+        ids = re.findall(r'name="extension_id" value="([0-9a-f]{32})"', page.text)
+        assert len(set(ids)) == 2
+        assert "延长 1 小时" in text_of(await chinese.get())
+
+
+async def test_what_waits_is_idle_or_is_not_heard_of_is_said_in_words() -> None:
+    site = Site()
+    project = site.world.project("Folding", "ada", gpu=(10 * HOUR, 0, 0))
+    waits = {"started_at": None, "alive_at": None, "ends_at": None, "charged": 0, "waiting_since": NOW}
+    site.world.session(project, "ada", SessionState.PENDING, **waits, note="Waiting for GPUs that are in use.")
+    site.world.session(project, "ada", SessionState.UNKNOWN, alive_at=NOW - timedelta(minutes=9))
+    quiet = site.world.session(project, "ada", SessionState.RUNNING)
+    site.world.told.idle[quiet.hold_id] = IdleState(NOW - timedelta(minutes=52), told_at=NOW - timedelta(minutes=2))
+    async with site.browser("ada") as ada:
+        page = await ada.get()
+    text = text_of(page)
+    assert "in the queue" in text
+    assert "waits since 10 Mar 2026 12:04 UTC Waiting for GPUs that are in use." in text
+    assert "charged once it runs" in text
+    assert "no news from it" in text
+    assert "last seen 10 Mar 2026 11:55 UTC" in text
+    assert "idle, stops 12:12 UTC" in text
+    assert f'action="/services/quota/sessions/{quiet.hold_id}/keep-alive"' in page.text
+
+
+async def test_those_who_decide_read_how_many_applications_wait_and_others_do_not() -> None:
+    site = Site()
+    async with site.browser("ada") as ada, site.browser("chair", "read", "decide") as chair:
+        fields = {
+            "title": "Folding", "purpose": "We fold proteins.", "gpu_hours": "5", "tokens": "10",
+            "starts_on": "2026-03-10", "ends_on": "2026-12-31",
+        }  # fmt: skip
+        sent = await ada.submit("apply", {"application_id": "a" * 32, **fields})
+        assert sent.status_code == 303, sent.text
+        assert "1 application waits for a decision" in text_of(await chair.get())
+        assert "waits for a decision" not in text_of(await ada.get())

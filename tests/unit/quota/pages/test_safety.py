@@ -28,6 +28,8 @@ POSTS = [
     "sign-out",
     "notices/put-away",
     "notices/choices",
+    "sessions/hold-00000001/extend",
+    "sessions/hold-00000001/keep-alive",
     "profile",
     "profile/link-code",
     "profile/link",

@@ -156,3 +156,19 @@ async def test_only_its_owner_extends_a_session_and_only_while_it_runs() -> None
     with pytest.raises(WrongState):
         await more(w, 1800)
     assert replace(session).extended_s == 0
+
+
+async def test_the_owner_is_told_once_that_it_was_extended_or_why_not() -> None:
+    w = world()
+    await running(w)
+    for _ in range(2):
+        await more(w, 1800)
+    await more(w, 12 * 3600, "extension-2")
+    w.hub.refuses = Refused(RefusalCode.BACKEND_REFUSED, {"why": "the partition ends at six"})
+    await more(w, 1800, "extension-3")
+    told = [(one.kind.value, one.params.get("amount"), one.params.get("refusal_code")) for one in w.books.told.notices]
+    assert told == [
+        ("extended", 1_800_000, None),
+        ("extension_refused", None, "runtime_too_long"),
+        ("extension_refused", None, "backend_refused"),
+    ]

@@ -25,6 +25,7 @@ from quota.domain.errors import IdConflict
 from quota.domain.rates import ChargeRate
 from quota.gateway import settings as tables
 from quota.gateway.app import Gateway, Site, build_gateway
+from quota.gateway.health import keep_looking
 from quota.gateway.journal import Journal
 from quota.gateway.models import Models
 from quota.gateway.recovery import keep_recovering
@@ -77,6 +78,9 @@ async def open_gateway(settings: Settings, ports: GatewayPorts, models: Models) 
         )
         recovering = asyncio.create_task(keep_recovering(folder, ports.ledger, ports.clock), name="gateway recovery")
         stack.push_async_callback(_ended, recovering)
+        every_s = settings.tables.gateway.health_interval
+        looking = asyncio.create_task(keep_looking(models, upstreams, every_s), name="model servers")
+        stack.push_async_callback(_ended, looking)
         stack.push_async_callback(gateway.close, STOP_DEADLINE_S)
         yield gateway
 

@@ -20,9 +20,12 @@ from typing import Final, Self
 from urllib.parse import urlsplit
 
 from quota.adapters.upstream_connection import Connection, HttpAnswer
-from quota.service.upstreams import NotReached, Target
+from quota.service.upstreams import NotReached, Target, TooLarge, UpstreamError
 
 _KEEP_ALIVE_S: Final = 15.0
+_HEALTH: Final = "/models"
+_HEALTH_DEADLINE_S: Final = 5.0
+_HEALTH_BYTES_MAX: Final = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +87,25 @@ class HttpUpstreams:
             raise
         return answer
 
-    async def reached(self, target: Target) -> bool:
-        """Whether the server takes connections now; says nothing of its model."""
-        route = self._routes.get((target, "")) or self._route(target, "")
+    async def healthy(self, target: Target) -> bool:
+        """Whether the server answers GET /models with anything but a failure of its own."""
+        route = self._routes.get((target, _HEALTH)) or self._route(target, _HEALTH)
         if route.head is None:
             return False
-        kept = self._kept(route.place)
-        if kept is None:
-            try:
-                kept = await self._connected(route.place, target.connect_deadline_s)
-            except NotReached:
-                return False
-        self._release(kept)
-        return True
+        try:
+            async with asyncio.timeout(_HEALTH_DEADLINE_S):
+                connection = self._kept(route.place) or await self._connected(route.place, target.connect_deadline_s)
+                answer = connection.ask(route.head + b"0\r\n\r\n", None)
+                try:
+                    await answer.begun()
+                    await answer.read(_HEALTH_BYTES_MAX)
+                finally:
+                    answer.close()
+        except TooLarge:
+            return True
+        except (TimeoutError, UpstreamError):
+            return False
+        return answer.status < 500
 
     def _kept(self, place: _Place) -> Connection | None:
         """A connection that was used before and is still open."""
@@ -172,9 +181,10 @@ class HttpUpstreams:
         place = _Place(host, parts.port or (443 if tls else 80), tls)
         head = None
         if address_allowed(target.url, self._allowed_hosts):
+            method = "GET" if path == _HEALTH else "POST"
             key = f"Authorization: Bearer {target.key}\r\n" if target.key else ""
             head = (
-                f"POST {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: compute-commons-gateway\r\n"
+                f"{method} {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: compute-commons-gateway\r\n"
                 f"Accept-Encoding: identity\r\n{key}Content-Type: application/json\r\nContent-Length: "
             ).encode("ascii")
         route = self._routes[(target, path)] = _Route(place, head)

@@ -23,10 +23,12 @@ from quota.gateway.models import Price, Server
 from quota.gateway.purses import BELIEVED_S, DOUBTED_S, Purse, Purses
 from quota.gateway.repeats import FINGERPRINT, Repeatable
 from quota.gateway.settlement import Settlements
+from quota.gateway.tokenizers import counted
 from quota.service.ports import Clock, Ledger
+from quota.service.upstreams import Upstreams
 
 LEASE_MARGIN_S: Final = 120  # beyond the request's own deadline, for the settlement
-_ATTEMPTS: Final = 4
+_ATTEMPTS: Final = 5
 
 
 @dataclass(slots=True)  # not frozen: made with every request, and a frozen one takes three times as long
@@ -60,8 +62,15 @@ class _Offer(NamedTuple):
 
 class Admission:
     def __init__(
-        self, ledger: Ledger, purses: Purses, settlements: Settlements, clock: Clock, journal: Journal | None = None
+        self,
+        ledger: Ledger,
+        purses: Purses,
+        settlements: Settlements,
+        clock: Clock,
+        journal: Journal | None = None,
+        upstreams: Upstreams | None = None,
     ) -> None:
+        self._upstreams = upstreams
         self._journal = journal
         self._ledger = ledger
         self._purses = purses
@@ -77,15 +86,19 @@ class Admission:
             return denials.no_server(request.model.name)
         denied: Denied = denials.unavailable(1)
         within_s = BELIEVED_S
+        exact = False  # whether the prompt's length was asked of its server
         key_left: int | None = None  # of the key's own limit, as the ledger told
         try:
             for _ in range(_ATTEMPTS):
                 purse = await self._purses.of(caller.project, within_s=within_s)
                 offer = offered(purse, request, self._clock.now(), key_left)
                 if isinstance(offer, Denied):
-                    if within_s <= DOUBTED_S or key_left is not None:
+                    if within_s > DOUBTED_S and key_left is None:
+                        within_s = DOUBTED_S  # refused on a number of up to a second ago: look again
+                    elif self._upstreams is not None and not exact:
+                        exact, request = True, await counted(request, self._upstreams)
+                    else:
                         return offer
-                    within_s = DOUBTED_S  # refused on a number of up to a second ago: look again
                     continue
                 admitted = self._ordered(caller, request, server, offer, repeatable)
                 hold = await self._place(admitted)

@@ -285,7 +285,7 @@ def build_gateway(site: Site) -> Gateway:
         purses=purses,
         paces=Paces(store, clock, defaults, shared=site.shared),
         repeats=Repeats(ledger, store, clock, secret),
-        admission=Admission(ledger, purses, settlements, clock, site.journal),
+        admission=Admission(ledger, purses, settlements, clock, site.journal, site.upstreams),
         relay=Relay(site.upstreams),
         settlements=settlements,
         clock=clock,

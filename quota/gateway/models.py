@@ -82,6 +82,7 @@ class Server:
     cloud: str
     gpus: int = 0
     busy: int = 0
+    healthy: bool = True  # as the last look found it
     avoid_until_s: float = field(default=0.0, repr=False)  # monotonic
 
     def failed(self) -> None:
@@ -129,7 +130,9 @@ class Model:
         """The server to ask next: reachable before doubtful, then the least busy; None where all were tried."""
         now_s = time.monotonic()
         left = [server for server in self.servers if server not in tried]
-        return min(left, key=lambda server: (server.avoid_until_s > now_s, server.busy), default=None)
+        return min(
+            left, key=lambda server: (not server.healthy or server.avoid_until_s > now_s, server.busy), default=None
+        )
 
 
 class Models:

@@ -99,6 +99,7 @@ class GatewayTable(BaseModel):
         1800, description="Longest time that one request may take; it is cut then, and charged to there."
     )
 
+    health_interval: Duration = Field(10, description="How often each model server is asked whether it answers.")
     requests_per_minute: int = Field(
         0,
         ge=0,

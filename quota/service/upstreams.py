@@ -65,3 +65,6 @@ class Answer(Protocol):
 class Upstreams(Protocol):
     async def post(self, target: Target, path: str, body: bytes, *, streamed: bool) -> Answer:
         """Send a JSON body to `path` under the target. Raises NotReached, Interrupted, TimedOut."""
+
+    async def healthy(self, target: Target) -> bool:
+        """Whether the server answers a question for its models without failing."""

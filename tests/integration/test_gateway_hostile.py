@@ -15,6 +15,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from quota.adapters.upstreams import HttpUpstreams
+from quota.gateway.health import look
 from quota.gateway.models import Models
 from tests.integration.gateway_service import Running, running_gateway, stub_model
 from tests.integration.upstream_stub import (
@@ -301,6 +303,16 @@ async def test_another_server_takes_over_before_the_first_byte(tmp_path: Path) -
             assert (await gateway.tokens()).charged == 18
             assert len(gateway.usage()) == 1
             assert [server.busy for server in model.servers] == [0, 0, 0]
+
+
+async def test_a_look_at_the_servers_tells_those_that_answer_from_those_that_do_not(tmp_path: Path) -> None:
+    async with stub_server() as good, stub_server(_nothing) as gone, stub_server(answering("503 x", {})) as loading:
+        models = Models([stub_model(good.url, gone.url, loading.url, "http://127.0.0.1:9/v1")])
+        async with HttpUpstreams({"127.0.0.1"}) as upstreams:
+            await look(models, upstreams)
+    [model] = models.offered()
+    assert [server.healthy for server in model.servers] == [True, False, False, False]
+    assert good.requests[0].path == "/v1/models"
 
 
 async def test_an_idle_connection_that_was_closed_is_no_failure(world: World) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from openai import APIStatusError, NotFoundError
+from openai import APIStatusError, NotFoundError, RateLimitError
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
+from quota.domain.ids import HoldId
 from quota.gateway.model_request import Endpoint, ModelRequest, read_request
-from quota.gateway.models import Limits, Model, Models, Server
+from quota.gateway.models import Limits, Model, Models, Server, Tokenizer
 from quota.service.upstreams import Target
 from tests.integration.gateway_service import Running, running_gateway
 from tests.integration.model_server import CONTEXT_TOKENS, KEY, NAME, ModelServer, model_server
@@ -108,6 +110,27 @@ async def test_completions_are_metered_plain_and_streamed(gateway: Running) -> N
     assert len(pieces) >= 8
     assert len(gateway.usage()) == 2
     assert [record["estimated"] for record in gateway.usage()] == [0, 0]
+
+
+@pytest.mark.parametrize("how", [Tokenizer.NONE, Tokenizer.LLAMA_CPP])
+async def test_near_the_end_the_model_itself_counts_the_prompt(tmp_path: Path, models: Models, how: Tokenizer) -> None:
+    """The bound by bytes does not fit into what is left; the true length does."""
+    [model] = models.offered()
+    exact = Models([replace(model, tokenizer=how)])
+    long: list[ChatCompletionMessageParam] = [{"role": "user", "content": "the sea and the hills " * 20}]
+    async with running_gateway(tmp_path, exact, tokens=250) as gateway, gateway.sdk(max_retries=0) as sdk:
+        asking = sdk.chat.completions.create(model=NAME, messages=long, max_tokens=20)
+        if how is Tokenizer.NONE:
+            with pytest.raises(RateLimitError):
+                await asking
+            return
+        answer = await asking
+        assert answer.usage is not None
+        assert (await gateway.tokens()).charged == answer.usage.total_tokens <= 250
+        [record] = gateway.usage()
+        hold = await gateway.ledger.hold(HoldId(str(record["hold_id"])))
+        assert hold is not None
+        assert hold.charged <= hold.amount
 
 
 async def test_the_cap_reaches_the_model(gateway: Running) -> None:

@@ -31,9 +31,9 @@ async def test_a_name_that_leads_inside_is_not_called() -> None:
     async with HttpUpstreams() as upstreams:
         with pytest.raises(NotReached):
             await upstreams.post(target, "/chat/completions", b"{}", streamed=False)
-        assert not await upstreams.reached(target)
+        assert not await upstreams.healthy(target)
     async with HttpUpstreams({"localhost"}) as upstreams:
         with pytest.raises(Interrupted):
             await upstreams.post(target, "/chat/completions", b"{}", streamed=False)
-        assert await upstreams.reached(target)
+        assert not await upstreams.healthy(target)  # it hangs up
     listener.close()

@@ -70,6 +70,10 @@ class FakeUpstreams:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     urls: list[str] = field(default_factory=list)
     asked: asyncio.Event = field(default_factory=asyncio.Event)
+    down: set[str] = field(default_factory=set)
+
+    async def healthy(self, target: Target) -> bool:
+        return target.url not in self.down
 
     async def post(self, target: Target, path: str, body: bytes, *, streamed: bool) -> FakeAnswer:
         self.bodies.append(json.loads(body))

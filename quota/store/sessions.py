@@ -7,7 +7,21 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Text, and_, bindparam, case, func, literal, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal,
+    select,
+    text,
+    update,
+)
 
 from quota.domain.errors import RefusalCode, Refused
 from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
@@ -146,14 +160,19 @@ def _session(row: Row[Any]) -> Session:
     )
 
 
+def _not_over(state: ColumnElement[str]) -> ColumnElement[bool]:
+    """NOT IN, spelt out: SQLAlchemy expands an IN at execution and refuses it for several rows at once."""
+    return and_(*(state != over for over in _OVER))
+
+
 # A stop that was asked for while the pass looked is not lost: it keeps the state "stopping" until an end is seen.
 _OBSERVE = (
     update(session)
-    .where(session.c.hold_id == bindparam("b_hold_id"), session.c.state.not_in(_OVER))
+    .where(session.c.hold_id == bindparam("b_hold_id"), _not_over(session.c.state))
     .values(
         state=case(
             (
-                and_(session.c.state == "stopping", bindparam("b_state", type_=Text).not_in(_OVER)),
+                and_(session.c.state == "stopping", _not_over(bindparam("b_state", type_=Text))),
                 literal("stopping"),
             ),
             else_=bindparam("b_state", type_=Text),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import date, timedelta
 from fractions import Fraction
+from functools import partial
 
 import pytest
 from sqlalchemy import delete, text
@@ -17,6 +19,7 @@ from quota.domain.rates import ChargeRate
 from quota.domain.session import Session, SessionState, SessionTerms
 from quota.service.ports import Adjusted, StatementLine, Transaction
 from quota.store.database import Database
+from quota.store.ledger import LedgerStore
 from quota.store.tables import person_data
 from quota.store.unit_of_work import SqlStore, SqlTransaction
 from quota.store.verify import verify
@@ -274,3 +277,34 @@ def _statement(database: Database, before: int | None, limit: int) -> list[State
 
 def _project() -> Project:
     return Project(PROJECT, "fold", "Protein folding", ProjectState.ACTIVE, NOW)
+
+
+async def test_a_pass_writes_what_it_saw_of_many_sessions_at_once(database: Database) -> None:
+    books = ledgers.open_books(database, 1_000_000)
+    store = SqlStore(database)
+    ids = [f"hold-{number}" for number in range(3)]
+    steps = [partial(_placed, books=books, hold_id=one) for one in ids]
+    await asyncio.to_thread(ledgers.run, database, *steps)
+    terms = SessionTerms("gpu", "lab", "gpu", 1, Fraction(1), 60, 120, "", "researcher")
+    rows = [
+        Session(
+            hold_id=HoldId(one), person_id=books.person.id, project_id=PROJECT, allocation_id=books.accounts[0], terms=terms,
+            state=SessionState.HELD, held_at=NOW, started_at=None, alive_at=None, ends_at=None, ended_at=None, end_reason=None,
+            stop_reason=None, amount=10, charged=0,
+        )
+        for one in ids
+    ]  # fmt: skip
+
+    def insert(tx: Transaction) -> None:
+        for row in rows:
+            tx.sessions.upsert(row)
+
+    await store.write(insert)
+    running = [replace(row, state=SessionState.RUNNING, started_at=NOW, alive_at=NOW) for row in rows]
+    await store.write(lambda tx: tx.sessions.observe(running))
+    found = await store.read(lambda tx: [tx.sessions.get(HoldId(one)) for one in ids])
+    assert [one.state for one in found if one is not None] == [SessionState.RUNNING] * 3
+
+
+async def _placed(ledger: LedgerStore, *, books: ledgers.Books, hold_id: str) -> object:
+    return await ledger.place_hold(books.order(10, hold_id=hold_id))

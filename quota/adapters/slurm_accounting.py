@@ -13,13 +13,14 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from quota.domain.errors import Unavailable
-from quota.domain.ids import HoldId
+from quota.domain.ids import HoldId, ProjectId
 from quota.domain.session import EndReason, Evidence, Run, Seen, Unreachable
 from quota.service.ports import Asked
-from spawners.slurmrestd import Job, JobRun, JobState, SlurmClient, SlurmError
+from quota.service.strays import Work
+from spawners.slurmrestd import Job, JobRun, JobState, OutcomeUnknown, SlurmClient, SlurmError
 
 log = logging.getLogger("quota.slurm")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -163,3 +164,65 @@ def _at(seconds: int | None) -> datetime | None:
 
 def _instant(seconds: int) -> datetime:
     return _EPOCH + timedelta(seconds=seconds)
+
+
+class SlurmWorks:
+    """`quota.service.strays.Works` over the same clusters."""
+
+    def __init__(self, clusters: Mapping[str, Cluster]) -> None:
+        self._clusters = dict(clusters)
+
+    async def alive(self) -> Sequence[Work]:
+        """See Works."""
+        return [work for name, cluster in self._clusters.items() for work in await _asked(_alive, name, cluster)]
+
+    async def over(self, projects: Sequence[ProjectId], since: datetime) -> Sequence[Work]:
+        """See Works."""
+        if not projects:
+            return []
+        looks = [await _asked(_over, name, one, projects, since) for name, one in self._clusters.items()]
+        return [work for look in looks for work in look]
+
+    async def cancel(self, work: Work) -> None:
+        """See Works; that it ended is seen at the next pass."""
+        client = self._clusters[work.cluster].client
+        await _asked(lambda: client.cancel(work.job_id, within_s=0))
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def _asked(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    try:
+        return await asyncio.to_thread(work, *args, **kwargs)
+    except OutcomeUnknown as error:  # of a cancel: told, and not seen to end yet
+        log.info("%s", error)
+        raise Unavailable(str(error)) from error
+    except SlurmError as error:
+        raise Unavailable(str(error)) from error
+
+
+def _alive(name: str, cluster: Cluster) -> list[Work]:
+    prefix = cluster.account("")
+    return [
+        Work(
+            name, job.job_id, f"{name}:{job.job_id}", HoldId(job.hold_id) if job.hold_id else None, job.account, job.user, job.gpus,
+            _at(job.started_at_s), None, 0,
+        )
+        for job in cluster.client.jobs()
+        if job.account.startswith(prefix) and not job.ended
+    ]  # fmt: skip
+
+
+def _over(name: str, cluster: Cluster, projects: Sequence[ProjectId], since: datetime) -> list[Work]:
+    accounts = [cluster.account(one) for one in projects]
+    ids = {run.job_id for run in cluster.client.runs_of(accounts=accounts, since_s=int(since.timestamp()))}
+    return [
+        Work(
+            name, run.job_id, ":".join(map(str, run.key)), HoldId(run.hold_id) if run.hold_id else None, run.account, run.user, run.gpus,
+            _at(run.started_at_s), _at(max(run.ended_at_s, (run.started_at_s or 0) + run.elapsed_s)), run.elapsed_s * 1000,
+        )
+        for run in cluster.client.runs(sorted(ids))
+        if run.ran and run.ended_at_s is not None
+    ]  # fmt: skip

@@ -33,6 +33,7 @@ from quota.gateway.settings import allowed_hosts
 from quota.gateway.wire import WireServer
 from quota.service.ports import Clock, Introspection, Ledger, Store, Transaction
 from quota.settings import Settings, SettingsError, from_environment
+from quota.spooling import spooled
 from quota.store.database import open_database, url_for
 from quota.store.ledger import LedgerStore
 from quota.store.migrate import migrate
@@ -146,7 +147,8 @@ async def serve(settings: Settings, host: str, port: int) -> None:
         store = SqlStore(database)
         stack.push_async_callback(asyncio.to_thread, store.close)
         window = RefusalWindow(REFUSALS_A_MINUTE)
-        ledger = await stack.enter_async_context(LedgerStore(database, refusals=window))
+        store_ledger = await stack.enter_async_context(LedgerStore(database, refusals=window))
+        ledger = await stack.enter_async_context(spooled(store_ledger, settings, one_of_many=True))
         ports = GatewayPorts(ledger, store, SystemClock(), hub_sign_in(settings), shared=True)
         gateway = await stack.enter_async_context(open_gateway(settings, ports, open_models(settings)))
         server = WireServer(gateway.handle, f"{settings.base_path}services/gateway")

@@ -30,11 +30,10 @@ from quota.adapters.mail import SmtpServer
 from quota.adapters.profile_catalogue import Catalogue
 from quota.adapters.runner_records import RunnerRecords
 from quota.adapters.slurm_accounting import Cluster, SlurmAccounting
-from quota.adapters.spool_file import SpoolFile
 from quota.api.app import build_api
 from quota.api.front import AccessLog, Front
 from quota.api.principals import Parts
-from quota.domain.errors import IdConflict, Unavailable
+from quota.domain.errors import IdConflict
 from quota.domain.hold import HoldState
 from quota.domain.ids import HoldId
 from quota.gateway.app import Gateway
@@ -53,6 +52,7 @@ from quota.service.reconcile import reconcile
 from quota.service.services import Services
 from quota.service.spooled_ledger import SpooledLedger
 from quota.settings import Settings, SettingsError, from_environment
+from quota.spooling import spooled
 from quota.store.database import Database, open_database, url_for
 from quota.store.ledger import LedgerStore
 from quota.store.migrate import NotTheOwner, migrate
@@ -65,7 +65,6 @@ from spawners.slurmrestd.wire import Http
 
 log = logging.getLogger("quota.main")
 _STOP_DEADLINE_S = 10
-_REPLAY_EVERY_S = 2
 _REFUSALS_A_MINUTE = 60  # of one person, stored; what comes beyond is answered and not kept
 
 
@@ -94,10 +93,7 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
         store_ledger = await stack.enter_async_context(
             LedgerStore(database, refusals=RefusalWindow(_REFUSALS_A_MINUTE))
         )
-        spool = await asyncio.to_thread(open_spool, settings)
-        stack.push_async_callback(asyncio.to_thread, spool.close)
-        ledger = SpooledLedger(store_ledger, spool)
-        await ledger.replay()  # what was used before the last stop is charged before anything else is
+        ledger = await stack.enter_async_context(spooled(store_ledger, settings))
         models = open_models(settings)
         hub = HubApi(settings.hub_api_url, settings.secrets.quota_api_token)
         stack.push_async_callback(hub.close)
@@ -154,15 +150,6 @@ def slurm_accounting(settings: Settings) -> SlurmAccounting:
         return "" if profile is None or profile.slurm is None else profile.slurm.cluster
 
     return SlurmAccounting({name: cluster(table) for name, table in settings.clusters.items()}, cluster_of)
-
-
-def open_spool(settings: Settings) -> SpoolFile:
-    """Where changes wait that the ledger could not take. Raises SettingsError where that cannot be used."""
-    folder = settings.tables.quota.spool
-    try:
-        return SpoolFile(Path(folder) if folder else settings.data / "spool")
-    except Unavailable as error:
-        raise SettingsError([f"{settings.portal_file}: quota.spool: {error}"]) from None
 
 
 def open_ledger_database(url: str, data: Path) -> Database:
@@ -229,16 +216,6 @@ async def keep_metering(portal: Portal) -> None:
         await asyncio.sleep(portal.meter.due_in_s())
 
 
-async def keep_replaying(ledger: SpooledLedger) -> None:
-    """The spool's loop: makes what waits once the ledger answers again; ends by being cancelled."""
-    while True:
-        await asyncio.sleep(_REPLAY_EVERY_S)
-        try:
-            await ledger.replay()
-        except Exception:  # a process edge: the next round tries again
-            log.exception("a replay of the spool failed")
-
-
 async def keep_telling(notices: NoticePass) -> None:
     """The notices' loop; ends by being cancelled."""
     while True:
@@ -284,7 +261,6 @@ async def serve(settings: Settings) -> None:
             asyncio.get_running_loop().add_signal_handler(number, stop)
         loops = {
             "meter": keep_metering(portal),
-            "spool": keep_replaying(portal.ledger),
             "notices": keep_telling(portal.notices),
             "streams": portal.streams.run(),
         }

@@ -33,14 +33,17 @@ SIZE_BYTES: Final = 16 * 1024 * 1024
 _HEADER: Final = struct.Struct(">8sQ")  # magic, generation
 _RECORD: Final = struct.Struct(">QII")  # generation, length, CRC-32
 _MAGIC: Final = b"cc-spool"
-_LOCK_WITHIN_S: Final = 10
+
+
+class Taken(Unavailable):
+    """Another process has this spool."""
 
 
 class SpoolFile:
     """`usage.spool` in `folder`, and `set-aside.jsonl` beside it for what a person must look at. Close it at the end."""
 
-    def __init__(self, folder: Path, size_bytes: int = SIZE_BYTES) -> None:
-        """Open or make the file and read what is pending. Raises Unavailable where that cannot be done, or another process has it."""
+    def __init__(self, folder: Path, size_bytes: int = SIZE_BYTES, lock_within_s: float = 10) -> None:
+        """Open or make the file and read what is pending. Raises Unavailable where that cannot be done, Taken if another process has it."""
         self._size_bytes = size_bytes
         self._aside = folder / "set-aside.jsonl"
         self._turn = threading.Lock()
@@ -52,7 +55,7 @@ class SpoolFile:
         except OSError as error:
             raise Unavailable(f"the spool {path} cannot be opened: {error.strerror}") from error
         try:
-            _lock(self._fd, path)
+            _lock(self._fd, path, lock_within_s)
             self._generation, self._end = self._load()
         except BaseException:
             os.close(self._fd)
@@ -150,16 +153,16 @@ class SpoolFile:
             )
 
 
-def _lock(fd: int, path: Path) -> None:
+def _lock(fd: int, path: Path, within_s: float) -> None:
     """Take the file; a process that is just stopping gets a moment to let go."""
-    end_s = time.monotonic() + _LOCK_WITHIN_S
+    end_s = time.monotonic() + within_s
     while True:  # bounded by the deadline
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             if time.monotonic() > end_s:
-                raise Unavailable(f"another process has the spool {path}") from None
+                raise Taken(f"another process has the spool {path}") from None
             time.sleep(0.1)
 
 

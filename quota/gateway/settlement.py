@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -41,12 +42,13 @@ class Settlements:
 
         async def work() -> None:
             at = self._clock.now()
-            if usage is None:
-                await self._release(admitted.hold_id, at, tally.outcome.value)
-            else:
-                hold = await self._ledger.settle(admitted.hold_id, at, usage)
-                if hold.charged > admitted.amount:
-                    log.warning("request %s: charged %d on a hold of %d", hold.id, hold.charged, admitted.amount)
+            with suppress(Spooled):  # on disk, and made from there
+                if usage is None:
+                    await self._release(admitted.hold_id, at, tally.outcome.value)
+                else:
+                    hold = await self._ledger.settle(admitted.hold_id, at, usage)
+                    if hold.charged > admitted.amount:
+                        log.warning("request %s: charged %d on a hold of %d", hold.id, hold.charged, admitted.amount)
             if admitted.slot is not None:
                 admitted.slot.free()
 
@@ -56,8 +58,6 @@ class Settlements:
             purse.move(admitted.allocation_id, held=-admitted.amount, charged=charged)
         try:
             await work()
-        except Spooled:
-            return  # on disk, and made from there
         except Unavailable:
             self._retry(admitted.hold_id, admitted.lease_until, work)
 
@@ -65,7 +65,8 @@ class Settlements:
         """Release a hold that may or may not exist, once the ledger answers again."""
 
         async def work() -> None:
-            await self._release(hold_id, self._clock.now(), "not_sent")
+            with suppress(Spooled):
+                await self._release(hold_id, self._clock.now(), "not_sent")
             if slot is not None:
                 slot.free()
 
@@ -97,8 +98,6 @@ class Settlements:
             await asyncio.sleep(delay_s)
             try:
                 await work()
-                return
-            except Spooled:
                 return
             except Unavailable:
                 delay_s = min(delay_s * 2, _LONGEST_DELAY_S)

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from quota.adapters import spool_file
-from quota.adapters.spool_file import SpoolFile
+from quota.adapters.spool_file import SpoolFile, Taken
 from quota.domain.errors import Unavailable
 from quota.domain.hold import Usage
 from quota.domain.ids import HoldId
@@ -114,10 +113,9 @@ async def test_what_the_ledger_never_takes_is_set_aside_with_its_reason(tmp_path
     assert (said["hold_id"], said["usage"]["amount"], said["why"]) == ("hold-0001", 9, "id_conflict: another body")
 
 
-def test_one_process_at_a_time_has_the_spool(tmp_path: Path, spool: SpoolFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool_file, "_LOCK_WITHIN_S", 0)
-    with pytest.raises(Unavailable, match="another process"):
-        SpoolFile(tmp_path, SIZE)
+def test_one_process_at_a_time_has_the_spool(tmp_path: Path, spool: SpoolFile) -> None:
+    with pytest.raises(Taken, match="another process"):
+        SpoolFile(tmp_path, SIZE, lock_within_s=0)
     assert spool.pending() == []
 
 

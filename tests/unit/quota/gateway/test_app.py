@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from quota.domain.errors import Unavailable
+from quota.domain.errors import Spooled, Unavailable
 from quota.domain.project import ProjectState
 from quota.service.upstreams import Interrupted, NotReached, TimedOut
 from tests.unit.quota.gateway.fakes import Client, FakeAnswer, chunk, desk, events, plain, report
@@ -289,6 +289,20 @@ async def test_a_settlement_that_finds_the_ledger_away_is_made_later() -> None:
     assert d.balance[1] > 0
     await d.gateway.close(5)
     assert d.balance == (18, 0)
+
+
+async def test_a_settlement_that_waits_in_the_spool_is_not_asked_for_again() -> None:
+    d = await desk()
+    asked = []
+
+    async def spooled(*given: object) -> object:
+        asked.append(given)
+        raise Spooled("kept")
+
+    d.world.ledger.settle = spooled  # type: ignore[assignment,method-assign]
+    assert (await d.ask()).status == 200
+    await d.gateway.close(5)
+    assert len(asked) == 1
 
 
 async def test_a_hold_whose_commit_is_unknown_is_released_and_never_sent() -> None:

@@ -83,7 +83,9 @@ def _load_limits(wire: Wire, ws: WorkingSet, operations: Sequence[Plain]) -> Non
             ws.limits[row[0]] = LimitRow(*row)
     # Read again under the limits' lock: another writer may have charged the hold on the way here.
     for hold_id, *use in wire.select(sql.HOLD_LIMITS, _keys(limited)) if limited else []:
-        ws.hold_limits.setdefault(hold_id, []).append(HoldLimitRow(*use))
+        ws.hold_limits.setdefault(hold_id, []).append(
+            HoldLimitRow(use[0], use[1], use[2], seen_amount=use[1], seen_charged=use[2])
+        )
 
 
 def _keys(ids: Iterable[str]) -> list[list[str]]:

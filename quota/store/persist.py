@@ -84,9 +84,11 @@ def _write_lines(wire: Wire, ws: WorkingSet) -> bool:
     changed_uses: list[Row] = []
     for hold_id, uses in ws.hold_limits.items():
         for use in uses:
-            if use.fresh or use.changed:
-                row = (hold_id, use.limit_id, use.amount, use.charged)
-                (fresh_uses if use.fresh else changed_uses).append(row)
+            row = (hold_id, use.limit_id, use.amount, use.charged)
+            if use.fresh:
+                fresh_uses.append(row)
+            elif use.changed:
+                changed_uses.append((*row, use.seen_amount, use.seen_charged))
     wrote = _insert(wire, sql.ADD_LINES, fresh) | _guarded(wire, sql.CHANGE_LINES, changed)
     return wrote | _insert(wire, sql.ADD_HOLD_LIMITS, fresh_uses) | _guarded(wire, sql.CHANGE_HOLD_LIMITS, changed_uses)
 

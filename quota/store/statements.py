@@ -98,8 +98,9 @@ CHANGE_LINES: Final = Statement(
 )
 CHANGE_HOLD_LIMITS: Final = Statement(
     "UPDATE hold_limit SET amount = d.amount, charged = d.charged FROM {rows} d "
-    "WHERE hold_limit.hold_id = d.hold_id AND hold_limit.limit_id = d.limit_id",
-    Rows({"hold_id": _T, "limit_id": _T, "amount": _I, "charged": _I}),
+    "WHERE hold_limit.hold_id = d.hold_id AND hold_limit.limit_id = d.limit_id "
+    "AND hold_limit.amount = d.seen_amount AND hold_limit.charged = d.seen_charged",
+    Rows({"hold_id": _T, "limit_id": _T, "amount": _I, "charged": _I, "seen_amount": _I, "seen_charged": _I}),
 )
 
 # -- additions --------------------------------------------------------------------------------------------------------------------

@@ -151,6 +151,8 @@ class HoldLimitRow:
     charged: int
     fresh: bool = False
     changed: bool = False
+    seen_amount: int = 0
+    seen_charged: int = 0
 
 
 class UsageRow(NamedTuple):

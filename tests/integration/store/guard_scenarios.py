@@ -108,6 +108,15 @@ def settles_a_hold_whose_top_up_another_took_back(books: Books) -> None:
     stale_plan_is_refused(books, settle, lambda: _do(books, withdraw))
 
 
+def charges_a_limit_of_which_another_gave_back(books: Books) -> None:
+    ledgers.add_limit(books.database, "member-1", "member", 90)
+    _do(books, lambda one: one.place_hold(books.order(60, hold_id="hold-0001", limits=(LimitUse("member-1", 60),))))
+    _do(books, lambda one: one.charge(usage("hold-0001", "event-1", 20)))
+    charge = ops.charge(usage("hold-0001", "event-2", 5, minute=1))
+    refund = lambda: ledgers.refund(books.database, books.person.id, "refund-1", "hold-0001", 10)  # noqa: E731
+    stale_plan_is_refused(books, charge, refund)
+
+
 def overruns_an_account_that_another_used(books: Books) -> None:
     _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
     charge = ops.charge(usage("hold-0001", "event-1", 500))
@@ -208,6 +217,7 @@ SCENARIOS: tuple[Callable[[Books], None], ...] = (
     settles_a_hold_that_another_charged,
     settles_a_hold_that_another_topped_up,
     settles_a_hold_whose_top_up_another_took_back,
+    charges_a_limit_of_which_another_gave_back,
     overruns_an_account_that_another_used,
     counts_against_a_limit_that_another_filled,
     an_id_with_another_body_is_a_conflict,

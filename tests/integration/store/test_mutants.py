@@ -63,6 +63,8 @@ MUTANTS = (
            _without("hold.line_count = d.seen_line_count")),
     Mutant("a withdrawal goes unseen", sql, "CHANGE_HOLDS", guards.settles_a_hold_whose_top_up_another_took_back,
            _without("hold.amount = d.seen_amount")),
+    Mutant("a refund of a limit goes unseen", sql, "CHANGE_HOLD_LIMITS", guards.charges_a_limit_of_which_another_gave_back,
+           _without("hold_limit.charged = d.seen_charged", "hold_limit.amount = d.seen_amount")),
     Mutant("a hold goes in twice", persist, "_insert", guards.places_an_id_that_another_placed, lambda _: _insert_uncounted),
     Mutant("usage goes in twice", persist, "_insert", guards.records_usage_that_another_recorded, lambda _: _insert_uncounted),
     Mutant("locks in another order", sql, "LOCK_ACCOUNTS", guards.accounts_are_locked_in_id_order,

@@ -1,9 +1,9 @@
 """The sessions of one engine as evidence sees them: what runs, since when, to when it may, how it ended.
 
-Invariants: instants are the engine's own; a container that never ran is `never_started` only where the engine says so (an error at
-its start), it was given up, or it was made too long ago to be started any more; the probe's verdict is believed from the log's first
-line only, which is written before anything that a person can change. Deadlines lie in the files that `spawners.watchdog` follows;
-a pause moves them by its length.
+Invariants: instants are the engine's own. A container never started only where the engine says so (an error at its start), where it was
+given up or made too long ago to be started any more, or where its first program ended without having said that the devices are
+there; that word is believed from the log's first line only, which is written before anything that a person can change. Deadlines lie
+in the files that `spawners.watchdog` follows; a pause moves them by its length.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +30,15 @@ log = logging.getLogger("commons.engine")
 KIND: Final = "container"
 DEADLINE_GRACE_S: Final = 60  # SIGTERM, then SIGKILL: inside the hold's stop margin
 _RECONNECT_S: Final = 1.0
+_LOOK_S: Final = 0.1
+
+
+class Verdict(StrEnum):
+    """What the first program of a container said of its devices."""
+
+    CONFIRMED = "confirmed"
+    MISSING = "missing"
+    SILENT = "silent"
 
 
 class EngineSessions:
@@ -39,6 +49,7 @@ class EngineSessions:
         self._files = files
         self._deadline_folder = deadline_folder
         self._start_deadline_s = start_deadline_s
+        self._waiting: set[asyncio.Task[None]] = set()
 
     async def all(self) -> list[dict[str, Any]]:
         """Every session with a container, for the evidence reader. Raises EngineAway."""
@@ -48,14 +59,18 @@ class EngineSessions:
         file, now_ms = self._file(container.hold_id), _now_ms()
         started_ms, finished_ms = instant_ms(container.started_at), instant_ms(container.finished_at)
         ended = finished_ms is not None and container.status in ("exited", "dead", "removing")
-        missing = ended and container.exit_status == spec.DEVICE_MISSING_STATUS and await self._probe_failed(container)
+        verdict = (
+            await self._verdict(container, file) if started_ms is not None and not file.confirmed else Verdict.CONFIRMED
+        )
+        in_time = ended and (finished_ms or 0) - (started_ms or 0) <= 2000 * self._start_deadline_s
+        missing = in_time and verdict is Verdict.MISSING
         return {
             "hold_id": container.hold_id,
             "status": container.status,
             "started_at_ms": started_ms,
             "ended_at_ms": finished_ms if ended else None,
             "device_missing": missing,
-            "never_started": self.never_started(container, file),
+            "never_started": self.never_started(container, file) or (in_time and verdict is Verdict.SILENT),
             "out_of_memory": ended and container.out_of_memory and container.exit_status == 137,
             "exit_status": container.exit_status if ended else None,
             "end_reason": file.end_reason if ended else "",
@@ -123,8 +138,13 @@ class EngineSessions:
         except SessionFileUnreadable as error:
             raise EngineAway(str(error)) from error
 
-    async def _probe_failed(self, container: Container) -> bool:
-        return (await self._engine.log_head(container.name)).startswith(spec.PROBE_MISSING)
+    async def _verdict(self, container: Container, file: SessionFile) -> Verdict:
+        """What the container's first program said; a confirmation is written down, since a long log loses its beginning."""
+        head = await self._engine.log_head(container.name)
+        if head.startswith(spec.PROBE_CONFIRMED):
+            await asyncio.to_thread(self._change, container.hold_id, lambda file: replace(file, confirmed=True))
+            return Verdict.CONFIRMED
+        return Verdict.MISSING if head.startswith(spec.PROBE_MISSING) else Verdict.SILENT
 
     async def stop(self, container: Container, reason: str, grace_s: int) -> None:
         """SIGTERM, SIGKILL `grace_s` later; returns once it has ended. Raises EngineAway, EngineRefused."""
@@ -143,6 +163,23 @@ class EngineSessions:
         deadline_ms = self.deadline_ms(container, file)
         if file.deadline_ms is None and deadline_ms is not None:
             await asyncio.to_thread(self.set_deadline, container.hold_id, deadline_ms)
+        task = asyncio.ensure_future(self._await_verdict(name))
+        self._waiting.add(task)
+        task.add_done_callback(self._waiting.discard)
+
+    async def _await_verdict(self, name: str) -> None:
+        """Take the first program's word as soon as it is there, before anything of the person's can fill the log."""
+        end_s = time.monotonic() + self._start_deadline_s
+        while time.monotonic() < end_s:
+            try:
+                container = await self._engine.container(name)
+                if container is None or not container.lives:
+                    return
+                if await self._verdict(container, self._file(container.hold_id)) is not Verdict.SILENT:
+                    return
+            except EngineAway:
+                log.info("the first word of %s is not heard yet", name)
+            await asyncio.sleep(_LOOK_S)
 
     async def follow_pauses(self) -> None:
         """Write down when sessions are paused and go on, from the engine's events, until cancelled."""

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Portal:
     port: int = field(default_factory=free_port)
     model: bool = True
     portal_file: Path | None = None  # None: the one of the checkout
+    options: Sequence[str] = ()
     launcher: subprocess.Popen[bytes] | None = None
     ready: dict[str, object] = field(default_factory=dict)
 
@@ -61,6 +63,7 @@ class Portal:
         ready_file.unlink(missing_ok=True)
         argv = [str(ROOT / "commons"), "up", "--data", str(self.data), "--port", str(self.port)]
         argv += ["--ready-file", str(ready_file)] + ([] if self.model else ["--no-model"])
+        argv += self.options
         output = self.data.parent / "launcher.log"
         environment = dict(os.environ)
         if self.portal_file is not None:

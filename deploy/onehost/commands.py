@@ -21,8 +21,9 @@ HELP = """\
 usage: ./commons COMMAND [options]
 
 run the portal
-  up [--data DIR] [--port N] [--ready-file FILE] [--no-model]
-                         start everything on this machine; Ctrl-C settles what runs and stops it
+  up [--data DIR] [--port N] [--ready-file FILE] [--no-model] [--containers [SOCKET]]
+                         start everything on this machine; Ctrl-C settles what runs and stops it;
+                         --containers (as root): sessions in containers of this machine's engine, too
 
   gateway --port N [--host ADDRESS] [--data DIR]
                          a gateway process of its own, as many as you like, over the portal's PostgreSQL

@@ -21,6 +21,7 @@ from typing import Final
 from deploy.onehost import ports
 from deploy.onehost.bootstrap import Environment
 from deploy.onehost.console import CannotGoOn, Progress, report
+from deploy.onehost.container_demo import ENGINE_SOCKET, with_containers
 from deploy.onehost.containers import HELPER, engine_programs, load_packet_rules
 from deploy.onehost.data_folder import DataFolder, forget_holder, read_holder, try_lock, write_holder, write_whole
 from deploy.onehost.programs import Site
@@ -44,6 +45,8 @@ class Options:
     port: int
     ready_file: Path | None
     model: bool
+    engine: str = ""  # the container engine's socket; empty: no sessions in containers beside those of portal.toml
+    image: str = ""
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -55,10 +58,19 @@ def parse(arguments: Sequence[str]) -> Options:
         "--ready-file", type=Path, help="written when everything answers: JSON with addresses and sign-ins"
     )
     parser.add_argument("--no-model", action="store_true", help="leave out the demo's language model")
-    found = parser.parse_args(arguments)
-    return Options(
-        found.data.absolute(), found.port, found.ready_file and found.ready_file.absolute(), not found.no_model
+    parser.add_argument(
+        "--containers",
+        nargs="?",
+        const=ENGINE_SOCKET,
+        default="",
+        metavar="SOCKET",
+        help=f"also offer sessions in containers of the engine there ({ENGINE_SOCKET}); as root",
     )
+    parser.add_argument("--container-image", default="", metavar="ID", help="use this image and build none")
+    found = parser.parse_args(arguments)
+    ready_file = found.ready_file and found.ready_file.absolute()
+    engine, image = found.containers, found.container_image
+    return Options(found.data.absolute(), found.port, ready_file, not found.no_model, engine, image)
 
 
 def _port(text: str) -> int:
@@ -85,6 +97,11 @@ class Launcher:
         portal_file = Path(os.environ.get("COMMONS_PORTAL_FILE", ROOT / "portal.toml")).absolute()
         check_portal_file(portal_file)
         self._data.make()
+        if self._options.engine:
+            portal_file = with_containers(
+                self._data, portal_file, self._options.engine, self._options.image, self._progress
+            )
+            check_portal_file(portal_file)
         lock = self._take_lock()
         try:
             if self._stop.is_set():

@@ -7,6 +7,7 @@ pid and start. Source: docs.docker.com, dockerd's daemon.json; "live-restore" le
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -33,8 +34,11 @@ _MANAGED: Final = "org.compute-commons.hold"
 class Engine:
     """One engine. `cdi=False` makes one that knows no devices."""
 
-    def __init__(self, home: Path | None = None, *, name: str = "cc-engine", cdi: bool = True) -> None:
-        self.home = debs.cache() if home is None else home
+    def __init__(self, *, cdi: bool = True) -> None:
+        self.home = debs.cache()
+        name = (
+            f"cc-engine-{hashlib.sha256(str(self.home).encode()).hexdigest()[:6]}"  # one an engine's data, side by side
+        )
         self.namespace = Namespace(name)
         self.run = Path("/run/compute-commons") / name
         self.socket = self.run / "docker.sock"

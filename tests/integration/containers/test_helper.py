@@ -265,4 +265,4 @@ def test_the_helpers_user_is_not_root(site: ContainerSite) -> None:
 def test_no_engine_without_root_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(NoEngine, match="root"):
-        Engine(name="cc-none").start()
+        Engine().start()

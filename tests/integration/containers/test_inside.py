@@ -204,7 +204,24 @@ async def test_a_person_cannot_say_device_missing_afterwards_to_run_for_nothing(
     await eventually(ended, within_s=20, what="the session has ended")
     told = sessions.site.sessions()[hold_id]
     assert told["exit_status"] == 78
-    assert not told["device_missing"]
+    assert (told["device_missing"], told["never_started"]) == (False, False)
+
+
+async def test_a_log_that_is_filled_until_its_beginning_is_lost_makes_no_session_free(sessions: Sessions) -> None:
+    hold_id = fresh()
+    await sessions.spawner(hold_id, profile="cpu").start()
+    filler = "import os\nout = os.open('/proc/1/fd/1', os.O_WRONLY)\nfor _ in range(240): os.write(out, b'x' * 65535 + b'\\n')"
+    assert sessions.execute(hold_id, "python3", "-c", filler)[0] == 0
+    sessions.client.api.kill(spec.container_name(hold_id))
+
+    async def lost() -> bool:
+        return not sessions.runs(hold_id)
+
+    await eventually(lost, within_s=20, what="the session has ended")
+    log: bytes = sessions.client.api.logs(spec.container_name(hold_id))
+    assert not log.startswith(spec.PROBE_CONFIRMED.encode())
+    told = sessions.site.sessions()[hold_id]
+    assert (told["device_missing"], told["never_started"]) == (False, False)
 
 
 async def test_the_watchdog_ends_a_session_at_its_deadline_without_helper_and_hub(sessions: Sessions) -> None:

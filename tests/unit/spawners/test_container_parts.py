@@ -63,7 +63,7 @@ def test_packet_rules_without_sense_are_not_made(ports: list[int], users: list[i
 def test_a_session_file_survives_and_forgets_nothing(tmp_path: Path) -> None:
     files = SessionFiles(tmp_path / "state")
     assert files.read("h1") == SessionFile("h1")
-    file = SessionFile("h1", 5_000, "idle", ((1, 2), (3, None)))
+    file = SessionFile("h1", 5_000, "idle", ((1, 2), (3, None)), True)
     files.write(file)
     assert SessionFiles(tmp_path / "state").read("h1") == file
     files.remove("h1")

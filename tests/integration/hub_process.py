@@ -88,6 +88,7 @@ class HubProcess:
             "COMMONS_PROXY_API_PORT": str(self.proxy_api_port),
             "CONFIGPROXY_AUTH_TOKEN": self.secret("proxy_token"),
         }
+        self.hub_host = "127.0.0.1"  # where the proxy finds the hub
         self.config = data / "site_config.py"
         self.config.write_text(site)
         self.environment["TEST_CONFIG"] = str(ROOT / "jupyterhub_config.py")
@@ -112,7 +113,7 @@ class HubProcess:
 
     def start_proxy(self) -> None:
         script = NODE / "node_modules" / "configurable-http-proxy" / "bin" / "configurable-http-proxy"
-        hub = f"http://127.0.0.1:{self.hub_port}"
+        hub = f"http://{self.hub_host}:{self.hub_port}"
         argv = [str(NODE / "node"), str(script), "--ip", "127.0.0.1", "--port", str(self.port)]
         argv += ["--api-ip", "127.0.0.1", "--api-port", str(self.proxy_api_port), "--default-target", hub]
         with (self.data / "logs" / "proxy.log").open("ab") as log:

@@ -1,0 +1,190 @@
+"""Start to ready of a notebook in a container: ours against a stock DockerSpawner with the same image on the same engine.
+
+Both hubs run in the engine's network namespace and start the real notebook of images/base in turns, one at a time and eight at
+once; ours adds the helper, a network and volumes of the session's own, the probe and the wait for the notebook's port. The goals
+are on ratios of medians, since whatever else the machine does hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from tests.bench.result import BenchResult, Better, Goal
+from tests.engine.engine import Engine
+from tests.engine.images import Images
+from tests.engine.site import ContainerSite
+from tests.integration.hub_process import Browser, HubProcess
+
+GOAL: Final = 1.10
+ROUNDS, ROUNDS_FULL = 5, 15
+EIGHT_ROUNDS, EIGHT_ROUNDS_FULL = 2, 5
+NAMES: Final = ("", "two", "three", "four")
+PEOPLE: Final = ("pi", "researcher")
+PROBE_S: Final = 0.05
+NETWORK: Final = "stock"
+HOUR_MS: Final = 3_600_000
+
+_PROBE: Final = f"""
+from tests.bench import timed_start
+timed_start.probe_every({PROBE_S})
+"""
+_OURS: Final = """
+import os
+load_subconfig(os.environ["TEST_CONFIG"])
+"""
+_STOCK: Final = """
+import os
+DATA = os.environ["COMMONS_DATA"]
+c.JupyterHub.bind_url = os.environ["COMMONS_PUBLIC_URL"]
+c.JupyterHub.hub_bind_url = f"http://{os.environ['STOCK_HOST']}:{os.environ['COMMONS_HUB_PORT']}"
+c.JupyterHub.db_url = f"sqlite:///{DATA}/hub/jupyterhub.sqlite"
+c.JupyterHub.cookie_secret_file = f"{DATA}/secrets/hub_cookie_secret"
+c.ConfigurableHTTPProxy.should_start = False
+c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{os.environ['COMMONS_PROXY_API_PORT']}"
+c.JupyterHub.cleanup_servers = False
+c.JupyterHub.authenticator_class = "dummy"
+c.Authenticator.allow_all = True
+c.JupyterHub.allow_named_servers = True
+c.JupyterHub.spawner_class = "dockerspawner.DockerSpawner"
+c.DockerSpawner.image = os.environ["STOCK_IMAGE"]
+c.DockerSpawner.cmd = ["jupyterhub-singleuser"]
+c.DockerSpawner.network_name = "stock"
+c.DockerSpawner.use_internal_ip = True
+c.DockerSpawner.remove = True
+c.DockerSpawner.pull_policy = "never"
+c.DockerSpawner.mem_limit = "768M"
+c.DockerSpawner.cpu_limit = 1
+c.DockerSpawner.extra_create_kwargs = {"user": "20001:20001", "environment": {"HOME": "/tmp"}}
+c.DockerSpawner.environment = {"HOME": "/tmp"}
+c.Spawner.http_timeout = 120
+c.Spawner.start_timeout = 120
+"""
+
+
+@dataclass
+class Side:
+    """One hub with two people signed in."""
+
+    hub: HubProcess
+    options: dict[str, Any]
+    people: dict[str, Browser] = field(default_factory=dict)
+    ones_s: list[float] = field(default_factory=list)
+    eights_s: list[float] = field(default_factory=list)
+
+    def one(self, name: str, server: str) -> None:
+        """Start and wait until ready. Raises AssertionError where it is not."""
+        browser = self.people[name]
+        answer = browser.start(self.options, server)
+        assert answer.status_code in (201, 202), answer.text
+        end = time.monotonic() + 120
+        while not (browser.server(server) or {}).get("ready"):
+            assert time.monotonic() < end, self.hub.log[-2000:]
+            time.sleep(0.05)
+
+    def time_one(self) -> float:
+        began_s = time.perf_counter()
+        self.one("pi", "")
+        took_s = time.perf_counter() - began_s
+        self.people["pi"].stop()
+        return took_s
+
+    def time_eight(self) -> float:
+        """Eight at once: four servers each of two people."""
+        each = [(name, server) for name in PEOPLE for server in NAMES]
+        began_s = time.perf_counter()
+        with ThreadPoolExecutor(len(each)) as pool:
+            list(pool.map(lambda who: self.one(*who), each))
+        took_s = time.perf_counter() - began_s
+        with ThreadPoolExecutor(len(each)) as pool:
+            list(pool.map(lambda who: self.people[who[0]].stop(who[1]), each))
+        return took_s
+
+
+def ours(folder: Path, site: ContainerSite) -> Side:
+    """Our hub, its quota service faked at the wire."""
+    hub = HubProcess(folder, site=_OURS + _PROBE)
+    hub.environment["COMMONS_PORTAL_FILE"] = str(site.portal_file)
+    hub.quota.book.available = {"p1": 10_000 * HOUR_MS}
+    hub.quota.book.payers = {name: ["p1"] for name in PEOPLE}
+    site.load_rules(hub.hub_port, hub.quota_port)
+    hub.start()
+    side = Side(hub, {"project": "p1", "profile": "cpu", "runtime_s": 3600})
+    side.people = {name: Browser(hub, name).sign_in() for name in PEOPLE}
+    return side
+
+
+def stock(folder: Path, site: ContainerSite) -> Side:
+    """A stock hub with DockerSpawner on the engine's own socket and one network for all."""
+    client = site.engine.client()
+    network = client.networks.create(NETWORK, driver="bridge")
+    network.reload()
+    hub = HubProcess(folder, site=_STOCK + _PROBE, fake_quota=False)
+    hub.environment["STOCK_HOST"] = network.attrs["IPAM"]["Config"][0]["Gateway"]
+    hub.environment["STOCK_IMAGE"] = site.image
+    hub.environment["DOCKER_HOST"] = site.engine.url
+    hub.hub_host = hub.environment["STOCK_HOST"]
+    hub.start()
+    side = Side(hub, {})
+    for name in PEOPLE:
+        browser = side.people[name] = Browser(hub, name)
+        assert browser.try_sign_in("any").status_code == 302
+        browser.http.get("/hub/home", headers={"Sec-Fetch-Mode": "navigate"})
+    return side
+
+
+def measure(sides: Sequence[Side], rounds: int, eights: int) -> None:
+    """In turns, each round in the other order; the first round warms up."""
+    for number in range(rounds + 1):
+        for side in sides if number % 2 else reversed(sides):
+            took_s = side.time_one()
+            if number:
+                side.ones_s.append(took_s)
+    for number in range(eights):
+        for side in sides if number % 2 else reversed(sides):
+            side.eights_s.append(side.time_eight())
+
+
+def main(arguments: Sequence[str]) -> BenchResult:
+    """Measure and compare."""
+    parser = argparse.ArgumentParser(prog="./commons bench containers")
+    parser.add_argument(
+        "--full", action="store_true", help=f"{ROUNDS_FULL} rounds of one, {EIGHT_ROUNDS_FULL} of eight"
+    )
+    full = parser.parse_args(arguments).full
+    engine = Engine().start()
+    sides: list[Side] = []
+    try:
+        with engine.namespace.inside(), tempfile.TemporaryDirectory(prefix="cc-containers-") as name:
+            site = ContainerSite(engine, Images(engine.client(600), engine.home).base())
+            try:
+                site.start()
+                sides = [ours(Path(name) / "ours", site), stock(Path(name) / "stock", site)]
+                measure(sides, ROUNDS_FULL if full else ROUNDS, EIGHT_ROUNDS_FULL if full else EIGHT_ROUNDS)
+            finally:
+                for side in sides:
+                    side.hub.end()
+                site.stop()
+    finally:
+        engine.stop()
+    mine, theirs = sides
+    medians = {
+        "one_ours_s": statistics.median(mine.ones_s),
+        "one_stock_s": statistics.median(theirs.ones_s),
+        "eight_ours_s": statistics.median(mine.eights_s),
+        "eight_stock_s": statistics.median(theirs.eights_s),
+    }
+    goals = [
+        Goal("one_ratio", medians["one_ours_s"] / medians["one_stock_s"], GOAL, Better.LOWER),
+        Goal("eight_ratio", medians["eight_ours_s"] / medians["eight_stock_s"], GOAL, Better.LOWER),
+    ]
+    return BenchResult(
+        "containers", goals, {**medians, "rounds": len(mine.ones_s), "rounds_of_eight": len(mine.eights_s)}
+    )

@@ -1,6 +1,7 @@
 """The processes that `bench gateway` measures: a stub model server as light as Python allows, and the gateway on a real ledger.
 
-`python -m tests.bench.gateway_processes stub PORT` and `… gateway PORT UPSTREAM_URL FOLDER`; the gateway prints its key. A process
+`python -m tests.bench.gateway_processes stub PORT`, `… bare PORT UPSTREAM_ROOT`, `… gateway|instant PORT UPSTREAM_URL FOLDER`; the
+gateway prints its key; `instant` has a ledger that writes nothing. A process
 that its parent leaves behind ends with it.
 """
 
@@ -11,13 +12,16 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import aiohttp
+import uvicorn
 import uvloop
 
 from quota.adapters.clock import SystemClock
 from quota.adapters.upstreams import HttpUpstreams
 from quota.gateway.app import Site, build_gateway
+from quota.gateway.journal import Journal
 from quota.gateway.models import Limits, Models
 from quota.gateway.settings import GatewayTable
 from quota.gateway.wire import WireServer
@@ -26,9 +30,11 @@ from quota.store.database import open_database, url_for
 from quota.store.ledger import LedgerStore
 from quota.store.migrate import migrate
 from quota.store.unit_of_work import SqlStore
+from tests.bench.instant_ledger import InstantLedger
 from tests.integration.gateway_service import ROOT, SECRET, found_project, open_session, stub_model
 
 CHUNKS = 100
+PACE_S = 0.01
 TOKENS = 10**12
 _USAGE = {"prompt_tokens": 20, "completion_tokens": 100, "total_tokens": 120}
 
@@ -80,11 +86,45 @@ class StubProtocol(asyncio.Protocol):
             body = self._waiting[end + 4 : end + 4 + size]
             self._waiting = self._waiting[end + 4 + size :]
             assert self._transport is not None
-            if b'"stream":true' in body:
+            if b'"user":"paced"' in body:
+                self._pace(list(self.STREAMED))
+            elif b'"stream":true' in body:
                 for piece in self.STREAMED:
                     self._transport.write(piece)
             else:
                 self._transport.write(self.PLAIN)
+
+    def _pace(self, pieces: list[bytes]) -> None:
+        """A piece every ten milliseconds, as a fast model writes."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.write(pieces.pop(0))
+        if pieces:
+            asyncio.get_running_loop().call_later(PACE_S, self._pace, pieces)
+
+
+async def bare(port: int, root: str) -> None:
+    """The least that passes a request on: no key, no accounting."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        pieces, more = [], True
+        while more:
+            message = await receive()
+            pieces.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        headers = {"content-type": "application/json"}
+        async with session.post(root + scope["path"], data=b"".join(pieces), headers=headers) as answer:
+            shown = [(b"content-type", answer.headers["Content-Type"].encode())]
+            if "Content-Length" in answer.headers:
+                shown.append((b"content-length", answer.headers["Content-Length"].encode()))
+            await send({"type": "http.response.start", "status": answer.status, "headers": shown})
+            async for piece in answer.content.iter_any():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        config = uvicorn.Config(app, host="127.0.0.1", port=port, lifespan="off", access_log=False, log_config=None)
+        await uvicorn.Server(config).serve()
 
 
 async def stub(port: int) -> None:
@@ -92,7 +132,7 @@ async def stub(port: int) -> None:
     await server.serve_forever()
 
 
-async def gateway(port: int, upstream: str, folder: Path) -> None:
+async def gateway(port: int, upstream: str, folder: Path, *, instant: bool) -> None:
     (folder / "quota").mkdir(parents=True)
     database = open_database(url_for(folder))
     migrate(database)
@@ -102,8 +142,9 @@ async def gateway(port: int, upstream: str, folder: Path) -> None:
         person, project = await store.write(lambda tx: found_project(tx, TOKENS))
         session = await open_session(ledger, person, project)
         site = Site(
-            ledger=ledger, store=store, clock=SystemClock(), session_key_secret=SECRET,
+            ledger=InstantLedger(ledger) if instant else ledger, store=store, clock=SystemClock(), session_key_secret=SECRET,
             models=Models([stub_model(upstream, limits=limits)]), upstreams=upstreams, table=GatewayTable(),
+            journal=Journal(folder / "gateway"),
         )  # fmt: skip
         app = build_gateway(site)
         print(session_key(SECRET, session), flush=True)
@@ -119,5 +160,7 @@ async def gateway(port: int, upstream: str, folder: Path) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "stub":
         uvloop.run(stub(int(sys.argv[2])))
+    elif sys.argv[1] == "bare":
+        uvloop.run(bare(int(sys.argv[2]), sys.argv[3]))
     else:
-        uvloop.run(gateway(int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])))
+        uvloop.run(gateway(int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), instant=sys.argv[1] == "instant"))

@@ -1,0 +1,167 @@
+"""What `bench gateway` compares: each a process on one core, ready when it answers; ended with the benchmark."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from tests.portal import ROOT, free_port
+
+LITELLM: Final = "litellm[proxy]==1.89.5"
+_PATH: Final = "/v1/chat/completions"
+_READY_S: Final = 120
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Where a round sends its load, and whose CPU time it takes; `start_s` from the start of the process to its first answer."""
+
+    name: str
+    port: int
+    path: str
+    key: str
+    process: psutil.Process
+    start_s: float
+
+    def family(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
+
+
+@contextmanager
+def direct(core: int) -> Iterator[Peer]:
+    """The stub model server itself."""
+    port = free_port()
+    with _process([sys.executable, "-m", "tests.bench.gateway_processes", "stub", str(port)], core) as process:
+        yield _peer("direct", process, port, _PATH)
+
+
+@contextmanager
+def nginx(folder: Path, upstream: Peer, core: int) -> Iterator[Peer]:
+    """Debian's nginx, one worker, connections to the stub kept."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+    assert program is not None, "apt-get install nginx-light, or --without nginx"
+    folder.mkdir()
+    port = free_port()
+    (folder / "nginx.conf").write_text(
+        f"""
+daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log; user root;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; keepalive_requests 1000000; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  upstream stub {{ server 127.0.0.1:{upstream.port}; keepalive 256; keepalive_requests 1000000; }}
+  server {{ listen 127.0.0.1:{port};
+    location / {{ proxy_pass http://stub; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }} }}
+}}
+"""
+    )
+    with _process([program, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")], core) as process:
+        yield _peer("nginx", process, port, _PATH)
+
+
+@contextmanager
+def bare(upstream: Peer, core: int) -> Iterator[Peer]:
+    """An ASGI application of twenty lines under uvicorn, with one shared aiohttp client and no accounting."""
+    port = free_port()
+    argv = [
+        sys.executable,
+        "-m",
+        "tests.bench.gateway_processes",
+        "bare",
+        str(port),
+        f"http://127.0.0.1:{upstream.port}",
+    ]
+    with _process(argv, core) as process:
+        yield _peer("bare", process, port, _PATH)
+
+
+@contextmanager
+def gateway(folder: Path, upstream: Peer, core: int, *, instant: bool) -> Iterator[Peer]:
+    """Our gateway over SQLite, or over a ledger that writes nothing."""
+    port = free_port()
+    kind = "instant" if instant else "gateway"
+    url = f"http://127.0.0.1:{upstream.port}/v1"
+    argv = [sys.executable, "-m", "tests.bench.gateway_processes", kind, str(port), url, str(folder)]
+    with _process(argv, core) as process:
+        assert process.stdout is not None
+        key = process.stdout.readline().decode().strip()
+        yield _peer(kind, process, port, f"/services/gateway{_PATH}", key)
+
+
+@contextmanager
+def litellm(folder: Path, upstream: Peer, core: int) -> Iterator[Peer]:
+    """LiteLLM's proxy, pinned, in an environment of its own; without the database that its budgets need."""
+    program = _installed_litellm()
+    folder.mkdir()
+    (folder / "config.yaml").write_text(
+        f"""
+model_list:
+  - model_name: stub
+    litellm_params: {{model: openai/stub, api_base: "http://127.0.0.1:{upstream.port}/v1", api_key: k}}
+litellm_settings: {{telemetry: false}}
+general_settings: {{master_key: sk-bench}}
+"""
+    )
+    port = free_port()
+    argv = [str(program), "--config", str(folder / "config.yaml"), "--host", "127.0.0.1", "--port", str(port)]
+    offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
+    with _process(argv, core, offline) as process:
+        yield _peer("litellm", process, port, _PATH, "sk-bench")
+
+
+def _installed_litellm() -> Path:
+    folder = ROOT / ".tools" / "litellm"
+    program, done = folder / "bin" / "litellm", folder / "installed"
+    if not done.exists() or done.read_text() != LITELLM:
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(folder / "bin" / "pip"), "install", "-q", LITELLM], check=True)
+        done.write_text(LITELLM)
+    return program
+
+
+@contextmanager
+def _process(argv: list[str], core: int, variables: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {**os.environ, **(variables or {})}
+    process = subprocess.Popen(
+        ["taskset", "-c", str(core), *argv],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _peer(name: str, process: subprocess.Popen[bytes], port: int, path: str, key: str = "k") -> Peer:
+    """Wait until it answers."""
+    began = psutil.Process(process.pid).create_time()
+    deadline = time.monotonic() + _READY_S
+    while True:
+        assert process.poll() is None, f"{name} ended with {process.returncode}"
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            break
+        except OSError:
+            assert time.monotonic() < deadline, f"{name} does not listen on {port}"
+            time.sleep(0.05)
+    return Peer(name, port, path, key, psutil.Process(process.pid), time.time() - began)

@@ -17,9 +17,9 @@ from typing import Final
 
 import psutil
 
+from tests.litellm_environment import litellm_programs
 from tests.portal import ROOT, free_port
 
-LITELLM: Final = "litellm[proxy]==1.89.5"
 _PATH: Final = "/v1/chat/completions"
 _READY_S: Final = 120
 
@@ -103,7 +103,7 @@ def gateway(folder: Path, upstream: Peer, core: int, *, instant: bool) -> Iterat
 @contextmanager
 def litellm(folder: Path, upstream: Peer, core: int) -> Iterator[Peer]:
     """LiteLLM's proxy, pinned, in an environment of its own; without the database that its budgets need."""
-    program = _installed_litellm()
+    program = litellm_programs() / "litellm"
     folder.mkdir()
     (folder / "config.yaml").write_text(
         f"""
@@ -119,16 +119,6 @@ general_settings: {{master_key: sk-bench}}
     offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
     with _process(argv, core, offline) as process:
         yield _peer("litellm", process, port, _PATH, "sk-bench")
-
-
-def _installed_litellm() -> Path:
-    folder = ROOT / ".tools" / "litellm"
-    program, done = folder / "bin" / "litellm", folder / "installed"
-    if not done.exists() or done.read_text() != LITELLM:
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(folder / "bin" / "pip"), "install", "-q", LITELLM], check=True)
-        done.write_text(LITELLM)
-    return program
 
 
 @contextmanager

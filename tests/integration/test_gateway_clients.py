@@ -26,6 +26,7 @@ from quota.service.upstreams import Target
 from tests.integration.gateway_service import Running, running_gateway
 from tests.integration.model_server import CONTEXT_TOKENS, KEY, NAME, ModelServer, model_server
 from tests.integration.test_gateway_model import LIMITS
+from tests.litellm_environment import litellm_programs
 
 ASK = "Say three words about the sea."
 EMBEDDER = "embedder"
@@ -225,3 +226,40 @@ async def test_anthropics_client_reads_the_refusal_and_asks_once(
     assert asked == 1
     assert refused.value.status_code == 429
     assert "9 tokens" in str(refused.value)
+
+
+_LITELLM = """
+import asyncio, json, sys
+import litellm
+
+async def main(base, key, model):
+    ask = dict(model="openai/" + model, api_base=base, api_key=key, max_tokens=9, num_retries=0)
+    ask["messages"] = [{"role": "user", "content": "Say three words about the sea."}]
+    plain = await litellm.acompletion(**ask)
+    text = ""
+    async for piece in await litellm.acompletion(**ask, stream=True):
+        text += piece.choices[0].delta.content or ""
+    print(json.dumps({"total": plain.usage.total_tokens, "text": plain.choices[0].message.content, "streamed": text}))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.full
+async def test_jupyter_ais_way_to_a_model_is_charged_as_it_is_told(
+    gateway: Running, servers: tuple[ModelServer, ModelServer]
+) -> None:
+    """jupyter-ai asks through litellm: plain and streamed, from an environment of its own."""
+    python = await asyncio.to_thread(litellm_programs) / "python"
+    before = sum(servers[0].worked())
+    process = await asyncio.create_subprocess_exec(
+        str(python), "-c", _LITELLM, gateway.url, gateway.key, NAME, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 120)
+    said = json.loads(out.splitlines()[-1])
+    records = gateway.usage()
+    assert len(records) == 2
+    assert said["text"]
+    assert said["streamed"]
+    assert records[0]["amount"] == said["total"]
+    assert (await gateway.tokens()).charged == sum(servers[0].worked()) - before

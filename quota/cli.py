@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from quota.adapters import anchors
 from quota.adapters.checkpoint_key import make_key, read_key
 from quota.api.views import instant
 from quota.domain.errors import Unavailable, WrongState
@@ -25,6 +26,7 @@ from quota.domain.project import Allocation, Project
 from quota.main import open_ledger_database
 from quota.service.ports import StatementLine
 from quota.settings import SettingsError, database_from_environment
+from quota.store.checkpoints import hash_of, turned_back
 from quota.store.database import Database, open_database
 from quota.store.grants import GrantRefused
 from quota.store.history import LedgerHash, entries, ledger_hash, unhurried
@@ -55,6 +57,7 @@ def run_verify(database: Database, options: argparse.Namespace) -> int:
         proof = verify_all(database, key or b"")
     else:
         proof = verify_since(database, key)
+    proof.findings.extend(turned_back(database, {one.checkpoint: one.hash for one in _anchors(options.data)}))
     return _said(
         proof, "the ledger verifies" + (f", from checkpoint {proof.checkpoint} on" if proof.checkpoint else "")
     )
@@ -69,7 +72,26 @@ def run_checkpoint(database: Database, options: argparse.Namespace) -> int:
     except WrongState as error:
         print(f"commons: {error}", file=sys.stderr)
         return 1
+    if not proof.findings:
+        _anchor(database, options.data, proof.checkpoint)
     return _said(proof, f"checkpoint {proof.checkpoint} is made and signed")
+
+
+def _anchor(database: Database, data: Path, checkpoint: int) -> None:
+    with database.reading() as connection:
+        hash_ = hash_of(connection, checkpoint)
+    assert hash_ is not None
+    try:
+        anchors.keep(data, anchors.Anchor(checkpoint, hash_, datetime.now(UTC).isoformat()))
+    except (OSError, ValueError) as error:
+        raise SettingsError([f"commons: the checkpoint is made, but not anchored: {error}"]) from error
+
+
+def _anchors(data: Path) -> list[anchors.Anchor]:
+    try:
+        return anchors.read(data)
+    except (OSError, ValueError) as error:
+        raise SettingsError([f"commons: the anchors cannot be used: {error}"]) from error
 
 
 def _key(get: Callable[[Path], bytes | None], data: Path) -> bytes | None:

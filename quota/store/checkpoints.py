@@ -104,6 +104,19 @@ def write(database: Database, connection: Connection, key: bytes, at: datetime) 
     return _read(row)
 
 
+def hash_of(connection: Connection, checkpoint_id: int) -> str | None:
+    """A checkpoint's hash, to be kept outside the database; None where there is no such checkpoint."""
+    return connection.execute(select(checkpoint.c.hash).where(checkpoint.c.id == checkpoint_id)).scalar()
+
+
+def turned_back(database: Database, kept: Mapping[int, str]) -> list[Finding]:
+    """Checkpoints that were anchored outside the database and that it does not know (any more). Raises Unavailable."""
+    with database.reading() as connection:
+        known = {row.id: row.hash for row in connection.execute(select(checkpoint.c.id, checkpoint.c.hash))}
+    problem = "is anchored outside the database, which does not have it: it was turned back to an earlier state"
+    return [Finding("checkpoint", str(one), problem) for one, hash_ in sorted(kept.items()) if known.get(one) != hash_]
+
+
 def misstated(connection: Connection, base: Base) -> Iterator[Finding]:
     """In what the entries up to a checkpoint differ from what it says: for those who read the whole history anyway."""
     sums: dict[str, list[int]] = {}

@@ -272,6 +272,22 @@ async def test_a_checkpoint_is_signed_with_a_key_of_the_data_folder(process: Pro
     assert process.run("quota.cli", "verify").returncode == 2
 
 
+async def test_a_database_that_was_turned_back_is_noticed_by_its_anchor(process: Process) -> None:
+    await held(process.folder)
+    path = process.folder / "quota" / "quota.sqlite"
+    earlier = path.read_bytes()
+    assert process.run("quota.cli", "checkpoint").returncode == 0
+    assert process.run("quota.cli", "verify").returncode == 0
+    path.write_bytes(earlier)  # consistent in itself: as it was before the checkpoint
+    for left in path.parent.glob("quota.sqlite-*"):
+        left.unlink()
+    found = process.run("quota.cli", "verify")
+    assert found.returncode == 1
+    assert "checkpoint 1: is anchored outside the database" in found.stderr
+    (process.folder / "anchors.jsonl").write_text("nonsense\n")
+    assert process.run("quota.cli", "verify").returncode == 2
+
+
 async def test_the_command_line_needs_its_settings(process: Process) -> None:
     (process.folder / "portal.toml").write_text("[quota\n")
     assert process.run("quota.cli", "balance").returncode == 2

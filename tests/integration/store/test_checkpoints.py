@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from quota.domain.ids import HoldId
-from quota.store.checkpoints import newest
+from quota.store.checkpoints import hash_of, newest, turned_back
 from quota.store.database import Database
 from quota.store.ledger import LedgerStore
 from quota.store.tables import APPEND_ONLY
@@ -189,6 +189,19 @@ def test_a_checkpoint_that_lies_about_the_past_is_found_by_reading_all(database:
         change(connection, f"UPDATE entry SET amount = amount + 1 WHERE seq = {_FIRST}")
     assert verify_since(database, KEY).findings == []
     assert any(one.table == "checkpoint" for one in verify_all(database, KEY).findings)
+
+
+def test_a_tail_cut_off_with_every_trace_of_it_is_found_by_the_anchor(kept: Database) -> None:
+    """Whoever removes the newest checkpoint leaves books that verify from the one before; what was anchored elsewhere tells."""
+    with kept.reading() as connection:
+        anchored = {1: str(hash_of(connection, 1))}
+    assert turned_back(kept, anchored) == []
+    with changed(kept, "DELETE FROM checkpoint WHERE id = 1") as connection:
+        assert newest(connection, KEY)[1] == []
+        assert list(findings_since(connection, newest(connection, KEY)[0])) == []
+        assert hash_of(connection, 1) is None
+    assert [(one.table, one.row) for one in turned_back(kept, {**anchored, 2: "gone"})] == [("checkpoint", "2")]
+    assert [one.row for one in turned_back(kept, {1: "another"})] == ["1"]
 
 
 def test_checkpoints_made_while_writers_write_are_true(books: Books) -> None:

@@ -63,8 +63,7 @@ async def _ask_again(ledger: LedgerStore, books: Books, ids: Iterable[str], ackn
     assert acknowledged <= {hold.id for hold in holds if hold.replayed}
 
 
-@pytest.mark.timeout(120)
-@pytest.mark.parametrize("kills", [10, pytest.param(200, marks=[pytest.mark.full, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize("kills", _KILLS)
 async def test_a_database_killed_under_load_comes_back_with_everything_acknowledged(kills: int) -> None:
     """Every second time it is the whole server, else one session of it, at which the server restarts itself."""
     with running_postgres() as server:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -52,6 +52,7 @@ class LedgerMachine(RuleBasedStateMachine):
     """Subclasses say where the database comes from."""
 
     make_database: Callable[[], Database]
+    steps: ClassVar[int] = 0  # of all runs
 
     def __init__(self) -> None:
         super().__init__()
@@ -102,6 +103,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_balance_is_proved(self) -> None:
+        type(self).steps += 1
         assert verify(self.database) == []
 
     @invariant()

@@ -1,0 +1,192 @@
+"""Who may open which of our routes on the hub: each route × each asker, on their own things and on another's.
+
+The live routes decide what must be listed: a route of ours without a row fails. Stock routes of JupyterHub that ours stand in for
+are asked through ours. Each row's request is good but for who sends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from jupyterhub.auth import Authenticator
+
+from hub import pages
+from hub.authenticators import PortalAuthenticator
+from hub.external_sign_in import ExternalSignIn
+from hub.relay import Doors
+from hub.sign_in_settings import ProviderTable
+from tests.integration.hub_process import Browser, HubProcess
+
+STOCK = {pattern for pattern, *_ in Authenticator().get_handlers(None)}
+
+
+class A(StrEnum):
+    NOBODY = "nobody"
+    PERSON = "pi, on their own"
+    OTHER = "researcher, on pi's"
+    ADMIN = "admin, on pi's"
+    WITHOUT_XSRF = "pi's cookie without the form token"
+    FOREIGN_XSRF = "pi's cookie with another's form token"
+    BEARER = "pi's API token"
+    ADMIN_BEARER = "the admin's API token"
+    SERVER = "the token of pi's session"
+    SERVICE = "the quota service"
+
+
+REFUSED = (302, 401, 403, 404)
+CUT = 503  # the proxy's word where the hub refuses before it has read the body
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request, and the answers: `let` are the askers that are let in, all others get one of `refusals`."""
+
+    pattern: str
+    method: str
+    path: str
+    let: frozenset[A]
+    body: Any = None
+    refusals: tuple[int, ...] = REFUSED
+
+
+ALL = frozenset(A)
+COOKIE = frozenset({A.PERSON, A.OTHER, A.ADMIN})
+OWN = frozenset({A.PERSON})
+OWN_OR_ADMIN = frozenset({A.PERSON, A.ADMIN})
+NOBODY_AT_ALL: frozenset[A] = frozenset()
+PATCH = {"user_options": {"project": "p1", "profile": "cpu", "application": "lab", "runtime_s": 600}}
+ADJUST = {"allocation_id": "alloc-gpu_ms", "delta": 1, "reason": "because"}
+READS = COOKIE | {A.WITHOUT_XSRF, A.FOREIGN_XSRF}  # a page needs no form token to be read
+
+ROWS = (
+    Row(r"/spawn", "GET", "/spawn", READS),
+    Row(r"/spawn/([^/]+)", "GET", "/spawn/pi", frozenset({A.PERSON, A.WITHOUT_XSRF, A.FOREIGN_XSRF, A.ADMIN})),
+    Row(r"/spawn/([^/]+)/([^/]+)", "GET", "/spawn/pi/extra", frozenset({A.PERSON, A.WITHOUT_XSRF, A.FOREIGN_XSRF, A.ADMIN})),
+    Row(r"/api/users/([^/]+)/server", "POST", "/api/users/pi/server", OWN_OR_ADMIN | {A.BEARER, A.ADMIN_BEARER}, {}),
+    Row(r"/api/users/([^/]+)/servers/([^/]*)", "PATCH", "/api/users/pi/servers/kept", OWN_OR_ADMIN | {A.BEARER, A.ADMIN_BEARER}, PATCH),
+    Row(r"/api/batchspawner", "POST", "/api/batchspawner", NOBODY_AT_ALL, {"port": 4000}),
+    Row(r"/api/commons/port", "POST", "/api/commons/port", frozenset({A.SERVER}), {"port": 4000}, (*REFUSED, CUT)),
+    Row(r"/api/commons/deadline", "GET", "/api/commons/deadline", frozenset({A.SERVER})),
+    Row(r"/commons/start", "GET", "/commons/start", READS),
+    Row(r"/commons/quote/([^/]+)", "GET", "/commons/quote/pi?project=p1&profile=gpu1&runtime_s=60", OWN_OR_ADMIN),
+    Row(r"/commons/admin/projects", "GET", "/commons/admin/projects", frozenset({A.ADMIN})),
+    Row(r"/commons/admin/projects/([^/]+)", "GET", "/commons/admin/projects/p1", frozenset({A.ADMIN})),
+    Row(r"/commons/admin/adjustments/([^/]+)", "PUT", "/commons/admin/adjustments/adjustment-9", frozenset({A.ADMIN}), ADJUST),
+    Row(r"/api/commons/sessions", "GET", "/api/commons/sessions", frozenset({A.SERVICE})),
+    *(
+        Row(rf"/api/commons/sessions/([^/]+)/([^/]*)/{verb}", "POST", f"/api/commons/sessions/pi//{verb}", frozenset({A.SERVICE}), body)
+        for verb, body in (
+            ("stop", {"hold_id": "another-hold", "reason": "matrix", "grace_s": 1}),
+            ("deadline", {"hold_id": "another-hold", "deadline_ms": 1}),
+            ("adopt", {"hold_id": "another-hold"}),
+        )
+    ),
+    Row(r"/commons/static/(.*)", "GET", "/commons/static/commons.css", ALL),
+    Row(r"/sign-in/campus", "GET", "/sign-in/campus", NOBODY_AT_ALL, refusals=(404,)),
+    Row(r"/sign-in/campus/back", "GET", "/sign-in/campus/back", NOBODY_AT_ALL, refusals=(404,)),
+    Row(r"/commons/sign-out-everywhere", "GET", "/commons/sign-out-everywhere", READS),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
+    running = HubProcess(tmp_path_factory.mktemp("hub-access") / "data")
+    running.quota.book.available = {"p1": 100 * 3_600_000}
+    running.quota.book.payers = {"pi": ["p1"]}
+    try:
+        yield running.start()
+    finally:
+        running.end()
+
+
+class People:
+    """Everybody who asks, signed in once; pi has a session that runs and one that does not."""
+
+    def __init__(self, hub: HubProcess) -> None:
+        self.hub = hub
+        self.pi, self.researcher, self.admin = (Browser(hub, name).sign_in() for name in ("pi", "researcher", "admin"))
+        options = {"project": "p1", "profile": "cpu", "application": "lab", "runtime_s": 600}
+        assert self.pi.start(options).status_code in (201, 202)
+        self.pi.ready()
+        self.pi.start(options, "kept")
+        self.pi.ready("kept")
+        self.pi.stop("kept")
+        self.tokens = {one: self._minted(one) for one in (self.pi, self.admin)}
+        self.server_token = self._server_token()
+
+    def _minted(self, who: Browser) -> str:
+        answer = who.api("POST", f"/users/{who.user}/tokens", {"note": "matrix"})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["token"])
+
+    def _server_token(self) -> str:
+        """What the session itself holds, read as its owner could: from its process."""
+        marks = f"COMMONS_HOLD_ID={self.hub.live_sessions()[0]}".encode()
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                variables = environment.read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if marks in variables:
+                found = [one for one in variables if one.startswith(b"JUPYTERHUB_API_TOKEN=")]
+                if found:
+                    return found[0].partition(b"=")[2].decode()
+        raise AssertionError("the session's token is nowhere")
+
+    def send(self, row: Row, asker: A) -> httpx.Response:
+        browsers = {A.PERSON: self.pi, A.OTHER: self.researcher, A.ADMIN: self.admin}
+        browser = browsers.get(asker, self.pi)
+        headers = {"Sec-Fetch-Mode": "navigate" if row.method == "GET" and "api" not in row.path else "cors"}
+        url = f"/hub{row.path}"
+        if asker in (A.BEARER, A.ADMIN_BEARER, A.SERVER, A.SERVICE, A.NOBODY):
+            tokens = {
+                A.BEARER: self.tokens[self.pi],
+                A.ADMIN_BEARER: self.tokens[self.admin],
+                A.SERVER: self.server_token,
+                A.SERVICE: self.hub.secret("quota_api_token"),
+            }
+            given = {} if asker is A.NOBODY else {"Authorization": f"token {tokens[asker]}"}
+            return httpx.request(
+                row.method, self.hub.url.rstrip("/") + url, json=row.body, headers={**headers, **given}, timeout=30
+            )
+        token = {A.WITHOUT_XSRF: "", A.FOREIGN_XSRF: self.researcher.xsrf}.get(asker, browser.xsrf)
+        sent = {**headers, **({"X-XSRFToken": token} if token else {})}
+        return browser.http.request(row.method, url, json=row.body, headers=sent, follow_redirects=False)
+
+
+@pytest.fixture(scope="module")
+def people(hub: HubProcess) -> People:
+    return People(hub)
+
+
+@pytest.mark.parametrize("asker", list(A))
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.method} {row.path}")
+def test_a_route_lets_in_those_whom_it_is_for_and_nobody_else(people: People, row: Row, asker: A) -> None:
+    calls = len(people.hub.quota.book.adjustments)
+    answer = people.send(row, asker)
+    assert answer.status_code < 500 or answer.status_code in row.refusals, answer.text
+    if asker in row.let:
+        refused = answer.status_code in (401, 403, 404) or "/hub/login" in answer.headers.get("location", "")
+        assert not refused, (answer.status_code, answer.text[:300])
+        return
+    assert answer.status_code in row.refusals, (answer.status_code, answer.text[:300])
+    if answer.status_code == 302:
+        assert "/hub/login" in answer.headers["location"]
+    assert len(people.hub.quota.book.adjustments) == calls
+
+
+def test_no_route_of_ours_is_missing_from_the_matrix(tmp_path: Path) -> None:
+    table = ProviderTable(kind="oidc", client_id="x", issuer="https://issuer.example", allow_everyone=True)
+    campus = ExternalSignIn("campus", table, "secret", "http://127.0.0.1/back")
+    doors: Any = Doors.__new__(Doors)
+    fence: Any = None
+    ours = PortalAuthenticator(pages=lambda: pages.handlers(doors, fence), providers={"campus": campus}).get_handlers(
+        None
+    )
+    assert {pattern for pattern, *_ in ours} - STOCK == {row.pattern for row in ROWS}

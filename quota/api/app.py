@@ -6,6 +6,7 @@ from fastapi import FastAPI
 
 from quota.api import errors, events, hold_routes, idle_routes, internal, models, people, views
 from quota.api.body_gate import BodyGate
+from quota.api.hold_door import HoldDoor
 from quota.api.principals import Parts, PartsDep
 
 
@@ -28,6 +29,7 @@ def build_api(parts: Parts) -> FastAPI:
     app.include_router(events.router)
     app.include_router(models.router)
     app.include_router(idle_routes.router)
+    app.add_middleware(HoldDoor, parts=parts)
     app.add_middleware(BodyGate)
     return app
 

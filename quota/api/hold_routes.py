@@ -25,8 +25,9 @@ from quota.api.bodies import (
     read_hold,
 )
 from quota.api.errors import as_response, refused_response, translate_for
-from quota.api.principals import Parts, PartsDep, hub_only
+from quota.api.principals import FenceDep, Parts, PartsDep, hub_only
 from quota.domain.errors import QuotaError, Refused
+from quota.domain.fence import Fence
 from quota.domain.ids import HoldId, ProjectId
 from quota.service.admit import SessionHoldRequest, place_session_hold
 from quota.service.admit_request import RequestHoldOrder
@@ -38,7 +39,7 @@ router = APIRouter(prefix="/internal", dependencies=[Depends(hub_only)], tags=["
 async def put_request_hold(
     request: Request, response: Response, parts: PartsDep, hold_id: PathId, body: RequestHoldBody
 ) -> views.Json | JSONResponse:
-    """Set tokens aside under the caller's id; a replay gets the first answer."""
+    """Set tokens aside under the caller's id; a replay gets the first answer. `hold_door` answers it on a shorter way."""
     placed = await parts.request_holds.place(request_order(HoldId(hold_id), body))
     if isinstance(placed, Refused):
         return refused_response(request, placed)
@@ -53,9 +54,9 @@ async def post_settle(parts: PartsDep, hold_id: PathId, body: UsedBody) -> views
 
 
 @router.post("/holds:batch")
-async def post_holds(request: Request, parts: PartsDep, body: HoldsBody) -> views.Json:
+async def post_holds(request: Request, parts: PartsDep, fence: FenceDep, body: HoldsBody) -> views.Json:
     """Place several holds; each has its own answer."""
-    answers = await asyncio.gather(*(_answer(request, parts, entry) for entry in body.holds))
+    answers = await asyncio.gather(*(_answer(request, parts, fence, entry) for entry in body.holds))
     return {"holds": answers}
 
 
@@ -77,11 +78,11 @@ def request_order(hold_id: HoldId, body: RequestHoldBody) -> RequestHoldOrder:
     return RequestHoldOrder(hold_id, body.actor, ProjectId(body.project_id), body.model, body.tokens, body.lease_s)
 
 
-async def _answer(request: Request, parts: Parts, entry: dict[str, object]) -> views.Json:
+async def _answer(request: Request, parts: Parts, fence: Fence | None, entry: dict[str, object]) -> views.Json:
     """`{"hold_id", "status", "hold"}`, or `"error"` in place of the hold."""
     named = {"hold_id": entry.get("hold_id")}
     try:
-        status, hold = await _place(request, parts, entry)
+        status, hold = await _place(request, parts, fence, entry)
     except ValidationError as error:
         refused = await as_response(request, RequestValidationError(error.errors()))
     except QuotaError as error:
@@ -93,14 +94,16 @@ async def _answer(request: Request, parts: Parts, entry: dict[str, object]) -> v
     return {**named, "status": refused.status_code, **json.loads(bytes(refused.body))}
 
 
-async def _place(request: Request, parts: Parts, entry: dict[str, object]) -> tuple[int, views.Json | Refused]:
+async def _place(
+    request: Request, parts: Parts, fence: Fence | None, entry: dict[str, object]
+) -> tuple[int, views.Json | Refused]:
     body = read_hold(entry)
     if isinstance(body, BatchedRequestHold):
         one = await parts.request_holds.place(request_order(HoldId(body.hold_id), body))
         if isinstance(one, Refused):
             return 0, one
         return (200 if one.replayed else 201), views.request_hold(one)
-    placed = await place_session_hold(parts.services, session_order(HoldId(body.hold_id), body))
+    placed = await place_session_hold(parts.services, session_order(HoldId(body.hold_id), body), fence)
     if isinstance(placed, Refused):
         return 0, placed
     return (200 if placed.replayed else 201), views.session_hold(placed, translate_for(request))

@@ -1,0 +1,126 @@
+"""The gateway's own HTTP server: what clients and strangers may send it, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from quota.gateway.models import Models
+from quota.gateway.wire import HEAD_BYTES_MAX
+from tests.integration.gateway_service import ROOT, Running, running_gateway, stub_model
+from tests.integration.upstream_stub import stub_server
+
+BODY = json.dumps({"model": "stub", "messages": [{"role": "user", "content": "hello"}]}).encode()
+
+
+@dataclass
+class Line:
+    """A connection, in raw bytes."""
+
+    gateway: Running
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def head(self, *lines: str, version: str = "1.1", path: str = "/chat/completions") -> bytes:
+        head = [f"POST {ROOT}/v1{path} HTTP/{version}", "Host: x", f"Authorization: Bearer {self.gateway.key}", *lines]
+        return ("\r\n".join(head) + "\r\n\r\n").encode()
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def status(self) -> int:
+        """Read one whole answer; its status."""
+        async with asyncio.timeout(10):
+            head = await self.reader.readuntil(b"\r\n\r\n")
+            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0] or b"0")
+            await self.reader.readexactly(length)
+        return int(head.split(b" ")[1])
+
+    async def closed(self) -> bool:
+        async with asyncio.timeout(10):
+            return await self.reader.read() == b""
+
+
+@pytest.fixture
+async def line(tmp_path: Path) -> AsyncIterator[Line]:
+    async with stub_server() as stub, running_gateway(tmp_path, Models([stub_model(stub.url)])) as gateway:
+        port = int(gateway.url.split(":")[2].split("/")[0])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        yield Line(gateway, reader, writer)
+        writer.close()
+
+
+async def test_requests_of_one_connection_are_answered_in_order(line: Line) -> None:
+    good = line.head(f"Content-Length: {len(BODY)}") + BODY
+    bad = line.head("Content-Length: 2") + b"[]"
+    await line.send(good + bad + good + bad)
+    assert [await line.status() for _ in range(4)] == [200, 400, 200, 400]
+    assert (await line.gateway.tokens()).charged == 36
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+async def test_a_request_may_come_in_pieces(line: Line, size: int) -> None:
+    data = line.head(f"Content-Length: {len(BODY)}") + BODY
+    for start in range(0, len(data), size):
+        await line.send(data[start : start + size])
+    assert await line.status() == 200
+
+
+async def test_a_chunked_body_is_read(line: Line) -> None:
+    await line.send(line.head("Transfer-Encoding: chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY))
+    assert await line.status() == 200
+
+
+async def test_who_waits_for_continue_gets_it(line: Line) -> None:
+    await line.send(line.head(f"Content-Length: {len(BODY)}", "Expect: 100-continue"))
+    async with asyncio.timeout(10):
+        assert await line.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await line.send(BODY)
+    assert await line.status() == 200
+
+
+async def test_an_old_client_gets_its_answer_and_the_end(line: Line) -> None:
+    await line.send(line.head(f"Content-Length: {len(BODY)}", version="1.0") + BODY)
+    assert await line.status() == 200
+    assert await line.closed()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"POST / HTTP/9.9\r\n\r\n", b"X" * 100],
+    ids=["TLS", "half a line", "a version that is none", "a method that is none"],
+)
+async def test_what_is_no_http_is_refused_and_closed(line: Line, data: bytes) -> None:
+    await line.send(data + b"\r\n\r\n")
+    async with asyncio.timeout(10):
+        assert (await line.reader.read()).startswith(b"HTTP/1.1 4")
+
+
+async def test_a_head_without_an_end_is_cut(line: Line) -> None:
+    await line.send(line.head()[:-2] + b"X-Long: " + b"x" * (HEAD_BYTES_MAX + 1))
+    async with asyncio.timeout(10):
+        assert (await line.reader.read()).startswith(b"HTTP/1.1 431")
+
+
+async def test_two_lengths_are_no_way_to_smuggle_a_request(line: Line) -> None:
+    await line.send(line.head("Content-Length: 5", "Transfer-Encoding: chunked") + b"0\r\n\r\nGET / HTTP/1.1\r\n\r\n")
+    async with asyncio.timeout(10):
+        assert (await line.reader.read()).startswith(b"HTTP/1.1 400")
+
+
+async def test_a_body_that_is_too_large_is_refused_without_being_read(line: Line) -> None:
+    await line.send(line.head(f"Content-Length: {2**30}"))
+    assert await line.status() == 413
+    assert await line.closed()
+
+
+async def test_a_stranger_is_refused_before_the_body(line: Line) -> None:
+    await line.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+    assert await line.status() == 401
+    assert await line.closed()

@@ -24,7 +24,7 @@ from jupyterhub.utils import url_escape_path, url_path_join
 from tornado import web
 from tornado.httputil import url_concat
 
-from hub import enforcement, relay
+from hub import enforcement, progress, relay
 from hub.durations import duration_text, gpu_hours_text
 from hub.fence import HubFence
 from hub.language import language_of, translator
@@ -54,6 +54,7 @@ def handlers(doors: Doors, fence: HubFence) -> list[tuple[Any, ...]]:
         *enforcement.handlers(fence),
         (r"/api/batchspawner", API404),
         *callback.handlers(),
+        *progress.handlers(),
         (r"/commons/start", StartHandler, own),
         (r"/commons/quote/([^/]+)", relay.QuoteHandler, own),
         (r"/commons/admin/projects", relay.AdminProjectsHandler, own),

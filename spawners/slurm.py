@@ -201,13 +201,13 @@ class SlurmSession(JobSession, Spawner):
         except JobUnknown:
             return None
         except SlurmUnreachable:
-            return {"progress": 40, "message": say(self.language, "job.waiting.unreachable")}
+            return {"progress": 30, "message": say(self.language, "job.waiting.unreachable")}
         message = say(self.language, f"job.waiting.{waiting(job.reason)}")
         if place.number:
             message += say(self.language, "job.place", place=place.number)
         if place.expected_at_s and place.expected_at_s > time.time():
             message += say(self.language, "job.starts_at", at=instant(place.expected_at_s * 1000))
-        return {"progress": 40, "message": message}
+        return {"progress": 30, "message": message}
 
     def _session_start(self) -> tuple[SessionStart, str]:
         request = self.resource_request

@@ -102,6 +102,10 @@ class SlurmTable(BaseModel):
     )
     look: Duration = Field(2, le=60, description="How old an answer about the cluster's jobs may be.")
     stop_wait: Duration = Field(150, description="How long a stop waits for the job's end; more than Slurm's KillWait.")
+    commands: Annotated[tuple[Program, ...], Field(strict=False)] = Field(
+        (),
+        description="Words before the portal's own `squeue`, `sacct`, `scancel` and `scontrol`, where it needs any (`sbatch`).",
+    )
     sudo: Annotated[tuple[Program, ...], Field(strict=False)] = Field(
         ("sudo", "-n", "-E", "-u", "{login}", "--"),
         description="Words before `sbatch` and `scancel` that make them a person's own (`sbatch`).",

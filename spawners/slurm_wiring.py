@@ -53,6 +53,6 @@ def queue(table: SlurmTable) -> JobQueue:
     """The way to one cluster."""
     signer = SignerClient(table.signer) if table.signer else None
     if table.access is Access.SBATCH:
-        return command_queue(table, Commands(as_owner=table.sudo), stock_parse_job_id, signer)
+        return command_queue(table, Commands(as_owner=table.sudo, wrapper=table.commands), stock_parse_job_id, signer)
     assert signer is not None  # `rest` needs one: SlurmTable
     return RestQueue(table, SlurmClient(Http(table.url), signer, signer))

@@ -6,6 +6,7 @@
   const words = JSON.parse(document.getElementById("pending-words").textContent);
   const steps = [...document.querySelectorAll("#steps li")];
   const said = document.getElementById("step-said");
+  const detail = document.getElementById("step-detail");
   const failure = document.getElementById("failure");
   const cancel = document.getElementById("cancel");
   let reached = -1;
@@ -38,10 +39,17 @@
       return;
     }
     if (event.progress !== undefined) reach(event.progress);
+    // What the backend says of its own step: a queue's reason, an image's layers. The hub's first and last events say no more than the list.
+    if (event.message && event.progress > 10 && event.progress < 100) detail.textContent = event.message;
     if (event.ready) {
       events.close();
       window.location.reload();
     }
+  };
+
+  // A hub that is restarted closes the stream for good: what became of the start is on the page itself.
+  events.onerror = () => {
+    if (events.readyState === EventSource.CLOSED) window.setTimeout(() => window.location.reload(), 5000);
   };
 
   cancel.addEventListener("click", async () => {

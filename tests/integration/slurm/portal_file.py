@@ -48,3 +48,17 @@ def open_python(cluster: SlurmCluster) -> None:
             script = f"mkdir {shown} && mount --bind {path} {shown} && mount -t tmpfs -o mode=755 tmpfs {closed}"
             cluster.run("bash", "-ec", f"{script} && mkdir -p {path} && mount --bind {shown} {path}")
     assert os.access(sys.executable, os.X_OK)
+
+
+def as_owner(cluster: SlurmCluster, folder: Path) -> Path:
+    """What `sudo -n -E -u LOGIN --` is on a login node: the environment goes along, and the cluster's own names are known."""
+    path = folder / "as-owner"
+    pid, conf = cluster.namespace.pid, cluster.conf
+    path.write_text(
+        "#!/bin/sh\n"
+        f"export SLURM_CONF={conf}\n"
+        "login=$1; shift\n"
+        f'exec nsenter -t {pid} -m -p -u -r -w setpriv --reuid "$login" --regid "$login" --clear-groups "$@"\n'
+    )
+    path.chmod(0o755)
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -68,6 +69,17 @@ def stopped(pi: Browser, cluster: SlurmCluster, hold_id: str, server: str = "") 
 
 def partition(cluster: SlurmCluster, state: str) -> None:
     cluster.run("scontrol", "update", f"partitionname={PARTITION}", f"state={state}")
+
+
+def said(pi: Browser, server: str) -> str:
+    """The first thing that the pending page hears of the queue."""
+    path = f"/hub/api/users/pi/servers/{server}/progress?_xsrf={pi.xsrf}"
+    with pi.http.stream("GET", path, timeout=30) as events:
+        assert events.status_code == 200
+        for line in events.iter_lines():
+            if line.startswith("data:") and json.loads(line[5:])["progress"] >= 30 and "Asking" not in line:
+                return str(json.loads(line[5:])["message"])
+    return ""
 
 
 def test_a_person_without_an_account_on_this_machine_runs_a_notebook_as_themselves(
@@ -139,6 +151,7 @@ def test_a_job_that_waits_while_the_hub_is_killed_is_submitted_once_and_becomes_
         assert server is not None
         assert not server["ready"]
         assert state(slurm22, hold_id) == "PENDING"
+        assert "The cluster starts no jobs of this kind at the moment. Place in the queue: 1." in said(pi, "s-1")
     finally:
         partition(slurm22, "up")
     pi.ready("s-1")

@@ -20,6 +20,7 @@ from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.job_sessions import SlurmUnderTest, slurm_table, write_program
 from tests.integration.slurm.offices import client, office
 from tests.integration.slurm.options import PORTAL_ACCOUNT
+from tests.integration.slurm.portal_file import as_owner
 
 _numbers = itertools.count(1)
 
@@ -39,23 +40,9 @@ class SbatchUnderTest(SlurmUnderTest):
 def sbatch(cluster: SlurmCluster, folder: Path, **changes: Any) -> SlurmUnderTest:
     table = slurm_table(cluster, write_program(cluster.base), access="sbatch", **changes)
     inside = tuple(cluster.namespace.argv(()))
-    commands = Commands(as_owner=(str(_wrapper(cluster, folder)), "{login}"), wrapper=inside)
+    commands = Commands(as_owner=(str(as_owner(cluster, folder)), "{login}"), wrapper=inside)
     queue = command_queue(table, commands, stock_parse_job_id, office(cluster, folder))
     return SbatchUnderTest(cluster, folder, queue, SbatchSpawner, PORTAL_ACCOUNT, f"sbatch{next(_numbers)}")
-
-
-def _wrapper(cluster: SlurmCluster, folder: Path) -> Path:
-    """What `sudo -n -E -u LOGIN --` is on a login node: the environment goes along, and the cluster's own names are known."""
-    path = folder / "as-owner"
-    pid, conf = cluster.namespace.pid, cluster.conf
-    path.write_text(
-        "#!/bin/sh\n"
-        f"export SLURM_CONF={conf}\n"
-        "login=$1; shift\n"
-        f'exec nsenter -t {pid} -m -p -u -r -w setpriv --reuid "$login" --regid "$login" --clear-groups "$@"\n'
-    )
-    path.chmod(0o755)
-    return path
 
 
 class TestRest(DelegateContract):

@@ -28,7 +28,7 @@ from spawners.steward.client import StewardClient, StewardRefusal, StewardUnreac
 P = ParamSpec("P")
 T = TypeVar("T")
 
-THREADS: Final = 16  # calls that change something, side by side; slurmrestd itself has eight threads by default
+THREADS: Final = 4  # calls that change something, side by side; more of them only take the event loop's turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class JobQueue(Protocol):
     """One cluster. Everything raises SlurmUnreachable where the cluster does not answer."""
 
     table: SlurmTable
+    turn: asyncio.Lock  # held by who does more than a moment's work on the event loop: one start at a time
 
     async def submit(self, request: JobRequest, hold_id: str, owner: Owner) -> int:
         """Submit, unless a job of this name exists: then that one's id. Raises SubmitRefused, OutcomeUnknown."""
@@ -77,6 +78,7 @@ class RestQueue:
 
     def __init__(self, table: SlurmTable, client: SlurmClient) -> None:
         self.table = table
+        self.turn = asyncio.Lock()
         self._client = client
         self._watch = ClusterWatch(client, max_age_s=table.look)
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="slurm")

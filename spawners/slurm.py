@@ -87,15 +87,19 @@ class SlurmSession(JobSession, Spawner):
     # -- the steps of a start -------------------------------------------------------------------------------------------------
 
     async def _submit(self) -> None:
-        start, cluster_name = self._session_start()
         if await asyncio.to_thread(self._records.end_reason, self.hold_id) is not None:
             raise refused(say(self.language, "hold_used"), reason="hold_used", status_code=409)
+        profile = self._job_profile()
+        cluster_name = profile.slurm.cluster
         queue = self._queue(cluster_name)
-        try:
-            request = job_spec.job_request(start, queue.table)
-        except SpecError as error:
-            self.log.error("Session %s of %s has no job: %s", self.hold_id, self._log_name, error)
-            raise refused(say(self.language, "job.misconfigured"), reason="no_job", status_code=500) from None
+        # Many starts resume at once, and each takes some milliseconds of the event loop here.
+        async with queue.turn:
+            start = self._session_start(profile)
+            try:
+                request = job_spec.job_request(start, queue.table)
+            except SpecError as error:
+                self.log.error("Session %s of %s has no job: %s", self.hold_id, self._log_name, error)
+                raise refused(say(self.language, "job.misconfigured"), reason="no_job", status_code=500) from None
         now_ms = time.time_ns() // 10**6
         await self._keep(JobRecord(
             hold_id=self.hold_id, user=self.user.name, server_name=self.name, profile=start.profile.id, cluster=cluster_name,
@@ -209,11 +213,16 @@ class SlurmSession(JobSession, Spawner):
             message += say(self.language, "job.starts_at", at=instant(place.expected_at_s * 1000))
         return {"progress": 30, "message": message}
 
-    def _session_start(self) -> tuple[SessionStart, str]:
+    def _job_profile(self) -> Any:
+        """The profile that the start names. Raises a refusal where it is none of a cluster, or nothing pays for it."""
         request = self.resource_request
         profile = None if request is None else self.profiles.get(request.profile)
         if not self.hold_id or profile is None or profile.slurm is None:
             raise refused(say(self.language, "no_hold"), reason="no_hold", status_code=500)
+        return profile
+
+    def _session_start(self, profile: Any) -> SessionStart:
+        request = self.resource_request
         table = self._queue(profile.slurm.cluster).table
         self.ip, self.port = table.listen, 0
         self.set_trait("hub_connect_url", table.hub_url or None)
@@ -224,12 +233,11 @@ class SlurmSession(JobSession, Spawner):
         except ValueError as error:
             raise self._not_taken(str(error)) from None
         environment = {**self.get_env(), **self.session_environment, HOLD_VARIABLE: self.hold_id}
-        start = SessionStart(
+        return SessionStart(
             hold_id=self.hold_id, owner=owner, profile=profile, runtime_s=request.runtime_s, deadline_ms=self.deadline_ms,
             callback_url=url_path_join(environment["JUPYTERHUB_API_URL"], "commons/"), arguments=tuple(self.get_args()),
             environment=environment, label=job_spec.job_label(self.user.name, self.name, profile.id),
         )  # fmt: skip
-        return start, profile.slurm.cluster
 
     def get_env(self) -> dict[str, str]:
         """What the hub gives a server, without anything of the hub's own."""

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 
@@ -202,17 +202,25 @@ class Writer:
     def _find_out(self, sent: Head, error: Exception) -> None:
         """The reply to COMMIT was lost: returns where the link of the batch is there, raises `error` where it is not."""
         self._disconnect()
-        wire = self._outside.connect(self._database)
-        try:
-            found = wire.select(sql.LINK_OF, [(sent.epoch, sent.n)])
-        finally:
-            wire.close()
+        found = self._links(sent)
         counted = bool(found) and found[0][0] == sent.hash
         log.warning(
             "the reply to COMMIT was lost (%s); the batch %s", type(error).__name__, "counts" if counted else "does not"
         )
         if not counted:
             raise error
+
+    def _links(self, sent: Head) -> list[Any]:
+        """What the database has in the place of the link that was sent. Raises Unavailable where it does not say."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            wire = self._outside.connect(self._database)
+            try:
+                return wire.select(sql.LINK_OF, [(sent.epoch, sent.n)])
+            except _OUTAGES:
+                self._outside.pause(attempt)
+            finally:
+                wire.close()
+        raise Unavailable("whether the last batch counts is not known")
 
     def _connected(self) -> tuple[Wire, Head]:
         if self._wire is None or self._head is None:

@@ -147,7 +147,7 @@ class ContainersTable(BaseModel):
         description="How long a container may take to start once its image is there.",
     )
     stop_grace: Duration = Field(
-        "10 s",
+        "1 min",
         validate_default=True,
         le=60,
         description="Time between SIGTERM and SIGKILL when a session is stopped by a person or the portal.",

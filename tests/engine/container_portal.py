@@ -54,14 +54,18 @@ class ContainerPortal:
         (found,) = [one for one in self.containers() if one.labels[spec.USER] == user]
         return found
 
-    def lived_ms(self, container_id: str = "") -> int:
-        """From start to end of the only session, or of this container, by the engine's events: they outlive the container."""
-        found: dict[str, int] = {}
+    def lived_ms(self, container: Any = None) -> int:
+        """From start to end of this container, or of the only session, by the engine's events: they outlive the container.
+
+        An engine that was restarted has forgotten its older events, not the container's own StartedAt.
+        """
         filters: dict[str, Any] = {"event": ["start", "die"], "label": spec.HOLD}
-        if container_id:
-            filters["container"] = container_id
-        for event in self.client.events(since=0, until=int(time.time()) + 1, filters=filters, decode=True):
-            found[event["Action"]] = int(event["timeNano"]) // 10**6
+        if container is not None:
+            filters["container"] = container.id
+        events = self.client.events(since=0, until=int(time.time()) + 1, filters=filters, decode=True)
+        found = {event["Action"]: int(event["timeNano"]) // 10**6 for event in events}
+        if container is not None:
+            found["start"] = instant_ms(container.attrs["State"]["StartedAt"]) or 0
         return found["die"] - found["start"]
 
 

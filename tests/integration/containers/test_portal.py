@@ -141,7 +141,7 @@ async def test_a_notebook_sees_its_gpu_its_home_and_the_portal_and_nothing_else_
         assert scanned == sorted([running.ports["hub"], running.ports["quota"]])
     await asyncio.gather(pi.stop(), researcher.stop())
     charged = await settled_charge(pi, project_id)
-    lived = running.lived_ms(mine.id) + 2 * running.lived_ms(other.id)
+    lived = running.lived_ms(mine) + 2 * running.lived_ms(other)
     assert abs(charged - lived) <= 3 * running.told_later_ms
     await nothing_left(running)
 
@@ -208,5 +208,5 @@ async def test_a_session_goes_on_while_the_engine_and_its_helper_are_restarted_a
     assert (await pi.server() or {}).get("ready") is True
     await pi.stop()
     charged = await settled_charge(pi, project_id) - before
-    assert abs(charged - running.lived_ms(container.id)) <= running.told_later_ms
+    assert abs(charged - running.lived_ms(container)) <= running.told_later_ms
     await nothing_left(running)

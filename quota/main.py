@@ -105,6 +105,7 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
             evidence=EvidenceByBackend(_evidence(settings, ledger)),
             catalogue=Catalogue(settings.profiles),
             policy=settings.policy,
+            limits=settings.tables.limits.to_limits(),
             programme=settings.programme,
             session_key_secret=settings.secrets.session_key_secret.encode(),
             sends_mail=bool(settings.tables.mail.server),

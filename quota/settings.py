@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from quota.adapters import mail_settings
 from quota.adapters.mail_settings import MailTable
+from quota.domain.limits import Limits
 from quota.domain.rates import ChargeRate
 from quota.gateway import settings as gateway
 from quota.gateway.settings import GatewayTable, ModelName, ModelTable
@@ -28,7 +29,7 @@ from spawners.container_settings import ContainersTable
 from spawners.profiles import ID_PATTERN, Backend, Duration, Profiles
 from spawners.slurm_settings import SlurmTable
 
-_OWN: Final = frozenset({"quota", "programme", "policy", "rates"})
+_OWN: Final = frozenset({"quota", "programme", "policy", "limits", "rates"})
 TABLES: Final[frozenset[str]] = _OWN | gateway.TABLES | mail_settings.TABLES
 SECRETS: Final = ("quota_api_token", "hub_credential", "session_key_secret", "cookie_key", "model_key")
 
@@ -113,6 +114,19 @@ class PolicyTable(BaseModel):
     unknown_lease: Duration = Field(
         3600, description="How long a session's hold is believed without news of its backend."
     )
+    stop_grace: Duration = Field(
+        60, description="Between SIGTERM and SIGKILL of a stopped session; inside the stop margin."
+    )
+    notice: Duration = Field(600, description="How long a session still runs after a decision that it has to end.")
+    pending_ask: Duration = Field(86_400, description="Wait in a queue after which its owner is asked once.")
+    pending_longest: Duration = Field(172_800, description="Wait in a queue after which a session is cancelled.")
+    grace_days: int = Field(
+        14, ge=0, le=366, description="Days after an allocation's end in which rescue sessions start."
+    )
+    pi_absence_days: int = Field(
+        30, ge=0, le=366, description="Days without a PI after which a project starts nothing new."
+    )
+    rescue_a_day: Duration = Field(7200, description="Rescue sessions of one person in one UTC day.")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -120,7 +134,29 @@ class PolicyTable(BaseModel):
             raise ValueError("stop_margin must be at least 1 min: a session is killed 60 s after it is told to stop")
         if self.meter_interval > 60:
             raise ValueError("meter_interval must be at most 60 s")
+        if self.stop_grace >= self.stop_margin:
+            raise ValueError("stop_grace must be shorter than stop_margin: both lie behind the chosen runtime")
         return self
+
+
+class LimitsTable(BaseModel):
+    """The `[limits]` table: what one person and one project may have at once, and a person in a day; 0: no such limit."""
+
+    model_config = _FROZEN
+
+    person_sessions: int = Field(0, ge=0, le=10_000, description="Sessions that one person may have at once.")
+    person_gpus: int = Field(0, ge=0, le=100_000, description="GPUs that one person may have in use at once.")
+    project_sessions: int = Field(0, ge=0, le=100_000, description="Sessions that one project may have at once.")
+    project_gpus: int = Field(0, ge=0, le=1_000_000, description="GPUs that one project may have in use at once.")
+    person_gpu_hours_a_day: int = Field(
+        0, ge=0, le=1_000_000, description="GPU-hours that one person may start in one UTC day, holds included."
+    )
+
+    def to_limits(self) -> Limits:
+        return Limits(
+            self.person_sessions, self.person_gpus, self.project_sessions, self.project_gpus,
+            self.person_gpu_hours_a_day * 3_600_000,
+        )  # fmt: skip
 
 
 class RateTable(BaseModel):
@@ -145,6 +181,7 @@ class QuotaTables(BaseModel):
 
     quota: QuotaTable = Field(default_factory=QuotaTable, description="Where the ledger lives.")
     programme: ProgrammeTable = Field(default_factory=ProgrammeTable, description="Who awards.")
+    limits: LimitsTable = Field(default_factory=LimitsTable, description="What may be had at once, and in a day.")
     policy: PolicyTable = Field(default_factory=PolicyTable, description="The policy's numbers.")
     mail: MailTable = Field(default_factory=MailTable, description="The server that takes the portal's mails.")
     gateway: GatewayTable = Field(default_factory=GatewayTable, description="The limits of every model request.")
@@ -207,6 +244,13 @@ class Settings:
             start_lease_s=table.start_lease,
             ended_grace_s=table.ended_grace,
             unknown_lease_s=table.unknown_lease,
+            stop_grace_s=table.stop_grace,
+            notice_s=table.notice,
+            pending_ask_s=table.pending_ask,
+            pending_max_s=table.pending_longest,
+            grace_days=table.grace_days,
+            pi_absence_days=table.pi_absence_days,
+            rescue_s_a_day=table.rescue_a_day,
             idle_notice_s=table.idle_notice,
         )
 

@@ -84,6 +84,7 @@ class Profile:
     default_runtime_s: int
     longest_runtime_s: int
     simulated: bool = False
+    rescue: bool = False
     title_zh: str = ""
     description: str = ""
     notes: str = ""
@@ -100,6 +101,8 @@ class Profile:
             raise ValueError("a profile has no negative GPUs and at least one CPU and some memory")
         if not 0 < self.shared_memory_bytes <= self.memory_bytes:
             raise ValueError("the shared memory is not positive or larger than the memory, of which it is a part")
+        if self.rescue and self.gpus:
+            raise ValueError("a rescue profile has no GPUs: it starts where nothing is left to pay with")
         if not 0 < self.default_runtime_s <= self.longest_runtime_s:
             raise ValueError("the default runtime is longer than the longest runtime, or not positive")
         if not self.applications or len({one.id for one in self.applications}) != len(self.applications):
@@ -159,6 +162,10 @@ class ProfileTable(BaseModel):
     default_runtime: Duration = Field(description='Runtime that the chooser proposes, such as "2 h".')
     longest_runtime: Duration = Field(description="Longest runtime that can be asked for, extensions included.")
     simulated: bool = Field(False, description="True where the GPUs are simulated; every page then says so.")
+    rescue: bool = Field(
+        False,
+        description="True where it also starts in the grace after an allocation's end, at most `policy.rescue_a_day` a person and day; no GPUs.",
+    )
     notes: str = Field("", max_length=400, description="What a person should know before choosing it.")
     slurm: SlurmPlaceTable | None = Field(None, description="Where its jobs go (backend `slurm` only).")
     shared_memory: Size = Field(
@@ -197,6 +204,7 @@ class ProfileTable(BaseModel):
             "gpus",
             "cpus",
             "simulated",
+            "rescue",
             "notes",
         )
         return Profile(

@@ -64,6 +64,7 @@ class Books:
     epochs: dict[str, int] = field(default_factory=dict)
     epochs_since: dict[str, datetime] = field(default_factory=dict)
     refunds: dict[RefundId, tuple[Adjusted, tuple[object, ...]]] = field(default_factory=dict)
+    caps: dict[str, int] = field(default_factory=dict)
     top_ups: dict[tuple[HoldId, str], int] = field(default_factory=dict)
     extensions: dict[str, Extension] = field(default_factory=dict)
     reversed: set[AdjustmentId] = field(default_factory=set)

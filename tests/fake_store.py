@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from quota.domain.application import Application, ApplicationState, Ask
 from quota.domain.errors import IdConflict, RefusalCode, Refused, Unavailable, WrongState
 from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId
+from quota.domain.limits import Limit
 from quota.domain.notice import balance_notices
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.rates import ChargeRate
 from quota.domain.session import Extension, ExtensionState, Session, SessionState
 from quota.domain.units import Balance, Unit
-from quota.service.ports import Adjusted, StatementLine
+from quota.service.ports import Adjusted, LimitStanding, StatementLine
 from tests.fake_books import Books, FakeFences, FakeRefunds, Line
 from tests.fake_gateway import FakeGatewayKeys, FakeKeptAnswers, FakeModelUsage, FakeRateWindows
 from tests.fake_notices import FakeIdleStates, FakeNotices, FakeOutbox
@@ -33,6 +34,7 @@ class FakeTransaction:
         self.accounts = FakeAccounts(books)
         self.sessions = FakeSessions(books)
         self.rates = FakeRates(books)
+        self.limits = FakeLimits(books)
         self.gateway_keys = FakeGatewayKeys(books)
         self.rate_windows = FakeRateWindows(books)
         self.kept_answers = FakeKeptAnswers(books)
@@ -179,6 +181,9 @@ class FakeProjects:
     def move_memberships(self, person_id: PersonId, into: PersonId) -> None:
         raise NotImplementedError
 
+    def set_without_pi(self, project_id: ProjectId, since: datetime | None) -> None:
+        self.books.projects[project_id] = replace(self.books.projects[project_id], without_pi_since=since)
+
     def set_state(self, project_id: ProjectId, state: ProjectState) -> None:
         self.books.projects[project_id] = replace(self.books.projects[project_id], state=state)
 
@@ -305,6 +310,18 @@ class FakeAccounts:
         known = self.books.adjustments.get(adjustment_id)
         return None if known is None else self.books.allocations[AllocationId(str(known[1][0]))]
 
+    def revoke(self, allocation_id: AllocationId) -> None:
+        self._change(allocation_id, revoked=True, frozen=True)
+
+    def set_target(self, allocation_id: AllocationId, target: int | None) -> None:
+        self._change(allocation_id, target=target)
+
+    def with_target(self) -> Sequence[Allocation]:
+        return [one for one in self.books.allocations.values() if one.target is not None]
+
+    def _change(self, allocation_id: AllocationId, **values: Any) -> None:
+        self.books.allocations[allocation_id] = replace(self.books.allocations[allocation_id], **values)
+
     def of_project(self, project_id: ProjectId) -> Sequence[Allocation]:
         return [a for a in self.books.allocations.values() if a.project_id == project_id]
 
@@ -403,3 +420,18 @@ class FakeRates:
     def at(self, hardware: str, at: datetime) -> ChargeRate | None:
         valid = [r for r in self.books.rates if r.hardware == hardware and r.valid_from <= at]
         return max(valid, key=lambda r: r.valid_from, default=None)
+
+
+@dataclass
+class FakeLimits:
+    """Caps only; counting is the real ledger's."""
+
+    books: Books
+
+    def get(self, limit_id: str) -> LimitStanding | None:
+        cap = self.books.caps.get(limit_id)
+        return None if cap is None else LimitStanding(limit_id, cap, 0, 0)
+
+    def put(self, limit: Limit) -> LimitStanding:
+        self.books.caps[limit.id] = limit.cap
+        return LimitStanding(limit.id, limit.cap, 0, 0)

@@ -21,6 +21,7 @@ class Catalogue:
                 longest_runtime_s=one.longest_runtime_s,
                 title_zh=one.title_zh,
                 backend=one.backend.value,
+                rescue=one.rescue,
                 idle_s=one.idle_s,
                 keep_alive_s=one.keep_alive_s,
             )

@@ -57,6 +57,27 @@ MESSAGES: Final[Mapping[str, Message]] = {
     ),
     "project_suspended": Message("{project} is suspended.", "Ask its PI or the programme's administrators."),
     "limit_reached": Message("A limit on your use is reached.", "Ask a lead of the project."),
+    "limit_reached.person_sessions": Message(
+        "You have as many sessions as one person may have at once.", "Stop one of them first."
+    ),
+    "limit_reached.person_gpus": Message(
+        "You have as many GPUs in use as one person may have at once.", "Stop a session, or choose fewer GPUs."
+    ),
+    "limit_reached.project_sessions": Message(
+        "The project has as many sessions as it may have at once.", "Wait until one ends, or ask a lead."
+    ),
+    "limit_reached.project_gpus": Message(
+        "The project has as many GPUs in use as it may have at once.",
+        "Choose fewer GPUs, or wait until a session ends.",
+    ),
+    "limit_reached.member": Message(
+        "This start needs {requested}; your share of the project has {available} left.",
+        "Choose at most {fits_runtime_s}, or ask a lead of the project.",
+    ),
+    "limit_reached.day": Message(
+        "This start needs {requested}; of today's GPU-hours you have {available} left.",
+        "Choose at most {fits_runtime_s}, or wait for tomorrow (UTC).",
+    ),
     "already_running": Message("This session is running already.", "Open or stop it first."),
     "backend_refused": Message(
         "The session's end could not be moved: {why}.", "The old end stands; what was set aside is given back."
@@ -290,6 +311,8 @@ def _variant(code: str, params: Mapping[str, object]) -> str:
         return "insufficient_balance.nothing_fits"
     if code == "no_allocation" and params.get("starts_on"):
         return "no_allocation.later"
+    if code == "limit_reached" and f"{code}.{params.get('limit_name')}" in MESSAGES:
+        return f"{code}.{params['limit_name']}"
     if code in ("session", "your_session") and not params.get("server_name"):
         return f"{code}.unnamed"
     if code == "notice.stopped" and params.get("by"):

@@ -63,6 +63,7 @@ class Project:
     title: str
     state: ProjectState
     created_at: datetime
+    without_pi_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +86,26 @@ class Allocation:
     suspended: bool
     frozen: bool
     balance: Balance
+    revoked: bool = False
+    target: int | None = (
+        None  # the award that was decided where use keeps the effective one higher; reclaimed as holds release
+    )
 
     @property
     def unit(self) -> Unit:
         return self.balance.unit
 
+    @property
+    def spendable(self) -> int:
+        """What new holds may take: available, but never beyond an award that was lowered and is not reclaimed yet."""
+        if self.target is None:
+            return self.balance.available
+        return min(self.balance.available, self.target - self.balance.charged - self.balance.held)
+
     def state_at(self, at: datetime) -> AllocationState:
         """The state that follows from the dates; grace and closing belong to the policy and come on top."""
+        if self.revoked:
+            return AllocationState.REVOKED
         if self.suspended:
             return AllocationState.SUSPENDED
         if at < self.starts_at:
@@ -105,7 +119,7 @@ def payer(allocations: list[Allocation], unit: Unit, amount: int, at: datetime) 
     Where none can carry it, the one with the most available, so that a refusal names the best there is; None where none is active.
     """
     active = [a for a in allocations if a.unit is unit and a.state_at(at) is AllocationState.ACTIVE and not a.frozen]
-    able = [a for a in active if a.balance.available >= amount]
+    able = [a for a in active if a.spendable >= amount]
     if able:
         return min(able, key=lambda a: (a.ends_at, a.id))
-    return max(active, key=lambda a: (a.balance.available, a.id), default=None)
+    return max(active, key=lambda a: (a.spendable, a.id), default=None)

@@ -280,6 +280,8 @@ def observed(old: Session, state: SessionState, evidence: Evidence | None, reaso
     if evidence.started_at is None:
         return new
     ends_at = evidence.ends_at or evidence.started_at + timedelta(seconds=old.runtime_s)
+    if old.target is Target.STOPPED and old.stop_at is not None:
+        ends_at = min(ends_at, old.stop_at)
     return replace(
         new,
         started_at=evidence.started_at,

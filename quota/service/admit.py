@@ -6,7 +6,7 @@ conflict. A crash between hold and session row loses nothing, since the row is m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from quota.domain.errors import RefusalCode, Refused, Unknown
@@ -19,6 +19,7 @@ from quota.domain.session import Session, SessionState, SessionTerms
 from quota.domain.units import Unit
 from quota.service.callers import person_named
 from quota.service.keys import session_key
+from quota.service.limiting import limits_of_start, with_what_fits
 from quota.service.ports import Transaction
 from quota.service.quote import Quote, QuoteRequest, priced_profile, quote_session
 from quota.service.services import Services
@@ -87,10 +88,13 @@ async def place_session_hold(
     quoted = await quote_session(
         services, QuoteRequest(actor.id, request.project_id, request.profile, request.runtime_s)
     )
-    decided_here = quoted.refusal is not None and quoted.refusal.code is not RefusalCode.INSUFFICIENT_BALANCE
+    by_ledger = quoted.refusal is not None and quoted.refusal.code is RefusalCode.INSUFFICIENT_BALANCE
+    decided_here = quoted.refusal is not None and (not by_ledger or quoted.quote.lowered)
     if quoted.refusal is not None and (decided_here or quoted.quote.allocation_id is None):
         return quoted.refusal
-    return await _answer(services, await ledger.place_hold(_order(services, request, actor, quoted.quote)))
+    limits = await limits_of_start(services, actor.id, quoted.quote)
+    order = replace(_order(services, request, actor, quoted.quote), limits=limits)
+    return await _answer(services, await ledger.place_hold(order))
 
 
 def _order(services: Services, request: SessionHoldRequest, actor: Person, quote: Quote) -> HoldOrder:
@@ -164,7 +168,7 @@ def _record(tx: Transaction, hold: Hold) -> tuple[int, Person]:
 
 def explained(hold: Hold, terms: SessionTerms) -> Refused:
     """The ledger's refusal with the runtime that would have fitted."""
-    refusal = hold.refusal or Refused(RefusalCode.INSUFFICIENT_BALANCE)
+    refusal = with_what_fits(hold.refusal or Refused(RefusalCode.INSUFFICIENT_BALANCE), terms)
     available = refusal.params.get("available")
     if refusal.code is not RefusalCode.INSUFFICIENT_BALANCE or type(available) is not int:
         return refusal

@@ -13,10 +13,12 @@ from quota.domain.ids import ProjectId
 from quota.domain.notice import NoticeKind
 from quota.domain.project import LEADS, Person, ProjectRole
 from quota.service.callers import Caller
+from quota.service.endings import Cause, end_sessions, sessions_of
 from quota.service.notices import about_project, instant_param, tell
 from quota.service.ports import Transaction
 from quota.service.services import Services
 
+_RANK = {ProjectRole.MEMBER: 0, ProjectRole.MANAGER: 1, ProjectRole.CO_PI: 2, ProjectRole.PI: 3}
 _APPOINTERS = frozenset({ProjectRole.PI, ProjectRole.CO_PI})
 
 
@@ -28,9 +30,12 @@ class MemberChange:
 
 
 async def put_member(
-    services: Services, caller: Caller, project_id: ProjectId, hub_name: str, role: ProjectRole
+    services: Services, caller: Caller, project_id: ProjectId, hub_name: str, role: ProjectRole, *, finish: bool = False
 ) -> MemberChange:
-    """Add a person to a project or change their role. Raises Unknown('project' | 'person') and Forbidden."""
+    """Add a person to a project or change their role. Raises Unknown('project' | 'person') and Forbidden.
+
+    Where a role is lowered the person's running sessions of the project end with notice, unless `finish` lets them.
+    """
     at = services.clock.now()
 
     def work(tx: Transaction) -> MemberChange:
@@ -39,6 +44,8 @@ async def put_member(
             return MemberChange(person, role, added=False)
         _may_change(caller, own, person, now, role)
         added = tx.projects.put_member(project_id, person.id, role, at)
+        if now is not None and _RANK[role] < _RANK[now] and not finish:
+            end_sessions(services, tx, sessions_of(tx, project_id, person.id), Cause.ROLE_LOWERED, at)
         tx.audit(
             actor=caller.id,
             action="member_put",
@@ -53,8 +60,13 @@ async def put_member(
     return await services.store.write(work)
 
 
-async def remove_member(services: Services, caller: Caller, project_id: ProjectId, hub_name: str) -> bool:
-    """Take a person out of a project; False where they were not in it. Raises Unknown('project' | 'person') and Forbidden."""
+async def remove_member(
+    services: Services, caller: Caller, project_id: ProjectId, hub_name: str, *, finish: bool = False
+) -> bool:
+    """Take a person out of a project; False where they were not in it. Raises Unknown('project' | 'person') and Forbidden.
+
+    Their running sessions end with notice, unless `finish` lets them run to their ends; files stay.
+    """
     at = services.clock.now()
 
     def work(tx: Transaction) -> bool:
@@ -65,6 +77,8 @@ async def remove_member(services: Services, caller: Caller, project_id: ProjectI
             raise Forbidden("the PI cannot leave; a co-PI takes over first")
         if not tx.projects.remove_member(project_id, person.id):
             return False
+        if not finish:
+            end_sessions(services, tx, sessions_of(tx, project_id, person.id), Cause.REMOVED, at)
         before = {"role": now.value} if now is not None else None
         subject = f"{project_id}/{person.id}"
         tx.audit(

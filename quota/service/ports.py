@@ -19,6 +19,7 @@ from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, Usage
 from quota.domain.idle import IdleState
 from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId, RefundId
+from quota.domain.limits import Limit
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.rates import ChargeRate
 from quota.domain.session import Extension, Seen, Session
@@ -209,6 +210,9 @@ class Projects(Protocol):
 
     def remove_member(self, project_id: ProjectId, person_id: PersonId) -> bool: ...
     def set_state(self, project_id: ProjectId, state: ProjectState) -> None: ...
+    def set_without_pi(self, project_id: ProjectId, since: datetime | None) -> None:
+        """Write down since when a project has no PI; None: it has one."""
+
     def move_memberships(self, person_id: PersonId, into: PersonId) -> None:
         """Give `into` this person's place in each project; where both were in one, the role that may do more stays."""
 
@@ -285,6 +289,15 @@ class Accounts(Protocol):
         """
 
     def of_adjustment(self, adjustment_id: AdjustmentId) -> Allocation | None: ...
+    def revoke(self, allocation_id: AllocationId) -> None:
+        """End an allocation for good: nothing is held on it any more; late charges still post to it."""
+
+    def set_target(self, allocation_id: AllocationId, target: int | None) -> None:
+        """Keep the award that was decided while use keeps the effective one higher; None: they are the same."""
+
+    def with_target(self) -> Sequence[Allocation]:
+        """Allocations whose award was lowered below their use and is not reclaimed yet."""
+
     def of_project(self, project_id: ProjectId) -> Sequence[Allocation]: ...
     def get(self, allocation_id: AllocationId) -> Allocation | None: ...
     def strained(self, at: datetime) -> Sequence[Allocation]:
@@ -347,6 +360,26 @@ class Rates(Protocol):
     def at(self, hardware: str, at: datetime) -> ChargeRate | None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class LimitStanding:
+    """A limit as it stands."""
+
+    id: str
+    cap: int
+    charged: int
+    held: int
+
+    @property
+    def available(self) -> int:
+        return self.cap - self.charged - self.held
+
+
+class LimitCounters(Protocol):
+    def get(self, limit_id: str) -> LimitStanding | None: ...
+    def put(self, limit: Limit) -> LimitStanding:
+        """Make a counter, which begins with what stands, or move its cap."""
+
+
 class Fences(Protocol):
     def take(self, name: str, holder: str, at: datetime) -> int:
         """The next epoch of `name`, from now on the only one that writes; `holder` says who took it, for people to read."""
@@ -375,6 +408,8 @@ class Transaction(Protocol):
     def rates(self) -> Rates: ...
     @property
     def fences(self) -> Fences: ...
+    @property
+    def limits(self) -> LimitCounters: ...
     @property
     def refunds(self) -> Refunds: ...
     @property
@@ -428,6 +463,7 @@ class PricedProfile:
     backend: str = "local"
     idle_s: int = 3600  # without kernel activity until it is stopped; 0: never
     keep_alive_s: int = 4 * 3600  # how long beyond that its owner may keep it
+    rescue: bool = False  # starts at zero balance and in the grace after an allocation, a little time a day
 
     def title_in(self, language: str) -> str:
         """The title in the reader's language; the one that every profile has where there is no other."""

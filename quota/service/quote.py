@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from fractions import Fraction
+from typing import Final
 
 from quota.domain.errors import RefusalCode, Refused, Unavailable, Unknown
 from quota.domain.ids import AllocationId, PersonId, ProjectId
@@ -18,6 +19,8 @@ from quota.domain.rates import hold_amount, longest_runtime_s
 from quota.domain.units import Unit
 from quota.service.ports import PricedProfile, Transaction
 from quota.service.services import Services
+
+_RESCUES_READ: Final = 200  # sessions of one person that are looked through for today's
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Quote:
     price: Price
     available: int
     fits_runtime_s: int | None
+    lowered: bool = False  # an award that is being reclaimed: the ledger would give what is not theirs any more
 
     unit = Unit.GPU_MS
 
@@ -89,17 +93,69 @@ async def quote_session(services: Services, request: QuoteRequest) -> Quoted:
     at = services.clock.now()
     profile = priced_profile(services, request.profile)
     price, who = await services.store.read(lambda tx: _facts(services, tx, request, profile, at))
-    return decide(price, who, profile.longest_runtime_s, at)
+    if profile.rescue:
+        used_s = await services.store.read(lambda tx: rescue_used_s(tx, request.actor, profile.id, at))
+        left_s = max(0, services.policy.rescue_s_a_day - used_s)
+        if request.runtime_s > left_s:
+            quoted = decide(price, who, profile.longest_runtime_s, at, _rules(services, profile))
+            numbers = {"used_s": used_s, "fits_runtime_s": left_s or None}
+            return Quoted(quoted.quote, quoted.refusal or Refused(RefusalCode.RESCUE_USED_UP, numbers))
+    return decide(price, who, profile.longest_runtime_s, at, _rules(services, profile))
 
 
-def decide(price: Price, who: Payer, longest_s: int, at: datetime) -> Quoted:
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Policy's numbers that decide a start. `grace` is how long after an allocation's end what is free for rescue still starts."""
+
+    pi_absence: timedelta = timedelta(days=30)
+    grace: timedelta = timedelta(0)
+
+
+def _rules(services: Services, profile: PricedProfile) -> Rules:
+    policy = services.policy
+    grace = timedelta(days=policy.grace_days if profile.rescue else 0)
+    return Rules(timedelta(days=policy.pi_absence_days), grace)
+
+
+def rescue_used_s(tx: Transaction, person_id: PersonId, profile_id: str, at: datetime) -> int:
+    """Seconds of this UTC day that a person's rescue sessions took; one that is not over counts with its whole runtime."""
+    day = at.replace(hour=0, minute=0, second=0, microsecond=0)
+    used_s = 0
+    for one in tx.sessions.of_person(person_id, limit=_RESCUES_READ):
+        if one.terms.profile != profile_id or one.held_at < day:
+            continue
+        if not one.over:
+            used_s += one.runtime_s
+        elif one.started_at is not None and one.ended_at is not None:
+            used_s += -((one.started_at - one.ended_at) // timedelta(seconds=1))
+    return used_s
+
+
+def decide(price: Price, who: Payer, longest_s: int, at: datetime, rules: Rules | None = None) -> Quoted:
     """Choose the allocation and accept or refuse; pure."""
+    rules = rules or Rules()
     chosen = payer(list(who.allocations), Unit.GPU_MS, price.amount, at)
-    available = chosen.balance.available if chosen is not None else 0
+    if chosen is None and price.amount == 0:
+        chosen = _in_grace(who.allocations, at, rules.grace)
+    available = chosen.spendable if chosen is not None else 0
     fits = longest_runtime_s(price.rate, price.gpus, available, price.margin_s)
     fits = min(fits, longest_s) if fits is not None else None
-    quote = Quote(who.project.id, chosen.id if chosen is not None else None, price, available, fits)
+    lowered = chosen is not None and chosen.target is not None
+    quote = Quote(who.project.id, chosen.id if chosen is not None else None, price, available, fits, lowered)
+    since = who.project.without_pi_since
+    if who.role is not None and since is not None and at >= since + rules.pi_absence:
+        return Quoted(quote, Refused(RefusalCode.NO_PI, {"project": who.project.title}))
     return Quoted(quote, _refusal(quote, who, longest_s, at))
+
+
+def _in_grace(allocations: Sequence[Allocation], at: datetime, grace: timedelta) -> Allocation | None:
+    """The GPU allocation that ended last and not longer ago than `grace`."""
+    ended = [
+        one
+        for one in allocations
+        if one.unit is Unit.GPU_MS and not (one.suspended or one.frozen) and one.ends_at <= at < one.ends_at + grace
+    ]
+    return max(ended, key=lambda one: one.ends_at, default=None)
 
 
 def _refusal(quote: Quote, who: Payer, longest_s: int, at: datetime) -> Refused | None:
@@ -113,7 +169,7 @@ def _refusal(quote: Quote, who: Payer, longest_s: int, at: datetime) -> Refused 
         )
     if quote.allocation_id is None:
         return _no_payer(who, at)
-    if quote.leaves < 0:
+    if quote.amount > 0 and quote.leaves < 0:  # what is free starts at zero and below
         numbers = {"requested": quote.amount, "available": quote.available, "fits_runtime_s": quote.fits_runtime_s}
         return Refused(RefusalCode.INSUFFICIENT_BALANCE, {**numbers, "unit": Unit.GPU_MS.value})
     return None

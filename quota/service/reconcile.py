@@ -12,6 +12,7 @@ from typing import Final
 
 from quota.domain.errors import IdConflict, QuotaError, Spooled, Unavailable, WrongState
 from quota.domain.hold import Hold, HoldKind, Usage
+from quota.service.endings import reclaim
 from quota.service.hub_epoch import HUB
 from quota.service.meter import Meter, PassReport
 from quota.service.ports import HubView
@@ -27,6 +28,7 @@ async def reconcile(services: Services, meter: Meter) -> PassReport:
     hub = await hub_view(services)
     report = await meter.run_pass(hub)
     await meter.actions.run(hub)
+    await reclaim(services)
     await expire_requests(services)
     return report
 

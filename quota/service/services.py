@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from quota.domain.limits import Limits
 from quota.service.gateway_ports import ModelCatalogue, OfferedModel
 from quota.service.ports import (
     Clock,
@@ -72,3 +73,4 @@ class Services:
     session_key_secret: bytes = field(repr=False)
     sends_mail: bool = False  # whether the site has a mail server: without one no mail is put into the outbox
     models: ModelCatalogue = field(default_factory=NoModels)
+    limits: Limits = field(default_factory=Limits)

@@ -27,7 +27,9 @@ from quota.store.json_text import dump
 from quota.store.statement import statement_lines
 from quota.store.tables import account, adjustment, allocation, entry, ledger_epoch, ledger_link
 
-_ALLOCATIONS = select(account, allocation.c.suspended).join(allocation, allocation.c.id == account.c.id)
+_ALLOCATIONS = select(account, allocation.c.suspended, allocation.c.revoked, allocation.c.target_awarded).join(
+    allocation, allocation.c.id == account.c.id
+)
 STORE_EPOCH = 1  # the chain that all Store transactions share; they run one after the other
 
 
@@ -156,6 +158,20 @@ class SqlAccounts:
             )
         return done
 
+    def revoke(self, allocation_id: AllocationId) -> None:
+        """End an allocation for good: nothing is held on it any more; late charges still post to it."""
+        self._connection.execute(update(allocation).where(allocation.c.id == allocation_id).values(revoked=True))
+        self._connection.execute(update(account).where(account.c.id == allocation_id).values(frozen=True))
+
+    def set_target(self, allocation_id: AllocationId, target: int | None) -> None:
+        """Keep the award that was decided while use keeps the effective one higher; None: they are the same."""
+        query = update(allocation).where(allocation.c.id == allocation_id).values(target_awarded=target)
+        self._connection.execute(query)
+
+    def with_target(self) -> Sequence[Allocation]:
+        """Allocations whose award was lowered below their use and is not reclaimed yet."""
+        return self._all(_ALLOCATIONS.where(allocation.c.target_awarded.is_not(None)).order_by(account.c.id))
+
     def of_project(self, project_id: ProjectId) -> Sequence[Allocation]:
         """Those that end first come first."""
         return self._all(
@@ -277,6 +293,8 @@ class SqlAccounts:
                 ends_at=from_us(row.period_end_us),
                 suspended=row.suspended,
                 frozen=row.frozen,
+                revoked=row.revoked,
+                target=row.target_awarded,
                 balance=balance_of(row),
             )
             for row in self._connection.execute(query)

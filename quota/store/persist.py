@@ -68,6 +68,7 @@ def _hold_change(hold: HoldRow) -> Row:
         hold.seen_next_seq,
         hold.seen_line_count,
         hold.seen_amount,
+        hold.limit_count,
     )
 
 

@@ -149,7 +149,8 @@ def _why_not(ws: WorkingSet, op: PlaceHold) -> Refused | None:
 def _why_not_from(account: AccountRow, amount: int, at_us: int) -> Refused | None:
     if account.frozen:
         return Refused(RefusalCode.FROZEN)
-    if not account.period_start_us <= at_us < account.period_end_us:
+    # What is free may start after the end, too: the use case decides about the grace.
+    if at_us < account.period_start_us or (amount > 0 and at_us >= account.period_end_us):
         return Refused(RefusalCode.NO_ALLOCATION)
     # What is free can start on an overdrawn account too: the rescue profile.
     if amount > 0 and account.available < amount:

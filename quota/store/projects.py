@@ -130,6 +130,11 @@ class SqlProjects:
         if self._connection.execute(query).rowcount == 0:
             raise Unknown("project", project_id=project_id)
 
+    def set_without_pi(self, project_id: ProjectId, since: datetime | None) -> None:
+        """Write down since when a project has no PI; None: it has one."""
+        values = {"without_pi_us": None if since is None else to_us(since)}
+        self._connection.execute(update(project).where(project.c.id == project_id).values(values))
+
 
 def _contains(column: Any, text: str) -> Any:
     escaped = text.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
@@ -137,4 +142,5 @@ def _contains(column: Any, text: str) -> Any:
 
 
 def _project(row: Row[Any]) -> Project:
-    return Project(ProjectId(row.id), row.slug, row.title, ProjectState(row.state), from_us(row.created_us))
+    since = None if row.without_pi_us is None else from_us(row.without_pi_us)
+    return Project(ProjectId(row.id), row.slug, row.title, ProjectState(row.state), from_us(row.created_us), since)

@@ -82,12 +82,13 @@ CHANGE_HOLDS: Final = Statement(
     "line_count = d.line_count, lease_until_us = {greatest}(hold.lease_until_us, d.lease_until_us), "
     "charged_to_us = d.charged_to_us, closed_us = d.closed_us, close_reason = d.close_reason "
     "FROM {rows} d WHERE hold.id = d.id AND hold.state = 'held' AND hold.next_seq = d.seen_next_seq "
-    "AND hold.line_count = d.seen_line_count AND hold.amount = d.seen_amount",
+    "AND hold.line_count = d.seen_line_count AND hold.amount = d.seen_amount "
+    "AND hold.limit_count = d.limit_count",
     Rows(
         {
             "id": _T, "state": _T, "amount": _I, "charged": _I, "next_seq": _I, "line_count": _I, "lease_until_us": _I,
             "charged_to_us": _I, "closed_us": _I, "close_reason": _T, "seen_next_seq": _I, "seen_line_count": _I,
-            "seen_amount": _I,
+            "seen_amount": _I, "limit_count": _I,
         }
     ),
 )  # fmt: skip

@@ -31,6 +31,7 @@ from quota.store.fences import SqlFences
 from quota.store.gateway_rows import SqlGatewayKeys, SqlKeptAnswers, SqlRateWindows
 from quota.store.idle import SqlIdleStates
 from quota.store.instants import to_us
+from quota.store.limits import SqlLimits
 from quota.store.model_usage import SqlModelUsage
 from quota.store.notices import SqlNotices, SqlOutbox
 from quota.store.people import SqlPeople
@@ -109,6 +110,10 @@ class SqlTransaction:
     @cached_property
     def sessions(self) -> SqlSessions:
         return SqlSessions(self._connection)
+
+    @cached_property
+    def limits(self) -> SqlLimits:
+        return SqlLimits(self._connection)
 
     @cached_property
     def rates(self) -> SqlRates:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from aiohttp import web
 
 MARGIN_S: Final = 120
-GPUS: Final = {"cpu": 0, "gpu1": 1, "gpu2": 2}
+GPUS: Final = {"cpu": 0, "rescue": 0, "gpu1": 1, "gpu2": 2}
 ROOT: Final = "/services/quota/api/internal"
 
 

@@ -236,7 +236,7 @@ def test_a_home_folder_neither_climbs_nor_hides(user: str, folder: str) -> None:
 
 def test_the_portals_own_file_loads_and_says_that_its_gpus_are_simulated() -> None:
     catalogue = load(ROOT / "portal.toml").catalogue
-    assert [(one.id, one.gpus) for one in catalogue] == [("cpu", 0), ("gpu1", 1), ("gpu2", 2)]
+    assert [(one.id, one.gpus) for one in catalogue] == [("cpu", 0), ("gpu1", 1), ("gpu2", 2), ("rescue", 0)]
     for profile in catalogue:
         assert profile.simulated == (profile.gpus > 0)
         assert ("simulated" in profile.title) == profile.simulated

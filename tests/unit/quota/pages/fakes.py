@@ -279,6 +279,9 @@ class _Sessions:
         own = [one for one in self._world.sessions.values() if one.person_id == person_id]
         return list(reversed(own))[:limit]
 
+    def unfinished(self) -> Sequence[Session]:
+        return [one for one in self._world.sessions.values() if not one.over]
+
 
 class FakeStore:
     """Runs work at once; raises Unavailable while the world is down."""

@@ -1,0 +1,82 @@
+"""Which limits a start counts against, and who sets a member's share.
+
+Invariant: counters count what stands: one that is made while sessions run, or after they ran, begins with what they hold and were
+charged (`Limits` port); a cap lowered below that refuses what is new and takes nothing from what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quota.domain.errors import Forbidden, Invalid, RefusalCode, Refused, Unknown
+from quota.domain.hold import LimitUse
+from quota.domain.ids import PersonId, ProjectId
+from quota.domain.limits import Limit, LimitName, member_limit, name_of, site_limits, use_of
+from quota.domain.project import LEADS
+from quota.domain.rates import longest_runtime_s
+from quota.domain.session import SessionTerms
+from quota.domain.units import AMOUNT_MAX, Unit
+from quota.service.callers import Caller
+from quota.service.ports import LimitStanding, Transaction
+from quota.service.quote import Quote
+from quota.service.services import Services
+
+
+async def limits_of_start(services: Services, person_id: PersonId, quote: Quote) -> tuple[LimitUse, ...]:
+    """What a start counts against; the counters are made or brought to today's caps where they are not."""
+    wanted = site_limits(services.limits, quote.project_id, person_id, services.clock.now())
+    member = member_limit(quote.project_id, person_id, Unit.GPU_MS)
+
+    def look(tx: Transaction) -> tuple[Sequence[Limit], bool]:
+        stale = [one for one in wanted if (known := tx.limits.get(one.id)) is None or known.cap != one.cap]
+        return stale, tx.limits.get(member.id) is not None
+
+    stale, has_share = await services.store.read(look)
+    if stale:
+        await services.store.write(lambda tx: [tx.limits.put(one) for one in stale])
+    counted = [*wanted, *([member] if has_share else [])]
+    uses = [use_of(one, quote.price.gpus, quote.amount) for one in counted]
+    return tuple(one for one in uses if one is not None)
+
+
+async def set_member_limit(
+    services: Services, caller: Caller, project_id: ProjectId, hub_name: str, unit: Unit, cap: int | None
+) -> LimitStanding:
+    """Set a member's share of a project in one unit; None takes it back. By the project's leads; counts what was used before.
+
+    Raises Unknown('project' | 'person'), Forbidden, Invalid.
+    """
+    if cap is not None and not 0 <= cap <= AMOUNT_MAX:
+        raise Invalid([("cap", "out_of_range")])
+    at = services.clock.now()
+
+    def work(tx: Transaction) -> LimitStanding:
+        role = tx.projects.role(project_id, caller.id)
+        if role is None:
+            raise Unknown("project", project_id=project_id)
+        if role not in LEADS:
+            raise Forbidden("only PI, co-PI and managers set a member's share")
+        person = tx.people.by_hub_name(hub_name)
+        if person is None or tx.projects.role(project_id, person.id) is None:
+            raise Unknown("person", hub_name=hub_name)
+        standing = tx.limits.put(member_limit(project_id, person.id, unit, AMOUNT_MAX if cap is None else cap))
+        tx.audit(
+            actor=caller.id, action="member_limit", subject=f"{project_id}/{person.id}", before=None,
+            after={"unit": unit.value, "cap": cap}, reason=None, at=at,
+        )  # fmt: skip
+        return standing
+
+    return await services.store.write(work)
+
+
+def with_what_fits(refused: Refused, terms: SessionTerms) -> Refused:
+    """A limit's refusal with its name, and the runtime that it would still allow."""
+    if refused.code is not RefusalCode.LIMIT_REACHED:
+        return refused
+    name = name_of(str(refused.params.get("limit", "")))
+    available = refused.params.get("available")
+    params = {**refused.params, "limit_name": None if name is None else name.value}
+    if name in (LimitName.MEMBER, LimitName.DAY) and type(available) is int:
+        params["fits_runtime_s"] = longest_runtime_s(terms.rate, terms.gpus, available, terms.margin_s)
+        params["unit"] = Unit.GPU_MS.value
+    return Refused(refused.code, params)

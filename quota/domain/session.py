@@ -270,20 +270,27 @@ def state_seen(seen: Seen, *, listed: bool | None) -> SessionState:
 
 def observed(old: Session, state: SessionState, evidence: Evidence | None, reason: EndReason | None = None) -> Session:
     """The row after a look: where TRANSITIONS allows it the new state, and what the evidence says. What is wanted is left alone."""
-    allowed = state in TRANSITIONS[old.state]
-    new = replace(old, state=state if allowed else old.state, end_reason=reason or old.end_reason)
+    state = state if state in TRANSITIONS[old.state] else old.state
+    reason = reason or old.end_reason
     if evidence is None:
-        return replace(new, ended_at=old.alive_at) if reason is EndReason.LOST else new
-    new = replace(
-        new, waiting_since=evidence.waiting_since, suspended=evidence.suspended, note=evidence.note or old.note
-    )
+        ended_at = old.alive_at if reason is EndReason.LOST else old.ended_at
+        return replace(old, state=state, end_reason=reason, ended_at=ended_at)
+    note = evidence.note or old.note
     if evidence.started_at is None:
-        return new
+        return replace(
+            old, state=state, end_reason=reason, waiting_since=evidence.waiting_since, suspended=evidence.suspended, note=note
+        )  # fmt: skip
     ends_at = evidence.ends_at or evidence.started_at + timedelta(seconds=old.runtime_s)
     if old.target is Target.STOPPED and old.stop_at is not None:
         ends_at = min(ends_at, old.stop_at)
+    # One copy: a pass makes one for each of 10,000 sessions.
     return replace(
-        new,
+        old,
+        state=state,
+        end_reason=reason,
+        waiting_since=evidence.waiting_since,
+        suspended=evidence.suspended,
+        note=note,
         started_at=evidence.started_at,
         alive_at=evidence.ended_at or evidence.alive_at,
         ends_at=ends_at,

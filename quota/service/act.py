@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -37,14 +38,18 @@ class Actions:
         self._services = services
         self._under_way: set[HoldId] = set()
 
-    async def run(self, hub: HubView | None) -> int:
-        """Do what is due; returns how many sessions were acted on. Without a hub nothing can be asked of it."""
+    async def run(self, hub: HubView | None, rows: Sequence[Session] | None = None) -> int:
+        """Do what is due; returns how many sessions were acted on. Without a hub nothing can be asked of it.
+
+        `rows` are the sessions that are not over, as a pass has just left them; None: read them.
+        """
         at = self._services.clock.now()
-        await self._pending(at)
+        if rows is None:
+            rows = await self._services.store.read(lambda tx: tx.sessions.unfinished())
+        rows = await self._pending(rows, at)
         if hub is None:
             return 0
         await extend.resume(self._services, at)
-        rows = await self._services.store.read(lambda tx: tx.sessions.unfinished())
         listed = {server.hold_id for server in hub.servers if server.hold_id}
         stops = [row for row in rows if row.to_stop(at) and _due(row, at)]
         forgotten = [row for row in rows if row.state in _RUNS and _forgotten(row, hub, listed, at)]
@@ -81,18 +86,18 @@ class Actions:
         longest_s = self._services.policy.retry_max_s
         return timedelta(seconds=min(_FIRST_RETRY_S * 2 ** min(row.tries, 16), longest_s))
 
-    async def _pending(self, at: datetime) -> None:
-        """After a day in a queue the owner is asked once, after two the session is cancelled."""
-        policy = self._services.policy
-        rows = await self._services.store.read(lambda tx: tx.sessions.unfinished())
+    async def _pending(self, rows: Sequence[Session], at: datetime) -> Sequence[Session]:
+        """After a day in a queue the owner is asked once, after two the session is cancelled; the rows as they are then."""
+        policy, after = self._services.policy, []
         for row in rows:
-            if row.state is not SessionState.PENDING or row.waiting_since is None or row.target is Target.STOPPED:
-                continue
-            waited_s = (at - row.waiting_since).total_seconds()
-            if waited_s >= policy.pending_max_s:
-                await self._services.store.write(partial(_cancel, self._services, row.hold_id, at))
-            elif waited_s >= policy.pending_ask_s and row.asked_at is None:
-                await self._services.store.write(partial(_ask, self._services, row.hold_id, at))
+            if row.state is SessionState.PENDING and row.waiting_since is not None and row.target is Target.RUNNING:
+                waited_s = (at - row.waiting_since).total_seconds()
+                if waited_s >= policy.pending_max_s:
+                    row = await self._services.store.write(partial(_cancel, self._services, row, at))
+                elif waited_s >= policy.pending_ask_s and row.asked_at is None:
+                    await self._services.store.write(partial(_ask, self._services, row.hold_id, at))
+            after.append(row)
+        return after
 
 
 def _due(row: Session, at: datetime) -> bool:
@@ -124,11 +129,14 @@ def _tried(tx: Transaction, hold_id: HoldId, again_at: datetime) -> None:
         tx.sessions.upsert(replace(row, tries=row.tries + 1, next_try_at=again_at))
 
 
-def _cancel(services: Services, hold_id: HoldId, at: datetime, tx: Transaction) -> None:
-    row = tx.sessions.get(hold_id)
-    if row is not None and row.state is SessionState.PENDING:
-        tx.sessions.upsert(replace(row, target=Target.STOPPED, stop_reason=row.stop_reason or PENDING_TOO_LONG))
-        tell(services, tx, about_session(row, NoticeKind.PENDING_OVER, "once", at))
+def _cancel(services: Services, seen: Session, at: datetime, tx: Transaction) -> Session:
+    row = tx.sessions.get(seen.hold_id)
+    if row is None or row.state is not SessionState.PENDING:
+        return seen
+    row = replace(row, target=Target.STOPPED, stop_reason=row.stop_reason or PENDING_TOO_LONG)
+    tx.sessions.upsert(row)
+    tell(services, tx, about_session(row, NoticeKind.PENDING_OVER, "once", at))
+    return row
 
 
 def _ask(services: Services, hold_id: HoldId, at: datetime, tx: Transaction) -> None:

@@ -61,6 +61,8 @@ class Meter:
         self._hints: dict[HoldId, datetime] = {}
         self._one_pass = asyncio.Lock()
         self.actions = Actions(services)
+        self._after: list[Session] = []
+        self.rows: Sequence[Session] = ()  # as the last pass left those that are not over
 
     async def run_pass(self, hub: HubView | None) -> PassReport:
         """Look at every open session hold once; `hub` is what the hub lists, None while it does not answer."""
@@ -72,6 +74,7 @@ class Meter:
             self._hints = {hold.id: self._hints[hold.id] for hold in holds if hold.id in self._hints}
             since = hub.since if hub is not None else None
             outcomes = await self._look_at(holds, rows, listed_by(holds, hub), since)
+            self.rows = [row for row in self._after if not row.over]
             open_ids = {hold.id for hold in holds}
             await self._repair_rows([row for row in unfinished if row.hold_id not in open_ids])
         counts = Counter(outcomes)
@@ -187,10 +190,12 @@ class Meter:
         """Bring the rows in line, all in one transaction; a row that a crash left out is made again, one that says so already is left."""
         changed: list[Session] = []
         missing: list[Session] = []
+        self._after = []
         for one in looks:
             if one.verdict is None and one.trouble:
                 log.warning("hold %s: cannot be judged: %s", one.hold.id, one.trouble)
             after = one.row_after()
+            self._after.append(after)
             if one.hold.id not in rows:
                 missing.append(after)
             elif after != one.row:

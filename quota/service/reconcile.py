@@ -27,7 +27,7 @@ async def reconcile(services: Services, meter: Meter) -> PassReport:
     """One pass over everything that is open. The hub's silence is no answer: then only evidence counts."""
     hub = await hub_view(services)
     report = await meter.run_pass(hub)
-    await meter.actions.run(hub)
+    await meter.actions.run(hub, meter.rows)
     await reclaim(services)
     await expire_requests(services)
     return report

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from fractions import Fraction
 from typing import Final
 
 from quota.domain.hold import Hold, Usage
@@ -69,23 +70,25 @@ def usages_due(hold: Hold, terms: SessionTerms, evidence: Evidence) -> list[Usag
     Between two runs (requeued, suspended) nothing is billed. Raises InvariantBroken where more was charged than the evidence shows.
     """
     running = evidence.ended_at is None
-    if running and terms.rate * terms.gpus == 0:
+    if running and (terms.gpus == 0 or terms.rate == 0):
         return []
     due: list[Usage] = []
+    price = terms.rate * terms.gpus
     total_ms, charged, seq = 0, hold.charged, hold.next_seq
     for run in evidence.billed:
         total_ms += run.billed_ms
         if hold.charged_to is not None and run.to_at <= hold.charged_to:
             continue
         from_at = run.from_at if hold.charged_to is None else max(run.from_at, hold.charged_to)
-        amount = charge_due(terms.rate, terms.gpus, total_ms, charged)
+        amount = charge_due(price, 1, total_ms, charged)
         if amount == 0 and run.to_at <= from_at:
             continue
-        due.append(_slice(hold, evidence, Span(from_at, run.to_at, _busy_ms(run, from_at, terms, amount)), amount, seq))
+        due.append(_slice(hold, evidence, Span(from_at, run.to_at, _busy_ms(run, from_at, price, amount)), amount, seq))
         charged, seq = charged + amount, seq + 1
-    if charge_due(terms.rate, terms.gpus, total_ms, charged) > 0 and hold.charged_to is not None:
+    late = charge_due(price, 1, total_ms, charged)
+    if late > 0 and hold.charged_to is not None:
         # Evidence that came late, of time before what is charged already: a record without a length carries it.
-        at, late = hold.charged_to, charge_due(terms.rate, terms.gpus, total_ms, charged)
+        at = hold.charged_to
         due.append(_slice(hold, evidence, Span(at, at, 0), late, seq))
     return due
 
@@ -99,10 +102,9 @@ class Span:
     busy_ms: int
 
 
-def _busy_ms(run: Run, from_at: datetime, terms: SessionTerms, amount: int) -> int:
+def _busy_ms(run: Run, from_at: datetime, price: Fraction, amount: int) -> int:
     """Milliseconds of the slice that are billed: all of them, or with a suspension inside as many as its amount pays for."""
     whole_ms = elapsed_ms(from_at, run.to_at)
-    price = terms.rate * terms.gpus
     if run.busy_ms is None or price == 0:
         return whole_ms
     return min(whole_ms, -int(-amount // price))

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import shutil
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,24 +22,51 @@ from quota.domain.ids import HoldId, is_id
 from quota.domain.session import EndReason, Evidence, Seen, Unreachable
 from quota.service.ports import Asked
 
+SETTLED: Final = "settled"  # an empty file in a session's folder: the ledger has charged and closed it
+RETENTION_S: Final = 7 * 86_400.0  # how long a settled session's folder, its log among it, is kept
+_PRUNE_EVERY_S: Final = 3600.0
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _INSTANT_MS_MAX: Final = 253_402_300_799_999  # the last millisecond of the year 9999
 _DEAD: Final = frozenset("ZX")  # /proc/PID/stat's states of a process that runs no more
 
 
+log = logging.getLogger("quota.evidence")
+
+
 class RunnerRecords:
     """Reads `sessions/<hold id>/record.json`; `proc` is /proc but in tests."""
 
-    def __init__(self, sessions: Path, proc: Path = Path("/proc")) -> None:
+    def __init__(self, sessions: Path, proc: Path = Path("/proc"), retention_s: float = RETENTION_S) -> None:
         self._sessions = sessions
         self._proc = proc
+        self._retention_s = retention_s
+        self._prune_at = 0.0
 
     async def read(self, asked: Sequence[Asked]) -> Mapping[HoldId, Seen]:
         """What the sessions' runners wrote down; a folder that makes no sense is Unreachable."""
         return await asyncio.to_thread(lambda: {one.hold_id: self._seen(one.hold_id) for one in asked})
 
     async def settled(self, hold_ids: Sequence[HoldId]) -> None:
-        """Keep the folders: `prune` removes them when the retention has passed."""
+        """Mark these folders, and remove those that were marked longer ago than the retention; looked for once an hour."""
+        await asyncio.to_thread(self._settled, hold_ids)
+
+    def _settled(self, hold_ids: Sequence[HoldId]) -> None:
+        try:
+            for hold_id in hold_ids:
+                if is_id(hold_id) and (self._sessions / hold_id).is_dir():
+                    (self._sessions / hold_id / SETTLED).touch(mode=0o600)
+            if time.monotonic() >= self._prune_at:
+                self._prune_at = time.monotonic() + _PRUNE_EVERY_S
+                self._prune()
+        except OSError as error:  # a full disk or a folder that went: the next one is marked or removed again
+            log.warning("settled sessions could not be tidied: %s", error)
+
+    def _prune(self) -> None:
+        """Only what was settled, long ago: a folder without the mark is evidence that somebody may still need."""
+        before = time.time() - self._retention_s
+        for mark in self._sessions.glob(f"*/{SETTLED}"):
+            if mark.stat().st_mtime < before:
+                shutil.rmtree(mark.parent, ignore_errors=True)
 
     def _seen(self, hold_id: HoldId) -> Seen:
         if not is_id(hold_id):

@@ -217,6 +217,7 @@ class Meter:
             reason = reason or (EndReason.LOST if settled else EndReason.NEVER_STARTED)
             after = observed(row, state, evidence, reason)
             await self._services.store.write(partial(_save, [after], ()))
+            await self._services.evidence.settled([hold.id])
 
 
 def asked_of(hold: Hold) -> Asked:

@@ -1,6 +1,8 @@
 """Evidence of local sessions: only what is proved counts. /proc is a folder here."""
 
 import json
+import os
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -161,3 +163,17 @@ async def test_one_look_answers_for_all_and_one_broken_record_hurts_no_other(fol
     found = await RunnerRecords(folder / "sessions", folder / "proc").read(asked)
     assert found[HOLD] == Evidence(HOLD, at(1_000), at(61_000), at(62_500), EndReason.STOPPED, note="idle")
     assert isinstance(found[other], Unreachable)
+
+
+async def test_a_settled_session_s_folder_goes_after_the_retention_and_no_other(folder: Path) -> None:
+    other = HoldId("hold-0002")
+    for hold_id in (HOLD, other):
+        (folder / "sessions" / hold_id).mkdir()
+    await RunnerRecords(folder / "sessions", folder / "proc").settled([HOLD, HoldId("../../etc"), HoldId("hold-0009")])
+    assert (folder / "sessions" / HOLD).is_dir()
+    week_ago = time.time() - 8 * 86_400
+    os.utime(folder / "sessions" / HOLD / "settled", (week_ago, week_ago))
+    os.utime(folder / "sessions" / other, (week_ago, week_ago))
+    await RunnerRecords(folder / "sessions", folder / "proc").settled([])
+    assert not (folder / "sessions" / HOLD).exists()
+    assert (folder / "sessions" / other).is_dir()  # never settled: still evidence

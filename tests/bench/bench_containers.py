@@ -124,6 +124,8 @@ def ours(folder: Path, site: ContainerSite) -> Side:
 def stock(folder: Path, site: ContainerSite) -> Side:
     """A stock hub with DockerSpawner on the engine's own socket and one network for all."""
     client = site.engine.client()
+    for left in client.networks.list(names=[NETWORK]):  # of a run that was cut off
+        left.remove()
     network = client.networks.create(NETWORK, driver="bridge")
     network.reload()
     hub = HubProcess(folder, site=_STOCK + _PROBE, fake_quota=False)
@@ -158,7 +160,8 @@ def main(arguments: Sequence[str]) -> BenchResult:
     parser.add_argument(
         "--full", action="store_true", help=f"{ROUNDS_FULL} rounds of one, {EIGHT_ROUNDS_FULL} of eight"
     )
-    full = parser.parse_args(arguments).full
+    options = parser.parse_args(arguments)
+    rounds = (1, 1) if options.quick else (ROUNDS_FULL, EIGHT_ROUNDS_FULL) if options.full else (ROUNDS, EIGHT_ROUNDS)
     engine = Engine().start()
     sides: list[Side] = []
     try:
@@ -166,8 +169,9 @@ def main(arguments: Sequence[str]) -> BenchResult:
             site = ContainerSite(engine, Images(engine.client(600), engine.home).base())
             try:
                 site.start()
-                sides = [ours(Path(name) / "ours", site), stock(Path(name) / "stock", site)]
-                measure(sides, ROUNDS_FULL if full else ROUNDS, EIGHT_ROUNDS_FULL if full else EIGHT_ROUNDS)
+                sides.append(ours(Path(name) / "ours", site))
+                sides.append(stock(Path(name) / "stock", site))
+                measure(sides, *rounds)
             finally:
                 for side in sides:
                     side.hub.end()

@@ -157,6 +157,7 @@ def measure(sides: Sequence[Side], rounds: int, eights: int) -> None:
 def main(arguments: Sequence[str]) -> BenchResult:
     """Measure and compare."""
     parser = argparse.ArgumentParser(prog="./commons bench containers")
+    parser.add_argument("--quick", action="store_true", help="one round of each, to see that it runs")
     parser.add_argument(
         "--full", action="store_true", help=f"{ROUNDS_FULL} rounds of one, {EIGHT_ROUNDS_FULL} of eight"
     )

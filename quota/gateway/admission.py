@@ -219,7 +219,7 @@ def _order(admitted: Admitted) -> HoldOrder:
         amount=admitted.amount,
         at=admitted.at,
         lease_until=admitted.lease_until,
-        limits=(LimitUse(caller.limit_id, admitted.amount),) if caller.limit_id is not None else (),
+        limits=tuple(LimitUse(one, admitted.amount) for one in (caller.limit_id, caller.share_id) if one is not None),
         details=details,
         fingerprint=admitted.repeatable.fingerprint if admitted.repeatable is not None else admitted.hold_id,
     )

@@ -10,14 +10,16 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from quota.domain.errors import Unavailable
 from quota.domain.gateway_key import read_key
 from quota.domain.hold import HoldKind, HoldState
 from quota.domain.ids import HoldId, PersonId, ProjectId
+from quota.domain.limits import member_limit
 from quota.domain.project import Project, ProjectState
+from quota.domain.units import Unit
 from quota.gateway import denials
 from quota.gateway.denials import Denied
 from quota.service.callers import ACCESS_SCOPE, SCOPE_PREFIX, Power
@@ -46,6 +48,7 @@ class Caller:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     limit_id: str | None = None  # the ledger's counter that a hold counts against, too
+    share_id: str | None = None  # and that of the person's share of the project, where there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,19 @@ class Callers:
         now_s = self._monotonic_s()
         try:
             found = await self._look_up(key, project)
+            if isinstance(found, Caller):
+                found = await self._with_share(found)
         except Unavailable as error:
             return denials.unavailable(error.retry_after_s)
         if found is None:  # not remembered: anybody can make up as many as they like
             return denials.bad_key()
         self._remember((key, project), found, now_s)
         return found
+
+    async def _with_share(self, caller: Caller) -> Caller:
+        share = member_limit(caller.project, caller.person, Unit.TOKENS).id
+        known = await self._doors.store.read(lambda tx: tx.limits.get(share))
+        return caller if known is None else replace(caller, share_id=share)
 
     async def _look_up(self, key: str, project: str) -> Caller | Denied | None:
         hold_id = verify_session_key(self._doors.secret, key)

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from quota.domain.errors import Forbidden, Unknown
 from quota.domain.ids import ProjectId
 from quota.domain.project import LEADS, Member, ProjectRole
+from quota.pages import limits
 from quota.pages.cards import forecasts_of, standing_of, starts_free, units_of
 from quota.pages.rows import page_of_rows
 from quota.pages.said import SAID, said
@@ -95,6 +96,7 @@ async def _page(
         "said_here": said if visit.htmx else None,  # in the part that htmx swaps
         "leads": view.card.role in LEADS,
     }
+    shown["limits"] = await limits.shares_of(visit, project_id)
     if visit.htmx:
         return visit.render("_members.html", status, **shown)
     at = services.clock.now()

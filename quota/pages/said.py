@@ -28,6 +28,7 @@ SAID: Final[Mapping[str, str]] = {
     "chosen": msgid("Kept. Notices that come from now on follow it."),
     "profile_saved": msgid("Your profile is saved."),
     "linked": msgid("Both sign-ins lead to this account now, and its projects came along."),
+    "limits_set": msgid("The limits were set; new starts and requests follow them."),
     "session_over": msgid("The session has ended; what was left of its hold is back."),
 }
 

@@ -6,17 +6,17 @@ charged (`Limits` port); a cap lowered below that refuses what is new and takes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from quota.domain.errors import Forbidden, Invalid, RefusalCode, Refused, Unknown
 from quota.domain.hold import LimitUse
 from quota.domain.ids import PersonId, ProjectId
 from quota.domain.limits import Limit, LimitName, member_limit, name_of, site_limits, use_of
-from quota.domain.project import LEADS
+from quota.domain.project import LEADS, ProjectRole
 from quota.domain.rates import longest_runtime_s
 from quota.domain.session import SessionTerms
 from quota.domain.units import AMOUNT_MAX, Unit
-from quota.service.callers import Caller
+from quota.service.callers import Caller, Power
 from quota.service.ports import LimitStanding, Transaction
 from quota.service.quote import Quote
 from quota.service.services import Services
@@ -59,6 +59,9 @@ async def set_member_limit(
         person = tx.people.by_hub_name(hub_name)
         if person is None or tx.projects.role(project_id, person.id) is None:
             raise Unknown("person", hub_name=hub_name)
+        theirs = tx.projects.role(project_id, person.id)
+        if role is ProjectRole.MANAGER and (person.id == caller.id or theirs in LEADS):
+            raise Forbidden("only PI and co-PI set the share of a lead")
         standing = tx.limits.put(member_limit(project_id, person.id, unit, AMOUNT_MAX if cap is None else cap))
         tx.audit(
             actor=caller.id, action="member_limit", subject=f"{project_id}/{person.id}", before=None,
@@ -80,3 +83,24 @@ def with_what_fits(refused: Refused, terms: SessionTerms) -> Refused:
         params["fits_runtime_s"] = longest_runtime_s(terms.rate, terms.gpus, available, terms.margin_s)
         params["unit"] = Unit.GPU_MS.value
     return Refused(refused.code, params)
+
+
+async def member_limits(
+    services: Services, caller: Caller, project_id: ProjectId
+) -> Mapping[PersonId, Mapping[Unit, LimitStanding]]:
+    """The shares of a project's members: everybody's for its leads and admins, else one's own. Raises Unknown('project')."""
+
+    def work(tx: Transaction) -> dict[PersonId, dict[Unit, LimitStanding]]:
+        role = tx.projects.role(project_id, caller.id)
+        if role is None and not caller.may(Power.ADMIN):
+            raise Unknown("project", project_id=project_id)
+        sees_all = role in LEADS or caller.may(Power.ADMIN)
+        people = [one.person_id for one in tx.projects.members(project_id) if sees_all or one.person_id == caller.id]
+        return {person: _shares(tx, project_id, person) for person in people}
+
+    return await services.store.read(work)
+
+
+def _shares(tx: Transaction, project_id: ProjectId, person_id: PersonId) -> dict[Unit, LimitStanding]:
+    found = {unit: tx.limits.get(member_limit(project_id, person_id, unit).id) for unit in Unit}
+    return {unit: one for unit, one in found.items() if one is not None and one.cap < AMOUNT_MAX}

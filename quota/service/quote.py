@@ -7,13 +7,14 @@ ledger's own condition has the last word.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Final
 
-from quota.domain.errors import RefusalCode, Refused, Unavailable, Unknown
+from quota.domain.errors import Param, RefusalCode, Refused, Unavailable, Unknown
 from quota.domain.ids import AllocationId, PersonId, ProjectId
+from quota.domain.limits import Limit, LimitName, member_limit, site_limits, use_of
 from quota.domain.project import Allocation, AllocationState, Project, ProjectRole, ProjectState, payer
 from quota.domain.rates import hold_amount, longest_runtime_s
 from quota.domain.units import Unit
@@ -100,7 +101,35 @@ async def quote_session(services: Services, request: QuoteRequest) -> Quoted:
             quoted = decide(price, who, profile.longest_runtime_s, at, _rules(services, profile))
             numbers = {"used_s": used_s, "fits_runtime_s": left_s or None}
             return Quoted(quoted.quote, quoted.refusal or Refused(RefusalCode.RESCUE_USED_UP, numbers))
-    return decide(price, who, profile.longest_runtime_s, at, _rules(services, profile))
+    quoted = decide(price, who, profile.longest_runtime_s, at, _rules(services, profile))
+    if quoted.refusal is not None:
+        return quoted
+    refusal = await services.store.read(lambda tx: limit_that_bites(services, tx, request.actor, quoted.quote))
+    return replace(quoted, refusal=refusal)
+
+
+def limit_that_bites(services: Services, tx: Transaction, person_id: PersonId, quote: Quote) -> Refused | None:
+    """Which limit the ledger would refuse this start for, as its counters stand; one that was never counted has all its cap."""
+    wanted = site_limits(services.limits, quote.project_id, person_id, services.clock.now())
+    for limit in [*wanted, member_limit(quote.project_id, person_id, Unit.GPU_MS)]:
+        use, standing = use_of(limit, quote.price.gpus, quote.amount), tx.limits.get(limit.id)
+        if use is None or (standing is None and limit.name is LimitName.MEMBER):
+            continue
+        used = 0 if standing is None else standing.charged + standing.held
+        cap = standing.cap if standing is not None and limit.name is LimitName.MEMBER else limit.cap
+        if use.amount > cap - used:
+            return limit_refusal(limit, use.amount, max(cap - used, 0), quote.price)
+    return None
+
+
+def limit_refusal(limit: Limit, requested: int, available: int, price: Price) -> Refused:
+    """A limit's refusal in the ledger's words, with the runtime that it would still allow."""
+    params: dict[str, Param] = {"limit": limit.id, "kind": limit.kind, "limit_name": limit.name.value}
+    params |= {"requested": requested, "available": available}
+    if limit.name in (LimitName.MEMBER, LimitName.DAY):
+        fits = longest_runtime_s(price.rate, price.gpus, available, price.margin_s)
+        params |= {"unit": Unit.GPU_MS.value, "fits_runtime_s": fits}
+    return Refused(RefusalCode.LIMIT_REACHED, params)
 
 
 @dataclass(frozen=True, slots=True)

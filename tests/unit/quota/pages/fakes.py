@@ -14,6 +14,7 @@ from typing import TypeVar, cast
 from quota.domain.application import Application, ApplicationState, Ask
 from quota.domain.errors import IdConflict, Refused, Unavailable, WrongState
 from quota.domain.ids import AllocationId, ApplicationId, HoldId, PersonId, ProjectId
+from quota.domain.limits import Limit
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.session import EndReason, Session, SessionState, SessionTerms
 from quota.domain.units import Balance, Unit
@@ -21,6 +22,7 @@ from quota.service.ports import (
     HubIdentity,
     HubView,
     Ledger,
+    LimitStanding,
     PricedProfile,
     SessionEvidence,
     StatementLine,
@@ -58,6 +60,7 @@ class World:
     lines: list[StatementLine] = field(default_factory=list)
     stopped: list[tuple[str, str]] = field(default_factory=list)
     told: NoticeBooks = field(default_factory=NoticeBooks)
+    shares: dict[str, LimitStanding] = field(default_factory=dict)
     used: dict[ProjectId, dict[Unit, dict[date, int]]] = field(default_factory=dict)
     books: Books = field(default_factory=Books)
     down: bool = False
@@ -283,6 +286,18 @@ class _Sessions:
         return [one for one in self._world.sessions.values() if not one.over]
 
 
+class _Limits:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def get(self, limit_id: str) -> LimitStanding | None:
+        return self._world.shares.get(limit_id)
+
+    def put(self, limit: Limit) -> LimitStanding:
+        self._world.shares[limit.id] = LimitStanding(limit.id, limit.cap, 0, 0)
+        return self._world.shares[limit.id]
+
+
 class FakeStore:
     """Runs work at once; raises Unavailable while the world is down."""
 
@@ -295,6 +310,7 @@ class FakeStore:
         self.gateway_keys = FakeGatewayKeys(world.books)
         self.model_usage = FakeModelUsage(world.books)
         self.idle = FakeIdleStates(world.told)
+        self.limits = _Limits(world)
 
     def audit(self, **entry: object) -> None:
         """Kept by the real store only."""

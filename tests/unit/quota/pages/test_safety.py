@@ -28,6 +28,7 @@ POSTS = [
     "sign-out",
     "notices/put-away",
     "notices/choices",
+    "projects/project-1/members/rui/limits",
     "sessions/hold-00000001/extend",
     "sessions/hold-00000001/keep-alive",
     "profile",
@@ -35,7 +36,14 @@ POSTS = [
     "profile/link",
 ]
 GETS = ["", "now", "apply", "applications/a", "review", "review/a", "projects/p", "projects/p/statement.csv"]
-GETS += ["projects/p/members/m/remove", "sessions/s/stop", "notices", "notices/choices", "profile"]
+GETS += [
+    "projects/p/members/m/remove",
+    "sessions/s/stop",
+    "notices",
+    "notices/choices",
+    "projects/p/members/m/limits",
+    "profile",
+]
 GETS += ["projects/p/usage", "projects/p/usage.csv", "projects/p/keys", "projects/p/keys/k/revoke", "tiers"]
 
 

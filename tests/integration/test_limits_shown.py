@@ -1,0 +1,110 @@
+"""Limits where people meet them: the quote says beforehand what bites and what fits, and the gateway counts a member's tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from openai import RateLimitError
+from openai.types.chat import ChatCompletionMessageParam
+
+from quota.domain.errors import Forbidden
+from quota.domain.ids import PersonId, ProjectId
+from quota.domain.limits import Limits, member_limit
+from quota.domain.units import Unit
+from quota.gateway.models import Models
+from quota.service.callers import caller_of
+from quota.service.limiting import member_limits, set_member_limit
+from quota.service.quote import QuoteRequest, quote_session
+from tests.integration.gateway_service import running_gateway, stub_model
+from tests.integration.quota_service import HOUR, running_service
+from tests.integration.upstream_stub import stub_server
+from tests.waiting import eventually
+
+
+async def test_a_quote_says_beforehand_which_limit_a_start_would_meet_and_what_fits(tmp_path: Path) -> None:
+    async with running_service(tmp_path) as service:
+        project = ProjectId(await service.award("pi", gpu_hours="100", tokens=0))
+        pi = await caller_of(service.services, "pi", frozenset())
+        await set_member_limit(service.services, pi, project, "pi", Unit.GPU_MS, HOUR // 2)
+        body = {"actor": "pi", "project_id": project, "profile": "gpu1", "runtime_s": 3600}
+        refusal = (await service.hub("POST", "/internal/quotes", body)).json()["refusal"]
+        assert refusal["message"] == "This start needs 1.03 GPU-h; your share of the project has 0.50 GPU-h left."
+        assert refusal["params"]["fits_runtime_s"] == 1680
+        shorter = (await service.hub("POST", "/internal/quotes", {**body, "runtime_s": 1680})).json()
+        assert shorter["refusal"] is None
+        free = (await service.hub("POST", "/internal/quotes", {**body, "profile": "cpu"})).json()
+        assert free["refusal"] is None
+        await set_member_limit(service.services, pi, project, "pi", Unit.GPU_MS, None)
+        assert (await service.hub("POST", "/internal/quotes", body)).json()["refusal"] is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "name"),
+    [
+        (Limits(person_sessions=1), "person_sessions"),
+        (Limits(person_gpus=2), "person_gpus"),
+        (Limits(project_sessions=1), "project_sessions"),
+        (Limits(project_gpus=2), "project_gpus"),
+        (Limits(person_gpu_ms_a_day=2 * HOUR), "day"),
+    ],
+)
+async def test_what_runs_counts_in_the_next_quote_and_a_day_is_over_at_midnight(
+    tmp_path: Path, limits: Limits, name: str
+) -> None:
+    async with running_service(tmp_path) as service:
+        project = ProjectId(await service.award("pi", gpu_hours="100", tokens=0))
+        limited = replace(service.services, limits=limits)
+        object.__setattr__(service.parts, "services", limited)
+        body = {"kind": "session", "actor": "pi", "project_id": project, "profile": "gpu1", "application": "lab"}
+        placed = await service.hub("PUT", "/internal/holds/hold-0001", {**body, "runtime_s": 3600, "server_name": ""})
+        assert placed.status_code == 201, placed.text
+        pi = await caller_of(limited, "pi", frozenset())
+        asked = QuoteRequest(pi.id, project, "gpu2", 3600)
+        quoted = await quote_session(limited, asked)
+        assert quoted.refusal is not None
+        assert quoted.refusal.params["limit_name"] == name
+        if name == "day":
+            service.clock.at += timedelta(days=1)
+            assert (await quote_session(limited, QuoteRequest(pi.id, project, "gpu1", 3600))).refusal is None
+
+
+async def test_each_member_sees_their_own_share_and_a_manager_raises_no_leads(tmp_path: Path) -> None:
+    async with running_service(tmp_path) as service:
+        project = ProjectId(await service.award("pi", gpu_hours="100", tokens=1000))
+        await service.register("ann", "bob")
+        for name, role in (("ann", "member"), ("bob", "manager")):
+            await service.person(service.token("pi"), "PUT", f"/projects/{project}/members/{name}", {"role": role})
+        pi, ann, bob = [await caller_of(service.services, name, frozenset()) for name in ("pi", "ann", "bob")]
+        for who, of in ((ann, "ann"), (ann, "bob"), (bob, "bob"), (bob, "pi")):
+            with pytest.raises(Forbidden):
+                await set_member_limit(service.services, who, project, of, Unit.GPU_MS, HOUR)
+        await set_member_limit(service.services, bob, project, "ann", Unit.TOKENS, 500)
+        seen = await member_limits(service.services, ann, project)
+        assert {person: set(shares) for person, shares in seen.items()} == {ann.id: {Unit.TOKENS}}
+        assert set(await member_limits(service.services, pi, project)) == {pi.id, ann.id, bob.id}
+
+
+async def test_a_members_tokens_are_limited_at_the_gateway_too(tmp_path: Path) -> None:
+    async with (
+        stub_server() as stub,
+        running_gateway(tmp_path, Models([stub_model(stub.url)]), tokens=10**6) as gateway,
+    ):
+        limit = member_limit(gateway.project, PersonId(gateway.person), Unit.TOKENS, 150)
+        await gateway.store.write(lambda tx: tx.limits.put(limit))
+        client = gateway.sdk(max_retries=0)
+        ask: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
+        with pytest.raises(RateLimitError, match="limit"):
+            await client.chat.completions.create(model="stub", messages=ask, max_tokens=4000)
+        answered = await client.chat.completions.create(model="stub", messages=ask, max_tokens=10)
+        assert answered.usage is not None
+        used = answered.usage.total_tokens
+
+        async def counted() -> bool:
+            standing = await gateway.store.read(lambda tx: tx.limits.get(limit.id))
+            return standing is not None and (standing.charged, standing.held) == (used, 0)
+
+        await eventually(counted, within_s=10, what="the request counts against the share")
+        assert gateway.differences() == []

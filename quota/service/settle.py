@@ -56,7 +56,9 @@ def judge(hold: Hold, evidence: Evidence | None, seen: Sighting, policy: Policy)
     grace = timedelta(seconds=policy.ended_grace_s)
     if never_seen and seen.hinted_at is not None and seen.at >= seen.hinted_at + grace:
         return Verdict.RELEASE
-    orphaned = seen.hub_since is not None and seen.listed is False and hold.placed_at < seen.hub_since
+    # A hold from the future was placed while the clock ran ahead: its lease would keep it for as long as the clock was wrong.
+    earlier = seen.hub_since is not None and not seen.hub_since <= hold.placed_at <= seen.at + grace
+    orphaned = seen.listed is False and earlier
     if never_seen and orphaned and seen.hub_since is not None and seen.at >= seen.hub_since + grace:
         return Verdict.RELEASE  # the hub that asked for it is gone, and nothing was started
     if seen.at < hold.lease_until:

@@ -167,6 +167,18 @@ async def test_a_hold_whose_hub_died_before_the_start_is_released_once_a_new_hub
     assert w.balance(project).available == 10 * HOUR
 
 
+async def test_a_hold_placed_while_the_clock_ran_ahead_is_released_like_any_other_that_nobody_started() -> None:
+    w = world()
+    w.clock.tick(3600)
+    project = await held(w)
+    w.hub.servers.clear()
+    w.clock.tick(-3600)
+    w.hub.view = HubView(epoch=FakeTransaction(w.books).fences.take("hub", "new", w.clock.now()))
+    w.clock.tick(30)
+    assert (await reconcile(w.services, Meter(w.services))).released == 1
+    assert w.balance(project).available == 10 * HOUR
+
+
 async def test_a_late_hold_takes_no_newer_starts_listing() -> None:
     w = world()
     project = await held(w)

@@ -4,7 +4,7 @@
     GET  /hub/api/commons/deadline  → {"deadline_ms": 1795599999000}; 0: the runtime from the job's own start
 
 Invariants: one integer is all that a job can change, in its own session only and only while the hub waits for it; the credential is
-that session's own server token, not any of the same person; a body is at most LARGEST_BODY_BYTES long. batchspawner's stock route,
+that session's own server token, not any of the same person; a body longer than LARGEST_BODY_BYTES is not even parsed. batchspawner's stock route,
 which copies any posted key onto the spawner, stays a 404 (hub.pages).
 """
 
@@ -35,24 +35,16 @@ class _JobHandler(APIHandler):
         raise web.HTTPError(403, "This takes the token of a session, for that session.")
 
 
-@web.stream_request_body
 class PortHandler(_JobHandler):
     """Takes the port on which a session listens."""
-
-    async def prepare(self) -> None:
-        """Refuse long bodies before they are read."""
-        self.body = b""
-        self.request.connection.set_max_body_size(LARGEST_BODY_BYTES)
-        await super().prepare()
-
-    def data_received(self, chunk: bytes) -> None:
-        """Collect the body, which is short."""
-        self.body += chunk
 
     async def post(self) -> None:
         """Hand the port to the spawner that waits for it."""
         spawner = self.own_spawner()
-        port = _port(self.body)
+        # Read whole and then judged: a handler that ends before its body closes the connection, which the proxy shares with others.
+        if len(self.request.body) > LARGEST_BODY_BYTES:
+            raise web.HTTPError(413, "The body is a number.")
+        port = _port(self.request.body)
         if port is None:
             raise web.HTTPError(400, 'The body must be {"port": a number from 1024 to 65535}.')
         take = getattr(spawner, "take_port", None)

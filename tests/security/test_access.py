@@ -152,6 +152,14 @@ ACCESS = (
     Route("GET", "/internal/people/member/last-session", HUB_ONLY),
     Route("POST", "/internal/stopping", HUB_ONLY),
     Route(
+        "PUT",
+        "/sessions/hold-0001/extensions/extend-0001",
+        {**WRITE, A.MEMBER: WRONG_STATE, A.OUTSIDER: UNKNOWN, A.CHAIR: UNKNOWN, A.ADMIN: UNKNOWN, "else": FORBIDDEN},
+        {"seconds": 600},
+    ),  # likewise
+    Route("GET", "/internal/hub-epoch", HUB_ONLY),
+    Route("POST", "/internal/hub-epoch", HUB_ONLY, {"holder": "matrix"}),
+    Route(
         "POST",
         "/sessions/hold-0001/keep-alive",
         {**WRITE, A.MEMBER: WRONG_STATE, A.OUTSIDER: UNKNOWN, A.CHAIR: UNKNOWN, A.ADMIN: UNKNOWN, "else": FORBIDDEN},

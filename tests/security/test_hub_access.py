@@ -70,6 +70,8 @@ ROWS = (
     Row(r"/spawn/([^/]+)/([^/]+)", "GET", "/spawn/pi/extra", frozenset({A.PERSON, A.WITHOUT_XSRF, A.FOREIGN_XSRF, A.ADMIN})),
     Row(r"/api/users/([^/]+)/server", "POST", "/api/users/pi/server", OWN_OR_ADMIN | {A.BEARER, A.ADMIN_BEARER}, {}),
     Row(r"/api/users/([^/]+)/servers/([^/]*)", "PATCH", "/api/users/pi/servers/kept", OWN_OR_ADMIN | {A.BEARER, A.ADMIN_BEARER}, PATCH),
+    Row(r"/api/users/([^/]+)/server/progress", "GET", "/api/users/pi/server/progress", OWN_OR_ADMIN | {A.BEARER, A.ADMIN_BEARER, A.SERVICE}),
+    Row(r"/api/users/([^/]+)/servers/([^/]*)/progress", "GET", "/api/users/pi/servers//progress", OWN_OR_ADMIN | {A.BEARER, A.ADMIN_BEARER, A.SERVICE}),
     Row(r"/api/batchspawner", "POST", "/api/batchspawner", NOBODY_AT_ALL, {"port": 4000}),
     Row(r"/api/commons/port", "POST", "/api/commons/port", frozenset({A.SERVER}), {"port": 4000}, (*REFUSED, CUT)),
     Row(r"/api/commons/deadline", "GET", "/api/commons/deadline", frozenset({A.SERVER})),

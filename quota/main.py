@@ -29,7 +29,6 @@ from quota.adapters.hub_oauth import HubSignIn
 from quota.adapters.mail import SmtpServer
 from quota.adapters.profile_catalogue import Catalogue
 from quota.adapters.runner_records import RunnerRecords
-from quota.adapters.slurm_accounting import Cluster, SlurmAccounting
 from quota.api.app import build_api
 from quota.api.front import AccessLog, Front
 from quota.api.principals import Parts
@@ -52,16 +51,13 @@ from quota.service.reconcile import reconcile
 from quota.service.services import Services
 from quota.service.spooled_ledger import SpooledLedger
 from quota.settings import Settings, SettingsError, from_environment
+from quota.slurm_main import keep_clusters_true, slurm_accounting
 from quota.spooling import spooled
 from quota.store.database import Database, open_database, url_for
 from quota.store.ledger import LedgerStore
 from quota.store.migrate import NotTheOwner, migrate
 from quota.store.refusals import RefusalWindow
 from quota.store.unit_of_work import SqlStore
-from spawners.signer.client import SignerClient
-from spawners.slurm_settings import SlurmTable
-from spawners.slurmrestd import SlurmClient
-from spawners.slurmrestd.wire import Http
 
 log = logging.getLogger("quota.main")
 _STOP_DEADLINE_S = 10
@@ -265,6 +261,8 @@ async def serve(settings: Settings) -> None:
             "notices": keep_telling(portal.notices),
             "streams": portal.streams.run(),
         }
+        if settings.clusters:
+            loops["clusters"] = keep_clusters_true(portal.services, settings)
         if portal.mailer is not None:
             loops["mails"] = keep_mailing(portal.mailer)
         tasks = [asyncio.create_task(loop, name=name) for name, loop in loops.items()]

@@ -185,8 +185,7 @@ class SlurmWorks:
 
     async def cancel(self, work: Work) -> None:
         """See Works; that it ended is seen at the next pass."""
-        client = self._clusters[work.cluster].client
-        await _asked(lambda: client.cancel(work.job_id, within_s=0))
+        await _asked(_cancel, self._clusters[work.cluster].client, work.job_id)
 
 
 P = ParamSpec("P")
@@ -196,11 +195,15 @@ T = TypeVar("T")
 async def _asked(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     try:
         return await asyncio.to_thread(work, *args, **kwargs)
-    except OutcomeUnknown as error:  # of a cancel: told, and not seen to end yet
-        log.info("%s", error)
-        raise Unavailable(str(error)) from error
     except SlurmError as error:
         raise Unavailable(str(error)) from error
+
+
+def _cancel(client: SlurmClient, job_id: int) -> None:
+    try:
+        client.cancel(job_id, within_s=0)
+    except OutcomeUnknown as error:  # told; the next pass sees whether it ended
+        log.info("%s", error)
 
 
 def _alive(name: str, cluster: Cluster) -> list[Work]:

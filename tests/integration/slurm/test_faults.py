@@ -1,0 +1,205 @@
+"""Daemons that are dead, frozen or slow, and a proxy that lies: nothing is doubled, nothing is lost, nothing is concluded."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+
+from quota.domain.ids import new_id
+from spawners.slurmrestd import JobUnknown, OutcomeUnknown, SlurmClient, SlurmUnreachable
+from spawners.slurmrestd.wire import Deadlines
+from tests.integration.slurm import offices
+from tests.integration.slurm.cluster import SlurmCluster
+from tests.integration.slurm.offices import job
+from tests.integration.slurm.options import ANN
+
+Answer = tuple[int, str, bytes]
+Fault = Callable[[str, str], Answer | None]  # (method, path) → the lie, None for the truth
+OUTAGES: list[Answer] = [
+    (500, "application/json", b'{"errors":[{"error_number":-1,"error":"Unexpected failure"}],"jobs":[]}'),
+    (500, "text/plain", b"Internal Server Error"),
+    (200, "text/html", b"<html>captive portal</html>"),
+    (200, "application/json", b'{"jobs": [{"job_id": 1,'),
+    (200, "application/json", b"[]"),
+    (200, "application/json", b'{"jobs": [{"job_id": "7"}], "errors": []}'),
+    (200, "application/json", b'{"errors": []}'),
+    (502, "text/html", b"Bad Gateway"),
+    (401, "text/plain", b"Authentication failure"),
+]
+
+
+class Proxy:
+    """Between the client and slurmrestd; `fault` decides what is answered, `after` lets the truth happen first."""
+
+    def __init__(self, url: str) -> None:
+        self.fault: Fault = lambda method, path: None
+        self.after = False
+        self.calls: list[tuple[str, str]] = []
+        proxy = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+            def _serve(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                body = self.rfile.read(length)
+                proxy.calls.append((self.command, self.path))
+                lie = proxy.fault(self.command, self.path)
+                if lie is None or proxy.after:
+                    headers = {
+                        name: value
+                        for name, value in self.headers.items()
+                        if name.lower() not in ("host", "connection")
+                    }
+                    got = requests.request(self.command, url + self.path, data=body, headers=headers, timeout=40)
+                    truth = (got.status_code, got.headers.get("Content-Type", ""), got.content)
+                status, kind, content = truth if lie is None else lie
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = do_DELETE = _serve
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@contextmanager
+def proxied(cluster: SlurmCluster) -> Iterator[Proxy]:
+    proxy = Proxy(cluster.url)
+    thread = threading.Thread(target=proxy.server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.server.shutdown()
+        proxy.server.server_close()
+        thread.join()
+
+
+def only(method: str, part: str, lie: Answer) -> Fault:
+    return lambda verb, path: lie if verb == method and part in path else None
+
+
+@pytest.fixture
+def proxy(cluster: SlurmCluster) -> Iterator[Proxy]:
+    with proxied(cluster) as found:
+        yield found
+
+
+@pytest.fixture
+def client(cluster: SlurmCluster, proxy: Proxy, tmp_path: Path) -> SlurmClient:
+    made = offices.client(cluster, tmp_path, url=proxy.url)
+    made.dialect()
+    return made
+
+
+@pytest.mark.parametrize("lie", OUTAGES)
+def test_what_makes_no_sense_is_an_outage_and_never_an_end(client: SlurmClient, proxy: Proxy, lie: Answer) -> None:
+    proxy.fault = only("GET", "/", lie)
+    with pytest.raises(SlurmUnreachable):
+        client.job(1)
+    with pytest.raises(SlurmUnreachable):
+        client.jobs()
+    with pytest.raises(SlurmUnreachable):
+        client.runs([1])
+    with pytest.raises(SlurmUnreachable):
+        client.find("x")
+
+
+@pytest.mark.parametrize("lie", [OUTAGES[0], OUTAGES[2], OUTAGES[7]])
+def test_a_submit_whose_answer_was_lost_is_found_and_not_repeated(
+    client: SlurmClient, proxy: Proxy, lie: Answer
+) -> None:
+    proxy.fault, proxy.after = only("POST", "/submit", lie), True
+    hold = new_id()
+    job_id = client.submit(job(hold), hold, ANN.login)
+    assert [one.job_id for one in client.jobs() if one.name == hold] == [job_id]
+    assert sum(method == "POST" for method, _ in proxy.calls) == 1
+    client.cancel(job_id)
+
+
+def test_a_submit_that_never_arrived_is_unknown_and_its_hold_takes_no_second_job_by_itself(
+    client: SlurmClient, proxy: Proxy
+) -> None:
+    proxy.fault = only("POST", "/submit", OUTAGES[0])
+    hold = new_id()
+    with pytest.raises(OutcomeUnknown) as unknown:
+        client.submit(job(hold), hold, ANN.login)
+    assert unknown.value.name == hold
+    assert sum(method == "POST" for method, _ in proxy.calls) == 1
+    assert client.find(hold) is None
+
+
+def test_reading_is_tried_twice(client: SlurmClient, proxy: Proxy) -> None:
+    failures = iter([OUTAGES[1]])
+    proxy.fault = lambda method, path: next(failures, None)
+    assert isinstance(client.jobs(), list)
+
+
+def test_a_dead_slurmctld_ends_no_job_and_its_lie_is_not_believed(cluster: SlurmCluster, tmp_path: Path) -> None:
+    client = offices.client(cluster, tmp_path)
+    hold = new_id()
+    job_id = client.submit(job(hold), hold, ANN.login)
+    cluster.kill("slurmctld")
+    try:
+        with pytest.raises(SlurmUnreachable):
+            client.job(job_id)
+    finally:
+        cluster.begin("slurmctld")
+    assert not client.job(job_id).ended
+    client.cancel(job_id)
+
+
+def test_a_dead_slurmrestd_or_slurmdbd_makes_nothing_unknown(cluster: SlurmCluster, tmp_path: Path) -> None:
+    client = offices.client(cluster, tmp_path)
+    client.dialect()
+    for daemon in ("slurmrestd", "slurmdbd"):
+        cluster.kill(daemon)
+        try:
+            with pytest.raises(SlurmUnreachable):
+                client.job(4_000_001)
+            hold = new_id()
+            with pytest.raises(SlurmUnreachable):
+                client.submit(job(hold), hold, ANN.login)
+        finally:
+            cluster.begin(daemon)
+    with pytest.raises(JobUnknown):
+        client.job(4_000_001)
+
+
+def test_a_frozen_slurmctld_that_takes_the_job_later_still_has_one_job(slurm22: SlurmCluster, tmp_path: Path) -> None:
+    hold = new_id()
+
+    def freeze(method: str, path: str) -> Answer | None:
+        if method == "POST":
+            slurm22.freeze("slurmctld")
+        return None
+
+    with proxied(slurm22) as proxy:
+        impatient = offices.client(slurm22, tmp_path, url=proxy.url, deadlines=Deadlines(read_s=3))
+        proxy.fault = freeze
+        try:
+            with pytest.raises(OutcomeUnknown):
+                impatient.submit(job(hold), hold, ANN.login)
+        finally:
+            slurm22.thaw("slurmctld")
+        client = offices.client(slurm22, tmp_path)
+        give_up = time.monotonic() + 30
+        while (found := client.find(hold)) is None:  # slurmctld carries the request out when it comes to it
+            assert time.monotonic() < give_up
+            time.sleep(0.2)
+        assert client.submit(job(hold), hold, ANN.login) == found.job_id
+        assert [one.job_id for one in client.jobs() if one.name == hold] == [found.job_id]
+    client.cancel(found.job_id)

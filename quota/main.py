@@ -135,19 +135,6 @@ def _evidence(settings: Settings, ledger: Ledger) -> dict[str, SessionEvidence]:
     return backends
 
 
-def slurm_accounting(settings: Settings) -> SlurmAccounting:
-    """The clusters of portal.toml, read through their signers: the quota service holds no key of theirs."""
-
-    def cluster(table: SlurmTable) -> Cluster:
-        signer = SignerClient(table.signer)
-        return Cluster(SlurmClient(Http(table.url), signer, signer), table.account)
-
-    def cluster_of(profile_id: str) -> str:
-        profile = settings.profiles.get(profile_id)
-        return "" if profile is None or profile.slurm is None else profile.slurm.cluster
-
-    return SlurmAccounting({name: cluster(table) for name, table in settings.clusters.items()}, cluster_of)
-
 
 def open_ledger_database(url: str, data: Path) -> Database:
     """The configured database, or the one in the data folder. Raises SettingsError for an engine that the ledger cannot use."""

@@ -14,7 +14,7 @@ from spawners.slurmrestd import JobState
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.offices import job
 from tests.integration.slurm.options import ANN
-from tests.integration.slurm.test_accounting import PROJECT, Bench, bench
+from tests.integration.slurm.test_accounting import Bench, bench
 from tests.waiting import eventually
 
 
@@ -33,7 +33,7 @@ async def test_a_stray_is_cancelled_within_a_minute_and_booked_to_nobody(slurm22
         passes = stray_pass(made)
         hold = new_id()  # of no ledger: whoever submitted it had a ticket of the signer's and no hold
         began = time.monotonic()
-        stray = await asyncio.to_thread(made.client.submit, job(hold), hold, ANN.login)
+        stray = await asyncio.to_thread(made.client.submit, job(hold, account=f"cc-{made.project}"), hold, ANN.login)
         await made.until(stray, JobState.RUNNING)
         await asyncio.sleep(2)  # something to book
 
@@ -50,7 +50,7 @@ async def test_a_stray_is_cancelled_within_a_minute_and_booked_to_nobody(slurm22
         assert (await asyncio.to_thread(made.client.job, paid.job_id)).running
         project = next(
             one
-            for one in await made.services.store.read(lambda tx: tx.accounts.of_project(PROJECT))
+            for one in await made.services.store.read(lambda tx: tx.accounts.of_project(made.project))
             if one.unit is Unit.GPU_MS
         )
         assert project.balance.charged == 0

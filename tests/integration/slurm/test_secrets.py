@@ -1,0 +1,71 @@
+"""A secret in a session's environment, its token and its ticket are nowhere that anybody else can read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from quota.domain.ids import new_id
+from spawners.slurmrestd import SlurmClient, SubmitOrder
+from spawners.slurmrestd.wire import Http
+from tests.integration.slurm import offices
+from tests.integration.slurm.cluster import SlurmCluster
+from tests.integration.slurm.offices import job
+from tests.integration.slurm.options import ANN, BEN
+
+CANARY = "canary-5d1f0c"
+LOOKS = (
+    "scontrol show job -dd {id}",
+    "squeue -j {id} -O ALL:2000",
+    "sacct -j {id} -o ALL -P",
+    "scontrol write batch_script {id} -",
+    "ps axeww",
+    "cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline",
+    "cat {home}/* {home}/.*",
+    "ls {home}",
+    "cat {base}/state/* {base}/state/*/* {base}/spool/*/* {base}/tickets/*/*",
+)
+
+
+def test_a_secret_of_a_session_is_in_no_view_log_or_process_list_of_anybody_else(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    office = offices.office(cluster, tmp_path)
+    client = SlurmClient(Http(cluster.url), office, office)
+    home = cluster.homes / ANN.login
+    hold = new_id()
+    said = home / f"said-{hold}"
+    request = job(
+        hold, f'echo "$SECRET" >{said}; sleep 120', working_directory=str(home),
+        environment={"PATH": "/usr/bin:/bin", "SECRET": CANARY},
+    )  # fmt: skip
+    job_id = client.submit(request, hold, ANN.login)
+    give_up = time.monotonic() + 30
+    while not said.exists() or not said.read_text():
+        assert time.monotonic() < give_up, client.job(job_id)
+        time.sleep(0.1)
+    assert said.read_text().strip() == CANARY
+    for look in LOOKS:
+        words = look.format(id=job_id, home=home, base=cluster.base)
+        assert CANARY not in cluster.run("sh", "-c", f"{words} 2>&1", account=BEN, check=False), look
+    assert CANARY not in cluster.run("sh", "-c", "cat /proc/[0-9]*/cmdline", check=False)  # not even for root
+    for file in (cluster.base / "log").iterdir():
+        assert CANARY.encode() not in file.read_bytes(), file
+    assert CANARY not in (tmp_path / "audit.jsonl").read_text()
+    client.cancel(job_id)
+
+
+def test_neither_token_nor_ticket_nor_key_is_in_a_log(cluster: SlurmCluster, tmp_path: Path) -> None:
+    office = offices.office(cluster, tmp_path)
+    hold = new_id()
+    permit = office.submit_as(SubmitOrder.of(job(hold), hold, ANN.login))
+    Http(cluster.url).call("GET", "/slurm/v0.0.38/ping", permit.credential)
+    key = cluster.key_file.read_bytes()
+    for file in [*(cluster.base / "log").iterdir(), tmp_path / "audit.jsonl"]:
+        content = file.read_bytes()
+        assert permit.credential.token.encode() not in content, file
+        assert permit.ticket.encode() not in content, file
+        assert key not in content, file
+    for account in (ANN, BEN):
+        for path in (cluster.key_file, cluster.tickets / "new" / permit.ticket):
+            assert "Permission denied" in cluster.run("cat", str(path), account=account, check=False)

@@ -46,7 +46,9 @@ class SlurmTable(BaseModel):
         description="The steward's Unix socket; it gives people an account before their first job. Empty: the site does.",
     )
     account_prefix: str = Field(
-        "cc-", pattern=r"^[a-z0-9_-]{0,16}$", description="A project's Slurm account is this and the project's id."
+        "cc-",
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,15}$",
+        description="A project's Slurm account is this and the project's id.",
     )
     home: str = Field(
         "/home/{login}",

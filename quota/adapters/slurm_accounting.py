@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, ParamSpec, TypeVar
 
 from quota.domain.errors import Unavailable
-from quota.domain.ids import HoldId, ProjectId
+from quota.domain.ids import HoldId, ProjectId, is_id
 from quota.domain.session import EndReason, Evidence, Run, Seen, Unreachable
 from quota.service.ports import Asked
 from quota.service.strays import Work
@@ -82,8 +82,8 @@ def look(cluster: Cluster, asked: Sequence[Asked]) -> dict[HoldId, Seen]:
     wanted = {one.hold_id for one in asked}
     alive: defaultdict[HoldId, list[Job]] = defaultdict(list)
     for job in cluster.client.jobs():
-        hold_id = HoldId(job.hold_id or job.name)
-        if hold_id in wanted:
+        hold_id = _hold_of(job)
+        if hold_id is not None and hold_id in wanted:
             alive[hold_id].append(job)
     ids = {job.job_id: hold_id for hold_id, jobs in alive.items() for job in jobs}
     gone = [one for one in asked if one.hold_id not in alive]
@@ -91,13 +91,19 @@ def look(cluster: Cluster, asked: Sequence[Asked]) -> dict[HoldId, Seen]:
         accounts = sorted({cluster.account(one.project_id) for one in gone})
         since = min(one.placed_at for one in gone) - _LOOK_BACK
         for run in cluster.client.runs_of(accounts=accounts, since_s=int(since.timestamp())):
-            hold_id = HoldId(run.hold_id or run.name)
-            if hold_id in wanted:
+            hold_id = _hold_of(run)
+            if hold_id is not None and hold_id in wanted:
                 ids[run.job_id] = hold_id
     runs: defaultdict[HoldId, list[JobRun]] = defaultdict(list)
     for run in cluster.client.runs(sorted(ids)):
         runs[ids[run.job_id]].append(run)
     return {one.hold_id: seen(one.hold_id, alive[one.hold_id], runs[one.hold_id]) for one in asked}
+
+
+def _hold_of(one: Job | JobRun) -> HoldId | None:
+    """The hold that a job names: by the plugin's word, or by its name where a site has no job_submit.lua."""
+    name = one.hold_id or one.name
+    return HoldId(name) if is_id(name) else None
 
 
 def seen(hold_id: HoldId, jobs: Sequence[Job], runs: Sequence[JobRun]) -> Seen:
@@ -210,7 +216,7 @@ def _alive(name: str, cluster: Cluster) -> list[Work]:
     prefix = cluster.account("")
     return [
         Work(
-            name, job.job_id, f"{name}:{job.job_id}", HoldId(job.hold_id) if job.hold_id else None, job.account, job.user, job.gpus,
+            name, job.job_id, f"{name}:{job.job_id}", _hold_of(job), job.account, job.user, job.gpus,
             _at(job.started_at_s), None, 0,
         )
         for job in cluster.client.jobs()
@@ -223,7 +229,7 @@ def _over(name: str, cluster: Cluster, projects: Sequence[ProjectId], since: dat
     ids = {run.job_id for run in cluster.client.runs_of(accounts=accounts, since_s=int(since.timestamp()))}
     return [
         Work(
-            name, run.job_id, ":".join(map(str, run.key)), HoldId(run.hold_id) if run.hold_id else None, run.account, run.user, run.gpus,
+            name, run.job_id, ":".join(map(str, run.key)), _hold_of(run), run.account, run.user, run.gpus,
             _at(run.started_at_s), _at(max(run.ended_at_s, (run.started_at_s or 0) + run.elapsed_s)), run.elapsed_s * 1000,
         )
         for run in cluster.client.runs(sorted(ids))

@@ -37,7 +37,9 @@ class Work:
     cluster: str
     job_id: int
     key: str
-    hold_id: HoldId | None  # what job_submit.lua wrote into it; None for a job that passed without a ticket
+    hold_id: (
+        HoldId | None
+    )  # the hold that it names, by job_submit.lua's word where the site has it; None where it names none
     account: str
     login: str
     gpus: int

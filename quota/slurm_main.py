@@ -17,6 +17,8 @@ from quota.service.services import Services
 from quota.service.strays import StrayPass
 from quota.settings import Settings
 from spawners.signer.client import SignerClient
+from spawners.slurm_commands import CommandClient, Commands
+from spawners.slurm_settings import SlurmTable
 from spawners.slurmrestd import SlurmClient
 from spawners.slurmrestd.wire import Http
 
@@ -25,13 +27,17 @@ EVERY_S: Final = 20  # a stray is found within one round and booked within the n
 
 
 def clusters(settings: Settings) -> dict[str, Cluster]:
-    """The clusters that have a signer; one that is reached by commands only is not read here."""
-    found = {}
-    for name, table in settings.clusters.items():
-        if table.url and table.signer:
-            signer = SignerClient(table.signer)
-            found[name] = Cluster(SlurmClient(Http(table.url), signer, signer), table.account)
-    return found
+    """The clusters of portal.toml: through slurmrestd and the signer, or by `squeue` and `sacct` on this host."""
+    return {name: Cluster(_client(table), table.account) for name, table in settings.clusters.items()}
+
+
+def _client(table: SlurmTable) -> SlurmClient:
+    signer = SignerClient(table.signer) if table.signer else None
+    if table.url and signer is not None:
+        return SlurmClient(Http(table.url), signer, signer)
+    return CommandClient(
+        Commands(), signer, str
+    )  # reads and cancels as this process's own account, an operator of Slurm
 
 
 def slurm_accounting(settings: Settings) -> SlurmAccounting:

@@ -6,12 +6,13 @@ from typing import Any
 
 from traitlets.config import Config
 
-from spawners.batch import Commands, SbatchSpawner, command_queue, stock_parse_job_id
+from spawners.batch import SbatchSpawner, command_queue, stock_parse_job_id
 from spawners.dispatch import DELEGATES
 from spawners.job_queue import JobQueue, RestQueue
 from spawners.profiles import Backend, Profiles
 from spawners.signer.client import SignerClient
 from spawners.slurm import SlurmRestSpawner
+from spawners.slurm_commands import Commands
 from spawners.slurm_settings import Access, SlurmTable
 from spawners.slurmrestd import SlurmClient
 from spawners.slurmrestd.wire import Http

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from spawners.batch import Commands, SbatchSpawner, command_queue, stock_parse_job_id
+from spawners.batch import SbatchSpawner, command_queue, stock_parse_job_id
 from spawners.job_queue import RestQueue
 from spawners.slurm import SlurmRestSpawner
+from spawners.slurm_commands import Commands
 from tests.delegate_contract import DelegateContract
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.job_sessions import SlurmUnderTest, slurm_table, write_program

@@ -21,6 +21,7 @@ from spawners.slurmrestd.wire import JOB_UNKNOWN, Answer, Http, Params, Reader, 
 
 log = logging.getLogger("commons.slurm")
 GET_ATTEMPTS: Final = 2
+_FAST_S: Final = 2.0
 CANCEL_CONFIRM_S: Final = 20.0
 _CONFIRM_EVERY_S: Final = 0.3
 _BEFORE_ALL_JOBS: Final = "uts1000000000"  # 2001; Slurm reads no instant of fewer digits
@@ -168,13 +169,14 @@ class SlurmClient:
         return reading.text(nodes[0], "address") or name
 
     def _get(self, path: str, params: Params = ()) -> Answer:
-        """Read with one repetition: reading changes nothing."""
+        """Read, once more where it failed fast: reading changes nothing, and a slow outage is not asked to be slow again."""
+        began = time.monotonic()
         for attempt in range(1, GET_ATTEMPTS + 1):
             try:
                 answer = self._reader.get(path, params)
                 answer.number()
             except SlurmUnreachable:
-                if attempt == GET_ATTEMPTS:
+                if attempt == GET_ATTEMPTS or time.monotonic() - began > _FAST_S:
                     raise
             else:
                 return answer

@@ -106,9 +106,12 @@ class Inside:
 
     def send(self, what: signal.Signals) -> None:
         """Signal the daemon itself and whatever it forked."""
-        for process in self._processes():
+        pids = [process.pid for process in self._processes()]
+        if what is signal.SIGCONT and self.alive():  # nsenter stops itself when what it waits for is stopped
+            pids.append(self.entering.pid)
+        for pid in pids:
             try:
-                os.kill(process.pid, what)
+                os.kill(pid, what)
             except ProcessLookupError:
                 continue
 

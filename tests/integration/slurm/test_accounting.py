@@ -238,6 +238,9 @@ async def on_a_failing_node(made: Bench) -> None:
     await asyncio.to_thread(made.cluster.run, "scontrol", "update", f"nodename={node}", "state=resume", check=False)
     for one in running:
         await asyncio.to_thread(made.client.cancel, one.job_id)
+    for other in await asyncio.to_thread(made.client.jobs):  # what was requeued from the node would wait two minutes
+        if other.job_id in made.jobs.values() and other.states == {JobState.PENDING}:
+            await made.scontrol("update", f"jobid={other.job_id}", "StartTime=now")
 
 
 async def timed_out(made: Bench) -> None:

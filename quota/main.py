@@ -135,7 +135,6 @@ def _evidence(settings: Settings, ledger: Ledger) -> dict[str, SessionEvidence]:
     return backends
 
 
-
 def open_ledger_database(url: str, data: Path) -> Database:
     """The configured database, or the one in the data folder. Raises SettingsError for an engine that the ledger cannot use."""
     try:

@@ -52,7 +52,9 @@ def slurm_accounting(settings: Settings) -> SlurmAccounting:
 
 async def keep_clusters_true(services: Services, settings: Settings) -> None:
     """Strays cancelled and booked, who left taken off, backstops mirrored; a loop that ends by being cancelled."""
-    strays = StrayPass(services, SlurmWorks(clusters(settings)))
+    # Without a prefix nobody can tell the portal's accounts from the site's: no job is a stray there.
+    prefixed = {name: one for name, one in clusters(settings).items() if settings.clusters[name].account_prefix}
+    strays = StrayPass(services, SlurmWorks(prefixed))
     memberships = [
         MembershipPass(services, StewardBooks(table), _hardware(settings, name))
         for name, table in settings.clusters.items()

@@ -47,7 +47,7 @@ class SlurmTable(BaseModel):
     )
     account_prefix: str = Field(
         "cc-",
-        pattern=r"^[a-z0-9][a-z0-9_-]{0,15}$",
+        pattern=r"^[a-z0-9_-]{0,16}$",
         description="A project's Slurm account is this and the project's id.",
     )
     home: str = Field(

@@ -47,7 +47,8 @@ Data is kept in .commons/data where --data does not say otherwise.
 """
 
 LEDGER_COMMANDS = ("gateway", "verify", "checkpoint", "balance", "export", "ledger", "migrate")
-DEVELOPER_COMMANDS = {"check": ("test",), "test": ("model", "test"), "bench": ("model", "test")}
+# Tests start portals with and without the model, some of them where no registry can be reached.
+DEVELOPER_COMMANDS = {"check": ("test",), "test": ("run", "model", "test"), "bench": ("run", "model", "test")}
 
 
 @dataclass(frozen=True)

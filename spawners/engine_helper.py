@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import uuid4
 
 import aiohttp
 from aiohttp import web
@@ -252,5 +253,13 @@ async def _faults(request: web.Request, handler: Any) -> web.StreamResponse:
     except (EngineAway, SessionFileUnreadable) as error:
         log.warning("503: %s", error)
         return _error(503, f"the engine is away: {error}")
+    except web.HTTPNotFound:  # CONNECT names no path, so that no route takes it
+        return _error(403, "no such verb")
     except RecursionError:
         return _error(400, "the body is nested too deeply")
+    except web.HTTPException:
+        raise
+    except Exception:  # the process's edge: to DockerSpawner a 500 means that the container is gone
+        incident = uuid4().hex[:12]
+        log.exception("incident %s: %s %s", incident, request.method, request.path[:100])
+        return _error(503, f"an accident of the helper's; incident {incident}")

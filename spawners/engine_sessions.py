@@ -9,6 +9,7 @@ in the files that `spawners.watchdog` follows; a pause moves them by its length.
 import asyncio
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -49,6 +50,7 @@ class EngineSessions:
         self._files = files
         self._deadline_folder = deadline_folder
         self._start_deadline_s = start_deadline_s
+        self._writing = threading.Lock()
         self._waiting: set[asyncio.Task[None]] = set()
 
     async def all(self) -> list[dict[str, Any]]:
@@ -122,7 +124,14 @@ class EngineSessions:
         self._files.remove(hold_id)
 
     def _change(self, hold_id: str, change: Callable[[SessionFile], SessionFile]) -> None:
-        """Write what changed, and the watchdog's deadline that follows from it; done twice, it is the same."""
+        """Write what changed, and the watchdog's deadline that follows from it; done twice, it is the same.
+
+        A stop comes on the event loop while a verdict is written by a thread: one at a time, so that neither undoes the other.
+        """
+        with self._writing:
+            self._write_change(hold_id, change)
+
+    def _write_change(self, hold_id: str, change: Callable[[SessionFile], SessionFile]) -> None:
         old = self._files.read(hold_id)
         new = change(old)
         if new != old:

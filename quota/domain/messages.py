@@ -165,6 +165,8 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "why.suspended": Message("its project was suspended"),
     "why.revoked": Message("its allocation was revoked"),
     "why.removed": Message("you are no longer a member of its project"),
+    "why.role_lowered": Message("your role in its project was lowered"),
+    "why.signed_out": Message("your sign-in provider does not vouch for you any more"),
     "why.portal": Message("the portal was shut down"),
     "why.pending_too_long": Message("it waited too long in the queue"),
     "why.": Message("the portal's log says why"),

@@ -30,6 +30,7 @@ class Cause(StrEnum):
     REVOKED = "revoked"
     REMOVED = "removed"
     ROLE_LOWERED = "role_lowered"
+    SIGNED_OUT = "signed_out"  # their sign-in provider does not vouch for them any more
 
 
 def sessions_of(tx: Transaction, project_id: ProjectId, person_id: PersonId | None = None) -> Sequence[Session]:

@@ -18,6 +18,7 @@ from quota.domain.ids import PersonId
 from quota.domain.names import candidates
 from quota.domain.project import Person
 from quota.service.callers import Caller
+from quota.service.endings import Cause, end_sessions
 from quota.service.ports import Transaction
 from quota.service.services import Services
 
@@ -72,7 +73,10 @@ async def recognise(services: Services, vouched: Vouched) -> Person:
 
 
 async def gone(services: Services, hub_name: str) -> Person:
-    """Note that the provider does not vouch for this person any more. Raises Unknown('person'). Repeating changes nothing."""
+    """Note that the provider does not vouch for this person any more: what they run ends after the policy's notice.
+
+    Raises Unknown('person'). Repeating changes nothing.
+    """
     at = services.clock.now()
 
     def work(tx: Transaction) -> Person:
@@ -82,6 +86,8 @@ async def gone(services: Services, hub_name: str) -> Person:
         if not person.suspended:
             tx.people.suspend(person.id, at)
             tx.audit(actor=None, action="person_gone", subject=person.id, before=None, after=None, reason=None, at=at)
+            theirs = [session for session in tx.sessions.unfinished() if session.person_id == person.id]
+            end_sessions(services, tx, theirs, Cause.SIGNED_OUT, at)
         return person
 
     return await services.store.write(work)

@@ -9,7 +9,7 @@ from quota.domain.hold import HoldState
 from quota.domain.ids import AdjustmentId, AllocationId, HoldId, ProjectId
 from quota.domain.project import AllocationState, ProjectRole, ProjectState
 from quota.domain.session import EndReason, Evidence, Session, SessionState, Target
-from quota.service import endings, members
+from quota.service import endings, identities, members
 from quota.service.admit import SessionHold, SessionHoldRequest, place_session_hold
 from quota.service.callers import Power
 from quota.service.meter import Meter
@@ -113,6 +113,16 @@ async def test_a_removed_members_sessions_end_with_notice_and_nothing_new_starts
     assert await members.remove_member(w.services, w.person("pi"), project, "member")
     assert await refused(w, "member") is RefusalCode.NOT_A_MEMBER
     await ends_after_notice(w, "removed")
+
+
+async def test_what_somebody_runs_whom_their_provider_does_not_vouch_for_ends_with_notice() -> None:
+    w = world()
+    await running(w)
+    for _ in range(2):  # said twice, it is one end
+        await identities.gone(w.services, "member")
+    with pytest.raises(Forbidden):
+        await start(w, "member", "hold-0009")
+    await ends_after_notice(w, "signed_out")
 
 
 async def test_the_remover_may_let_a_members_sessions_finish() -> None:

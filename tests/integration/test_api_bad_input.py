@@ -260,6 +260,13 @@ ROUTES = [
             "tokens_per_minute": (True, 1.5, "1", [], 0, -1, 2**64),
         },
     ),
+    Route(
+        "POST",
+        "/internal/hub-epoch",
+        "hub",
+        {"holder": "another hub"},
+        {"holder": (*TEXT_NONSENSE, "", LONG)},
+    ),
 ]
 WRONG_VALUES = [
     pytest.param(route, key, value, id=f"{route.method}-{route.path}-{key}-{number}")
@@ -344,6 +351,9 @@ WRONG_ADDRESSES = [
     ("POST", "/sessions/hold-0001/stop", "stranger", 404, "unknown_hold"),
     ("GET", "/internal/people/nobody/payers", "hub", 404, "unknown_person"),
     ("POST", "/internal/people/nobody/gone", "hub", 404, "unknown_person"),
+    ("PUT", "/sessions/nowhere-0001/extensions/extend-0001", "pi", 400, "invalid_request"),
+    ("PUT", "/sessions/x/extensions/extend-0001", "pi", 400, "invalid_request"),
+    ("GET", "/internal/hub-epoch", "nobody", 401, "not_signed_in"),
     ("POST", "/internal/people/a%20b/gone", "hub", 400, "invalid_request"),
     ("GET", "/internal/people/a%20b/payers", "hub", 400, "invalid_request"),
     ("GET", "/internal/people/" + "x" * 300 + "/payers", "hub", 400, "invalid_request"),

@@ -16,6 +16,7 @@ from quota.store.database import Database, open_database
 from quota.store.migrate import migrate
 from quota.store.tables import APPEND_ONLY, metadata
 from quota.store.verify import verify
+from quota.store.verify_since import make_checkpoint
 from tests import ledgers
 
 _MIGRATE = (
@@ -126,3 +127,4 @@ def _fill(database: Database) -> None:
     ledgers.run(database, lambda ledger: ledger.top_up(HoldId("hold-0001"), "more", 4, ledgers.NOW, ledgers.NOW))
     ledgers.run(database, lambda ledger: ledger.charge(ledgers.usage("hold-0001", "event-1", 4)))
     ledgers.refund(database, books.person.id, "refund-1", "hold-0001", 3)
+    assert make_checkpoint(database, b"key of the tests" * 4, ledgers.NOW).findings == []

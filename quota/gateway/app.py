@@ -176,13 +176,15 @@ class Gateway:
         named = (b"x-request-id", admitted.hold_id.encode())
         try:
             last = await parts.relay.run(exchange, tally, lambda: [named, *self._standing(caller)])
+            if admitted.repeatable is not None and isinstance(last, Whole):
+                await self._keep(
+                    admitted.repeatable, last.body
+                )  # before it is settled: who asks after that must find it
         finally:
             await parts.settlements.close(tally)
         used = tally.counts.total if tally.counts is not None else 0
         if share is not None:
             share.resize(used)  # before the last headers are written
-        if admitted.repeatable is not None and isinstance(last, Whole):
-            await self._keep(admitted.repeatable, last.body)
         if not isinstance(last, Tail):
             await _finish(exchange, last, [named, *self._standing(caller)])
         elif not exchange.left:

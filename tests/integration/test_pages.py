@@ -17,6 +17,9 @@ import pytest
 import uvicorn
 from cryptography.fernet import Fernet
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 
 from quota.api.front import Front
 from quota.domain.hold import Usage
@@ -74,7 +77,10 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         await service.register("ada", "rui", "grace")
         port, sign_in, key = free_port(), FakeSignIn(), Fernet.generate_key()
         settings = PageSettings(f"http://127.0.0.1:{port}/", ROOT / ".tools" / "node" / "node_modules", key)
-        app = Front({"/services/quota": build_pages(service.services, sign_in, settings)})
+        # The pages listen for news; an EventSource that is answered 204 asks no more (HTML, 9.2).
+        quiet = Starlette(routes=[Route("/events", lambda request: Response(status_code=204))])
+        pages = build_pages(service.services, sign_in, settings)
+        app = Front({"/services/quota/api": quiet, "/services/quota": pages})
         chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         async with _served(app, port):
             url = f"http://127.0.0.1:{port}/services/quota/"

@@ -64,7 +64,7 @@ class Namespace:
         with (base / "log/namespace.out").open("ab") as log:
             keeper = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         give_up = time.monotonic() + DEADLINE_S
-        while not ready.exists():
+        while not ready.exists() or not _is_inside(keeper, root):
             if keeper.poll() is not None or time.monotonic() > give_up:
                 keeper.kill()
                 raise RuntimeError(f"no namespace: {(base / 'log/namespace.out').read_text()}")
@@ -92,6 +92,15 @@ class Namespace:
         give_up = time.monotonic() + DEADLINE_S
         while Path(f"/proc/{self.pid}").exists() and time.monotonic() < give_up:  # its last processes are still ending
             time.sleep(0.01)
+
+
+def _is_inside(keeper: subprocess.Popen[bytes], root: Path) -> bool:
+    """Whether the first process has the root that others enter: until its chroot they would be on the machine itself."""
+    children = psutil.Process(keeper.pid).children()
+    try:
+        return bool(children) and os.path.samefile(f"/proc/{children[0].pid}/root/etc", root / "etc")
+    except OSError:
+        return False
 
 
 @dataclass(slots=True)

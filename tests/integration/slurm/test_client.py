@@ -128,6 +128,7 @@ def test_a_job_that_would_wait_for_ever_is_refused_or_says_so(client: SlurmClien
         client.cancel(job_id)
 
 
+@pytest.mark.full  # Slurm itself decides when a requeued job may begin again: up to two minutes
 def test_a_requeued_job_runs_again_under_its_id_and_each_run_is_a_row_of_its_own(
     client: SlurmClient, cluster: SlurmCluster
 ) -> None:

@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
 from quota.domain.ids import new_id
 from spawners.slurmrestd import (
     ActionRefused,
-    Job,
     JobState,
     JobUnknown,
     SlurmClient,
@@ -41,8 +40,11 @@ def early(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> tu
     return name, client.submit(job(name, "exit 3"), name, ANN.login)
 
 
-def seen(look: Callable[[], Job], what: Callable[[Job], bool], within_s: float = 20) -> Job:
-    """The job once `what` is true of it."""
+Seen = TypeVar("Seen")
+
+
+def seen(look: Callable[[], Seen], what: Callable[[Seen], bool], within_s: float = 20) -> Seen:
+    """What was looked for once `what` is true of it."""
     give_up = time.monotonic() + within_s
     while not what(found := look()):
         assert time.monotonic() < give_up, f"not within {within_s} s: {found}"
@@ -72,7 +74,8 @@ def test_a_job_is_submitted_once_however_often_it_is_asked_for(client: SlurmClie
     assert client.submit(job(name), name, ANN.login) == first
     client.cancel(first)
     assert client.submit(job(name), name, ANN.login) == first  # an ended job is an answer, too
-    assert {run.job_id for run in client.runs([first])} == {first}
+    runs = seen(lambda: client.runs([first]), bool)  # slurmdbd learns of it a moment later
+    assert {run.job_id for run in runs} == {first}
 
 
 def test_forty_submits_of_one_hold_at_once_make_one_job(client: SlurmClient) -> None:

@@ -131,9 +131,8 @@ class ExternalSignIn:
         """The person as of now; None where the provider does not vouch for them any more. Raises ProviderUnreachable."""
         async with self._turns.setdefault(subject, asyncio.Lock()):  # a rotated refresh token is good for one use
             await self.ready()
-            while (
-                tokens.get("refresh_token") in self._replaced
-            ):  # somebody else asked between the caller's read and this turn
+            # Somebody else may have asked between the caller's read and this turn.
+            while tokens.get("refresh_token") in self._replaced:
                 tokens = self._replaced[tokens["refresh_token"]]
             try:
                 return await self._identity(tokens, subject)
@@ -218,10 +217,7 @@ class ExternalSignIn:
 
     async def _groups(self, tokens: Mapping[str, Any], claims: Mapping[str, Any]) -> frozenset[str]:
         if self.table.kind != "github":
-            value: object = claims
-            for part in self.table.groups_claim.split(".") if self.table.groups_claim not in claims else ():
-                value = value.get(part) if isinstance(value, dict) else None
-            value = claims.get(self.table.groups_claim, value if value is not claims else None)
+            value = _claim(claims, self.table.groups_claim)
             return frozenset(one for one in value if isinstance(one, str)) if isinstance(value, list) else frozenset()
         wanted = {
             *self.table.allowed_groups,
@@ -253,6 +249,16 @@ def _meaning(error: HTTPClientError) -> Exception:
     if 400 <= error.code < 500 and error.code not in (408, 429):
         return SignInRefused(f"the provider answered {error.code}")
     return ProviderUnreachable(f"the provider answered {error.code}")
+
+
+def _claim(claims: Mapping[str, Any], name: str) -> object:
+    """A claim by its whole name, which may contain dots, else by its path through nested ones."""
+    if name in claims:
+        return claims[name]
+    value: object = claims
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def _group(rule: str) -> str:

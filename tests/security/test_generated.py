@@ -81,17 +81,7 @@ def _drawn(strategy: Any, count: int, number: int) -> list[Generated]:
         drawn.append(
             Generated(
                 case.method,
-                case.path,
-                dict(case.query or {}),
-                {str(name): str(value) for name, value in (case.headers or {}).items()},
-                body,
-                case.media_type,
-                case.path,
-            )
-            if not case.path_parameters
-            else Generated(
-                case.method,
-                _filled(case.path, case.path_parameters),
+                _filled(case.path, case.path_parameters or {}),
                 dict(case.query or {}),
                 {str(name): str(value) for name, value in (case.headers or {}).items()},
                 body,

@@ -14,13 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import daemons, documents
+from tests import daemons, documents, lanes
 from tests.bench import runner
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-PARTS = ("unit", "property", "integration", "browser", "security")
-NO_TESTS_COLLECTED = 5
 
 
 @dataclass(frozen=True)
@@ -73,31 +71,27 @@ def tell(name: str, well: bool, began_s: float) -> None:
 
 
 def test(arguments: Sequence[str]) -> int:
-    """Run the tests, part by part."""
+    """Run the tests: two lanes side by side, each suite with the time it took."""
     own, extra = split_at_dashes(arguments)
     parser = argparse.ArgumentParser(prog="./commons test", epilog="Options after -- go to pytest.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all where none is named")
+    named = ", ".join(lanes.PARTS)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {named}; all where none is named")
     parser.add_argument("--full", action="store_true", help="also the large counts")
     options = parser.parse_args(own)
     for part in options.parts:
-        if part not in PARTS:
-            parser.error(f"{part}: parts are {', '.join(PARTS)}")
-    parts = [part for part in PARTS if part in options.parts or not options.parts]
+        if part not in lanes.PARTS:
+            parser.error(f"{part}: parts are {named}")
+    parts = options.parts or list(lanes.PARTS)
     if not daemons.ensure(parts):
         return 1
     if daemons.ENGINE_PARTS & set(parts) and not prepare_engine() and "CI" in os.environ:
         return 1
     environment = {**os.environ, **({"COMMONS_FULL": "1"} if options.full else {})}
-    results = []
-    for part in parts:
-        began_s = time.monotonic()
-        argv = [sys.executable, "-m", "pytest", "-q", f"tests/{part}", *extra]
-        code = subprocess.run(argv, cwd=ROOT, env=environment, check=False).returncode
-        results.append((part, code in (0, NO_TESTS_COLLECTED), began_s, time.monotonic()))
+    results = lanes.Run(ROOT, extra, environment).parts(parts)
     print()
-    for part, well, began_s, ended_s in results:
-        print(f"{'ok    ' if well else 'FAILED'} tests: {part} ({ended_s - began_s:.1f} s)", flush=True)
-    return 0 if all(well for _, well, _, _ in results) else 1
+    for one in results:
+        print(f"{'ok    ' if one.well else 'FAILED'} tests: {one.suite.name} ({one.took_s:.1f} s)", flush=True)
+    return 0 if all(one.well for one in results) else 1
 
 
 def prepare_engine() -> bool:

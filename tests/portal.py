@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -53,6 +55,18 @@ class Portal:
         demo = self.ready["demo"]
         assert isinstance(demo, list)
         return str(next(entry["password"] for entry in demo if entry["user"] == user))
+
+    def pid(self, marker: str) -> int:
+        """The pid of the portal's own program whose command line carries `marker`, below its launcher."""
+        assert self.launcher is not None
+        for process in psutil.Process(self.launcher.pid).children(recursive=True):
+            try:
+                command = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            if marker in command and not command.startswith(("sh ", "setpriv", "/bin/sh")):
+                return process.pid
+        raise AssertionError(f"no program {marker}")
 
     def secret(self, name: str) -> str:
         return (self.data / "secrets" / name).read_text()

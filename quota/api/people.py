@@ -24,7 +24,7 @@ from quota.domain.application import Decision
 from quota.domain.errors import Refused
 from quota.domain.ids import ApplicationId, HoldId, ProjectId
 from quota.domain.project import ProjectRole
-from quota.service import extend, members, report, review, sessions
+from quota.service import extend, idle, members, report, review, sessions
 from quota.service.callers import Power
 
 router = APIRouter(tags=["people"])
@@ -139,7 +139,9 @@ async def post_decision(parts: PartsDep, caller: Decider, application_id: PathId
 @router.get("/sessions")
 async def get_sessions(parts: PartsDep, caller: Reader) -> views.Json:
     """The caller's sessions, running and last ended."""
-    return {"sessions": [views.session(one) for one in await sessions.mine(parts.services, caller)]}
+    mine = await sessions.mine(parts.services, caller)
+    known = await idle.idleness(parts.services, mine)
+    return {"sessions": [views.session(one, idleness) for one, idleness in zip(mine, known, strict=True)]}
 
 
 @router.post("/sessions/{hold_id}/stop", status_code=202)

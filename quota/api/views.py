@@ -13,6 +13,7 @@ from quota.domain.project import Allocation, Member, Person
 from quota.domain.session import Session
 from quota.domain.units import Balance, Unit
 from quota.service.admit import SessionHold
+from quota.service.idle import Idle
 from quota.service.ports import StatementLine
 from quota.service.quote import Quote, Quoted
 from quota.service.report import PayerView, ProjectCard
@@ -206,7 +207,7 @@ def application(one: Application) -> Json:
     }
 
 
-def session(one: Session) -> Json:
+def session(one: Session, idle: Idle | None = None) -> Json:
     return {
         "hold_id": one.hold_id,
         "project_id": one.project_id,
@@ -228,6 +229,16 @@ def session(one: Session) -> Json:
         "waiting_since": instant(one.waiting_since),
         "suspended": one.suspended,
         "note": one.note,
+        "idle": None if idle is None else _idle(idle),
+    }
+
+
+def _idle(one: Idle) -> Json:
+    return {
+        "active_at": instant(one.state.active_at),
+        "kept_until": instant(one.state.kept_until),
+        "told_at": instant(one.state.told_at),
+        "stops_at": instant(one.stops_at),
     }
 
 

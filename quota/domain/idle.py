@@ -1,12 +1,13 @@
 """When a session that nobody uses is told so, and when it is stopped. Pure.
 
 Only kernels and terminals are use: an open page is none. Invariants: nobody is stopped who was not told at least `notice_s` before;
-keeping alive moves the stop, and never beyond the idle time plus what the profile allows to keep.
+keeping alive moves the stop, and never beyond the idle time plus what the profile allows to keep after the last use. What is remembered is
+the owner's wish, whole: the limit is applied to the last use that is known when the session is judged, since one may be known late.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 
@@ -26,7 +27,7 @@ class IdleRule:
 
 @dataclass(frozen=True, slots=True)
 class IdleState:
-    """What is remembered of a session: its last use, until when its owner keeps it alive, and since when a notice stands."""
+    """What is remembered of a session: its last use, until when its owner wants it kept alive, and since when a notice stands."""
 
     active_at: datetime
     kept_until: datetime | None = None
@@ -65,9 +66,10 @@ def stop_instant(rule: IdleRule, state: IdleState) -> datetime:
     return unused if state.kept_until is None else max(unused, min(state.kept_until, _last(rule, state)))
 
 
-def kept_until(rule: IdleRule, state: IdleState, at: datetime, seconds: int) -> datetime:
-    """Until when a session is kept that its owner wants to keep for `seconds` from `at`: as long as the profile allows."""
-    return min(at + timedelta(seconds=seconds), _last(rule, state))
+def keep(state: IdleState, at: datetime, seconds: int) -> IdleState:
+    """Its owner wants to keep it for `seconds` from `at`: a longer wish of before stands, a notice is taken back."""
+    wish = at + timedelta(seconds=seconds)
+    return replace(state, kept_until=wish if state.kept_until is None else max(wish, state.kept_until), told_at=None)
 
 
 def _last(rule: IdleRule, state: IdleState) -> datetime:

@@ -6,12 +6,13 @@ reason `idle` and its notice are written before anything is stopped; evidence, n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
 from quota.domain.errors import Forbidden, Invalid, Unknown, WrongState
-from quota.domain.idle import IdleRule, IdleState, IdleVerdict, judge, kept_until, stop_instant
+from quota.domain.idle import IdleRule, IdleState, IdleVerdict, judge, keep, stop_instant
 from quota.domain.ids import HoldId
 from quota.domain.notice import NoticeKind
 from quota.domain.session import Session, SessionState, Target
@@ -22,7 +23,7 @@ from quota.service.services import Services
 
 IDLE: Final = "idle"
 _SESSIONS: Final = 50
-_NOTED_EVERY_S: Final = 300  # a later use is written down this rarely, unless it changes something
+_NOTED_EVERY_S: Final = 300  # a later use is written down this rarely, or after a twelfth of the idle time
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,10 @@ class Activity:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """A running session's idleness as people see it."""
+    """A session's idleness as people see it; `stops_at` is when it is stopped if nothing happens."""
 
     state: IdleState
-    rule: IdleRule
-    stops_at: datetime | None
+    stops_at: datetime
 
 
 async def seen(services: Services, activity: Activity) -> IdleVerdict | None:
@@ -51,7 +51,8 @@ async def seen(services: Services, activity: Activity) -> IdleVerdict | None:
 
 
 async def keep_alive(services: Services, caller: Caller, hold_id: HoldId, seconds: int) -> datetime:
-    """Keep the caller's running session for `seconds` more although it is idle; until when it is kept, at most what its profile allows.
+    """Keep the caller's running session for `seconds` more although it is idle; until when it is kept, at most what its profile allows after
+    the last use that is known by now.
 
     Raises Unknown('hold'), Forbidden, WrongState where it does not run, Invalid.
     """
@@ -65,19 +66,24 @@ async def keep_alive(services: Services, caller: Caller, hold_id: HoldId, second
             raise WrongState("only a running session can be kept alive", hold_id=hold_id)
         rule = rule_of(services, session)
         state = tx.idle.get(hold_id) or IdleState(session.started_at)
-        until = max(kept_until(rule, state, at, seconds), stop_instant(rule, state))
-        tx.idle.put(hold_id, replace(state, kept_until=until, told_at=None))
-        return until
+        kept = keep(state, at, seconds)
+        tx.idle.put(hold_id, kept)
+        return stop_instant(rule, kept)
 
     return await services.store.write(work)
 
 
 def idle_of(services: Services, tx: Transaction, session: Session) -> Idle | None:
-    """How idle a session is; None where nothing is known of it, or its profile stops nobody."""
+    """How idle a session is, or was when it ended; None where nothing is known of it, or its profile stops nobody."""
     rule, state = rule_of(services, session), tx.idle.get(session.hold_id)
-    if state is None or rule.idle_s == 0 or session.over:
+    if state is None or rule.idle_s == 0:
         return None
-    return Idle(state, rule, stop_instant(rule, state))
+    return Idle(state, stop_instant(rule, state))
+
+
+async def idleness(services: Services, sessions: Sequence[Session]) -> Sequence[Idle | None]:
+    """`idle_of` each of these."""
+    return await services.store.read(lambda tx: [idle_of(services, tx, one) for one in sessions])
 
 
 def rule_of(services: Services, session: Session) -> IdleRule:
@@ -94,8 +100,9 @@ def _seen(services: Services, tx: Transaction, activity: Activity, at: datetime)
         return None
     known = tx.idle.get(session.hold_id)
     used_at = at if activity.busy else min(activity.active_at or session.started_at, at)
-    verdict = judge(rule_of(services, session), known or IdleState(session.started_at), used_at, at)
-    if known is None or _differs(known, verdict.state):
+    rule = rule_of(services, session)
+    verdict = judge(rule, known or IdleState(session.started_at), used_at, at)
+    if known is None or _differs(rule, known, verdict.state):
         tx.idle.put(session.hold_id, verdict.state)
     if verdict.tell and verdict.stops_at is not None:
         params = {"stops_at": instant_param(verdict.stops_at)}
@@ -118,9 +125,10 @@ def _running(tx: Transaction, activity: Activity) -> Session | None:
     return None
 
 
-def _differs(known: IdleState, now: IdleState) -> bool:
+def _differs(rule: IdleRule, known: IdleState, now: IdleState) -> bool:
     later_s = (now.active_at - known.active_at).total_seconds()
-    return known.told_at != now.told_at or later_s >= _NOTED_EVERY_S or (later_s > 0 and known.kept_until is not None)
+    worth_it = later_s >= min(_NOTED_EVERY_S, rule.idle_s / 12)
+    return known.told_at != now.told_at or worth_it or (later_s > 0 and known.kept_until is not None)
 
 
 def _own(tx: Transaction, caller: Caller, hold_id: HoldId) -> Session:

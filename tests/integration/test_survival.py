@@ -22,19 +22,6 @@ from tests.world import awarded_project
 BACK_WITHIN_S = 15
 
 
-def program_pid(portal: Portal, marker: str) -> int:
-    """The pid of the portal's own program whose command line carries `marker`, below its launcher."""
-    assert portal.launcher is not None
-    for process in psutil.Process(portal.launcher.pid).children(recursive=True):
-        try:
-            command = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if marker in command and not command.startswith(("sh ", "setpriv", "/bin/sh")):
-            return process.pid
-    raise AssertionError(f"no program {marker}")
-
-
 PROGRAMS = {"hub": "jupyterhub_config.py", "proxy": "configurable-http-proxy", "quota": "quota.main serve"}
 
 
@@ -79,7 +66,7 @@ async def test_a_notebook_survives_the_death_of_every_program_and_is_charged_onc
     kernel = await Kernel(pi).open()
     assert await kernel.run("kept = 42") == ""
     for name, marker in PROGRAMS.items():
-        os.kill(program_pid(portal, marker), signal.SIGKILL)
+        os.kill(portal.pid(marker), signal.SIGKILL)
 
         async def answers() -> bool:
             try:

@@ -16,7 +16,7 @@ from spawners import container_spec as spec
 from tests.engine.container_portal import ContainerPortal, engines_ms
 from tests.engine.engine import Engine
 from tests.engine.images import Images
-from tests.integration.test_survival import program_pid, settled_charge
+from tests.integration.test_survival import settled_charge
 from tests.people import Kernel, Person
 from tests.portal import Portal
 from tests.waiting import eventually
@@ -167,7 +167,7 @@ async def test_a_container_that_is_killed_while_the_hub_is_down_is_charged_to_th
     await pi.start(project_id)
     container = running.only_container("pi")
     for marker in ("jupyterhub_config.py", "quota.main serve"):
-        os.kill(program_pid(portal_of(running), marker), signal.SIGKILL)
+        os.kill(portal_of(running).pid(marker), signal.SIGKILL)
     container.kill()
     lived = engines_ms(container)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quota.domain.idle import IdleRule, IdleState, judge, kept_until
+from quota.domain.idle import IdleRule, IdleState, judge, keep, stop_instant
 
 START = datetime(2026, 3, 2, 9, tzinfo=UTC)
 RULE = IdleRule(idle_s=3600, notice_s=600, keep_alive_s=7200)
@@ -44,12 +44,19 @@ def test_whoever_could_not_be_told_in_time_gets_the_whole_notice_first() -> None
 
 def test_keeping_alive_moves_the_stop_and_no_further_than_the_profile_allows() -> None:
     state = IdleState(START)
-    assert kept_until(RULE, state, at(50), 3600) == at(110)
-    assert kept_until(RULE, state, at(50), 86_400) == at(180)
-    kept = IdleState(START, at(110))
+    kept = keep(state, at(50), 3600)
+    assert stop_instant(RULE, kept) == at(110)
+    assert stop_instant(RULE, keep(state, at(50), 86_400)) == at(180)
     assert judge(RULE, kept, START, at(99)).stops_at == at(110)
     assert judge(RULE, kept, START, at(100)).tell
-    assert kept_until(RULE, kept, at(109), 86_400) == at(180)  # again and again: the same last instant
+    assert stop_instant(RULE, keep(kept, at(109), 86_400)) == at(180)  # again and again: the same last instant
+    assert stop_instant(RULE, keep(keep(state, at(50), 7200), at(51), 60)) == at(170)  # a longer wish stands
+
+
+def test_what_it_is_kept_beyond_is_the_last_use_even_where_that_is_learnt_after_the_wish() -> None:
+    """The quota service hears of a use a look later: the owner who keeps a session that was just used loses nothing by that."""
+    wish = keep(IdleState(START), at(50), 86_400)  # used at 49, which nobody has told yet
+    assert judge(RULE, wish, at(49), at(51)).stops_at == at(49 + 60 + 120)
 
 
 def test_a_profile_without_a_limit_stops_nobody() -> None:
@@ -69,7 +76,7 @@ def test_nobody_is_stopped_untold_or_while_it_works_and_nothing_runs_idle_for_ev
         now += timedelta(minutes=step)
         used = now if works else used
         if keeps:
-            state = IdleState(state.active_at, kept_until(rule, state, now, 3600))
+            state = keep(state, now, 3600)
             told_at = None
         verdict = judge(rule, state, used, now)
         state = verdict.state

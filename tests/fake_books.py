@@ -18,6 +18,7 @@ from quota.domain.session import Extension, Session
 from quota.domain.units import Balance
 from quota.service.gateway_ports import Taken, TierUse, UseOfDay
 from quota.service.ports import Adjusted
+from tests.fake_courses import CourseBooks
 from tests.fake_notices import NoticeBooks
 
 
@@ -68,6 +69,7 @@ class Books:
     top_ups: dict[tuple[HoldId, str], int] = field(default_factory=dict)
     extensions: dict[str, Extension] = field(default_factory=dict)
     reversed: set[AdjustmentId] = field(default_factory=set)
+    teaching: CourseBooks = field(default_factory=CourseBooks)
     told: NoticeBooks = field(default_factory=NoticeBooks)
 
     def move(self, line: Line) -> None:

@@ -18,6 +18,7 @@ from quota.domain.session import Extension, ExtensionState, Session, SessionStat
 from quota.domain.units import Balance, Unit
 from quota.service.ports import Adjusted, LimitStanding, StatementLine
 from tests.fake_books import Books, FakeFences, FakeRefunds, Line
+from tests.fake_courses import FakeCourses
 from tests.fake_gateway import FakeGatewayKeys, FakeKeptAnswers, FakeModelUsage, FakeRateWindows
 from tests.fake_notices import FakeIdleStates, FakeNotices, FakeOutbox
 
@@ -30,6 +31,7 @@ class FakeTransaction:
     def __init__(self, books: Books) -> None:
         self.people = FakePeople(books)
         self.projects = FakeProjects(books)
+        self.courses = FakeCourses(books.teaching, books.roles, books.people)
         self.applications = FakeApplications(books)
         self.accounts = FakeAccounts(books)
         self.sessions = FakeSessions(books)
@@ -176,6 +178,7 @@ class FakeProjects:
         return known is None
 
     def remove_member(self, project_id: ProjectId, person_id: PersonId) -> bool:
+        self.books.teaching.given.pop((project_id, person_id), None)
         return self.books.roles.pop((project_id, person_id), None) is not None
 
     def move_memberships(self, person_id: PersonId, into: PersonId) -> None:

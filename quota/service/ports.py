@@ -24,6 +24,7 @@ from quota.domain.project import Allocation, Member, Person, Project, ProjectRol
 from quota.domain.rates import ChargeRate
 from quota.domain.session import Extension, Seen, Session
 from quota.domain.units import Balance, Unit
+from quota.service.course_ports import Courses
 from quota.service.gateway_ports import GatewayKeys, KeptAnswers, ModelUsage, RateWindows
 from quota.service.notice_ports import Notices, Outbox
 
@@ -398,6 +399,8 @@ class Transaction(Protocol):
     def people(self) -> People: ...
     @property
     def projects(self) -> Projects: ...
+    @property
+    def courses(self) -> Courses: ...
     @property
     def applications(self) -> Applications: ...
     @property

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, collate, delete, func, or_, select, upda
 from quota.domain.errors import Unknown
 from quota.domain.ids import PersonId, ProjectId
 from quota.domain.project import RANK, Member, Project, ProjectRole, ProjectState
+from quota.store.course_tables import course_person
 from quota.store.instants import from_us, to_us
 from quota.store.tables import member, person, person_data, project
 
@@ -107,6 +108,8 @@ class SqlProjects:
         return True
 
     def remove_member(self, project_id: ProjectId, person_id: PersonId) -> bool:
+        theirs = (course_person.c.project_id == project_id, course_person.c.person_id == person_id)
+        self._connection.execute(delete(course_person).where(*theirs))  # who comes back has no role of before
         where = (member.c.project_id == project_id, member.c.person_id == person_id)
         return self._connection.execute(delete(member).where(*where)).rowcount > 0
 
@@ -123,6 +126,15 @@ class SqlProjects:
                 self._connection.execute(member.insert().values(**values))
             elif RANK.index(ProjectRole(row.role)) < RANK.index(ProjectRole(own)):
                 self._connection.execute(update(member).where(*here).values(role=row.role))
+        self._move_course_roles(person_id, into)
+
+    def _move_course_roles(self, person_id: PersonId, into: PersonId) -> None:
+        """The roles that courses gave come along; where both have one, that of `into` stays."""
+        own = select(course_person.c.project_id).where(course_person.c.person_id == into)
+        both = (course_person.c.person_id == person_id, course_person.c.project_id.in_(own))
+        self._connection.execute(delete(course_person).where(*both))
+        query = update(course_person).where(course_person.c.person_id == person_id)
+        self._connection.execute(query.values(person_id=into))
 
     def set_state(self, project_id: ProjectId, state: ProjectState) -> None:
         """Raises Unknown('project')."""

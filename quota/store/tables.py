@@ -23,6 +23,7 @@ from sqlalchemy import (
 
 from quota.store import gateway_tables
 from quota.store.columns import Serial, check, int_column, metadata, text_column
+from quota.store.course_tables import course, course_invitation, course_person
 from quota.store.ledger_tables import (
     account,
     adjustment,
@@ -48,6 +49,9 @@ __all__ = [
     "account",
     "adjustment",
     "checkpoint",
+    "course",
+    "course_invitation",
+    "course_person",
     "entry",
     "fence",
     "hold",

@@ -26,6 +26,7 @@ from quota.service.ports import Transaction
 from quota.store.accounts import SqlAccounts
 from quota.store.applications import SqlApplications
 from quota.store.chain import audit_hash
+from quota.store.courses import SqlCourses
 from quota.store.database import Database
 from quota.store.fences import SqlFences
 from quota.store.gateway_rows import SqlGatewayKeys, SqlKeptAnswers, SqlRateWindows
@@ -98,6 +99,10 @@ class SqlTransaction:
     @cached_property
     def projects(self) -> SqlProjects:
         return SqlProjects(self._connection)
+
+    @cached_property
+    def courses(self) -> SqlCourses:
+        return SqlCourses(self._connection)
 
     @cached_property
     def applications(self) -> SqlApplications:

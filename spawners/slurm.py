@@ -109,6 +109,10 @@ class SlurmSession(JobSession, Spawner):
         try:
             job_id = await queue.submit(request, self.hold_id, start.owner)
         except SubmitRefused as error:
+            self.log.error(
+                "Job %s of %s is refused by %s: %s (error %d)",
+                self.hold_id, self._log_name, cluster_name, error, error.number,
+            )  # fmt: skip
             await self._drop()
             raise self._not_taken(str(error)) from None
         except OutcomeUnknown as error:

@@ -26,6 +26,9 @@ CANCEL_CONFIRM_S: Final = 20.0
 _CONFIRM_EVERY_S: Final = 0.3
 _BEFORE_ALL_JOBS: Final = "uts1000000000"  # 2001; Slurm reads no instant of fewer digits
 _IDS_A_CALL: Final = 200  # keeps the URL short
+# With one of these slurmctld has taken the job, which waits (job_allocate of 22.05): busy, licences, a limit, a reservation, nodes that
+# are down or have not reported since slurmctld began, a partition, a threshold, a burst buffer. The job's own state says so from then on.
+_TAKEN_AND_WAITS: Final = frozenset({2016, 2040, 2050, 2055, 2056, 2068, 2070, 2074, 2100, 2101})
 
 
 class SlurmClient:
@@ -184,28 +187,32 @@ class SlurmClient:
 
     def _judge_submit(self, name: str, answer: Answer, number: int) -> int:
         job_id = reading.number((answer.body or {}).get("job_id")) or 0
-        problems = [text for _, text in answer.errors] + answer.warnings
+        errors = [one for one in answer.errors if not (job_id and one[0] in _TAKEN_AND_WAITS)]
+        problems = [text for _, text in errors] + answer.warnings
         if job_id and not problems:
             return job_id
         if job_id:
             log.warning("job %d of %s came with problems and is cancelled: %s", job_id, name, "; ".join(problems))
             self.cancel(job_id)
-        elif not problems:  # some bad values get a 200 without a job
-            found = self.find(name)
-            if found is not None:
+        else:  # some bad values get a 200 without a job, and who is heard only the second time is told that the ticket was used
+            found = self._look_after(name, answer.reason())
+            if found is not None and not (problems and found.ended):
                 return found.job_id
-            problems = ["Slurm accepted the request and made no job"]
-        raise SubmitRefused("; ".join(problems), number)
+        raise SubmitRefused("; ".join(problems) or "Slurm accepted the request and made no job", number)
 
     def _found_after(self, name: str, error: SlurmUnreachable) -> int:
         """The job of an unclear submit; raises OutcomeUnknown where it is not to be seen (yet)."""
-        try:
-            found = self.find(name)
-        except SlurmUnreachable:
-            found = None
+        found = self._look_after(name, str(error))
         if found is None:
             raise OutcomeUnknown(f"{name}: {error}", name) from error
         return found.job_id
+
+    def _look_after(self, name: str, why: str) -> Job | None:
+        """The job of a submit that went out; raises OutcomeUnknown where that cannot be seen: something may have been done."""
+        try:
+            return self.find(name)
+        except SlurmUnreachable as error:
+            raise OutcomeUnknown(f"{name}: {why}; {error}", name) from error
 
 
 def _words(job: Job) -> str:

@@ -19,8 +19,12 @@ from spawners.slurmrestd.model import SubmitOrder
 Params = Sequence[tuple[str, str]]
 JOB_UNKNOWN: Final = 2017  # ESLURM_INVALID_JOB_ID
 NOTHING_FOUND: Final = 9003  # slurmdb's "nothing found" is no error
-# SLURM_ERROR, "Operation not permitted" of a dead slurmctld, communication, authentication and slurmdbd failures
-OUTAGES: Final = frozenset({-1, 1, 1000, 1001, 1007, 1800, 1801, 1802, 1803, 1804, 5004, 5005, 7000, 7001, 7002})
+# What is said of a job has a number of slurmctld's own. All below is the way to it: SLURM_ERROR, 0 where it lost its reason, the errno
+# of a system call ("Operation not permitted" of a dead slurmctld), messages and connections. So are protocol, credentials and slurmdbd.
+_FIRST_WORD: Final = 1900
+_OTHER_DAEMONS: Final = range(5000, 7100)
+_STANDBY: Final = frozenset({2027, 2131})  # a backup slurmctld that has not taken over
+_OF_THE_JOB: Final = "slurm_submit_batch_job()"  # 24.11 names the source of a warning
 LARGEST_ANSWER_BYTES: Final = 64 * 2**20
 
 
@@ -71,10 +75,14 @@ class Answer:
 
     @property
     def warnings(self) -> list[str]:
-        """What Slurm ignored, without the text after the colon, which may echo the environment."""
+        """What slurmrestd ignored, without the text after the colon, which may echo the environment.
+
+        What slurmctld says of a job that it took comes as a warning, too: that is the reason for which the job waits.
+        """
         return [
             str(entry.get("description") or entry.get("warning") or entry).partition(":")[0]
             for entry in _entries(self.body, "warnings")
+            if entry.get("source") != _OF_THE_JOB
         ]
 
     def number(self) -> int:
@@ -85,7 +93,7 @@ class Answer:
             raise SlurmUnreachable(f"HTTP {self.status}")
         errors = self.errors
         for number, text in errors:
-            if number in OUTAGES:
+            if is_outage(number):
                 raise SlurmUnreachable(f"error {number}: {text}")
         if not errors and self.status >= 400:
             raise SlurmUnreachable(f"HTTP {self.status} without an error number")
@@ -94,6 +102,11 @@ class Answer:
     def reason(self) -> str:
         """What Slurm says, for logs and refusals."""
         return "; ".join(text for _, text in self.errors) or f"HTTP {self.status}"
+
+
+def is_outage(number: int) -> bool:
+    """Whether an error says nothing about what was asked for. slurm_errno.h of 22.05 and 24.11."""
+    return number < _FIRST_WORD or number in _OTHER_DAEMONS or number in _STANDBY
 
 
 class Reader(Protocol):

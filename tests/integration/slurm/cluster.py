@@ -102,11 +102,13 @@ class SlurmCluster:
 
     def begin(self, daemon: str) -> None:
         """Start one daemon (again) and wait until it answers."""
-        if daemon in self._daemons and self._daemons[daemon].alive():
+        if self._lives(daemon):
             return
         with (self.base / "log" / f"{daemon}.out").open("ab") as log:
             self._daemons[daemon] = self.namespace.spawn(self._command(daemon), log)
         self._await(daemon, self._probe(daemon))
+        if daemon == "slurmctld":  # until its nodes have reported, every job waits for ReqNodeNotAvail
+            self._await("the nodes", lambda: not self._nodes_unknown())
 
     def log(self, name: str) -> str:
         """A daemon's own log, such as `slurmctld`."""
@@ -250,6 +252,15 @@ class SlurmCluster:
     def _nodes_idle(self) -> bool:
         states = re.findall(r"^(\S+) (idle|mixed|allocated)$", self._says("sinfo", "-hNo", "%N %T") or "", re.MULTILINE)
         return {name for name, _ in states} == set(self.options.node_names)
+
+    def _nodes_unknown(self) -> bool:
+        """Whether a node that lives has not reported to slurmctld yet."""
+        living = [name for name in self.options.node_names if self._lives(f"slurmd-{name}")]
+        states = self._says("sinfo", "-hN", "-n", ",".join(living), "-o", "%T") if living else ""
+        return states is None or "unknown" in states
+
+    def _lives(self, daemon: str) -> bool:
+        return daemon in self._daemons and self._daemons[daemon].alive()
 
     def _says(self, *command: str) -> str | None:
         """What a probe printed; None where it failed or took too long."""

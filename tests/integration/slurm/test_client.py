@@ -131,6 +131,22 @@ def test_a_job_that_would_wait_for_ever_is_refused_or_says_so(client: SlurmClien
         client.cancel(job_id)
 
 
+def test_a_job_that_comes_while_no_node_is_up_waits_for_one(client: SlurmClient, cluster: SlurmCluster) -> None:
+    # So it is for seconds after slurmctld began anew: 22.05 answers with the job's id and error 2068, 24.11 with warnings.
+    name = new_id()
+    for node in cluster.options.node_names:
+        cluster.run("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
+    try:
+        job_id = client.submit(job(name), name, ANN.login)
+        assert not client.job(job_id).ended
+        assert seen(lambda: client.job(job_id), lambda one: bool(one.reason)).reason.startswith("ReqNodeNotAvail")
+    finally:
+        for node in cluster.options.node_names:
+            cluster.run("scontrol", "update", f"nodename={node}", "state=resume")
+    seen(lambda: client.job(job_id), lambda one: one.running)
+    client.cancel(job_id)
+
+
 @pytest.mark.full  # Slurm itself decides when a requeued job may begin again: up to two minutes
 def test_a_requeued_job_runs_again_under_its_id_and_each_run_is_a_row_of_its_own(
     client: SlurmClient, cluster: SlurmCluster

@@ -44,6 +44,11 @@ def pi(hub: HubProcess) -> Browser:
     return Browser(hub, "pi").sign_in()
 
 
+def start(pi: Browser, server: str = "") -> None:
+    answer = pi.start(OPTIONS, server)
+    assert answer.status_code in (201, 202), f"{answer.text}\n{pi.hub.log[-3000:]}"
+
+
 def jobs(cluster: SlurmCluster, hold_id: str, *, ever: bool = True) -> list[str]:
     """Every job that Slurm ever had under this hold, as `id state user account`; slurmdbd learns of a start seconds later."""
 
@@ -96,7 +101,7 @@ def test_a_person_without_an_account_on_this_machine_runs_a_notebook_as_themselv
 ) -> None:
     assert ANN.login not in Path("/etc/passwd").read_text()
     before = set(hub.quota.book.holds)
-    assert pi.start(OPTIONS).status_code in (201, 202)
+    start(pi)
     hold_id = new_hold(hub, before)
     pi.ready()
     (job,) = jobs(slurm22, hold_id)
@@ -151,7 +156,7 @@ def test_a_job_that_waits_while_the_hub_is_killed_is_submitted_once_and_becomes_
     before = set(hub.quota.book.holds)
     partition(slurm22, "down")
     try:
-        assert pi.start(OPTIONS, "s-1").status_code in (201, 202)
+        start(pi, "s-1")
         hold_id = new_hold(hub, before)
         until(lambda: state(slurm22, hold_id) == "PENDING", within_s=20, what="the job waits")
         hub.kill_hub()
@@ -173,7 +178,7 @@ def test_a_job_that_waits_while_the_hub_is_killed_is_submitted_once_and_becomes_
         database.execute("UPDATE spawners SET state = '{}', server_id = NULL, started = NULL")
     database.close()
     hub.start_hub()
-    assert pi.start(OPTIONS, "s-1").status_code in (201, 202)
+    start(pi, "s-1")
     pi.ready("s-1")
     assert len(jobs(slurm22, hold_id)) == 1
     assert set(hub.quota.book.holds) - before == {hold_id}
@@ -187,7 +192,7 @@ def test_a_hub_killed_at_any_step_of_a_start_loses_and_doubles_nothing(
     before, server, pause = set(hub.quota.book.holds), "s-1", hub.data / "pause"
     if step == "hold":
         pause.touch()
-    assert pi.start(OPTIONS, server).status_code in (201, 202)
+    start(pi, server)
     hold_id = new_hold(hub, before)
     if step == "submit":
         until(lambda: (hub.data / f"slurm/{hold_id}.json").exists(), within_s=20, what="it is on disk")
@@ -217,7 +222,7 @@ def test_a_job_that_waits_is_cancelled_without_having_used_anything(
     before = set(hub.quota.book.holds)
     partition(slurm22, "down")
     try:
-        assert pi.start(OPTIONS, "s-1").status_code in (201, 202)
+        start(pi, "s-1")
         hold_id = new_hold(hub, before)
         until(lambda: state(slurm22, hold_id) == "PENDING", within_s=20, what="the job waits")
         stopped(pi, slurm22, hold_id, "s-1")
@@ -231,7 +236,7 @@ def test_while_slurm_is_away_sessions_go_on_and_starts_are_refused(
     hub: HubProcess, pi: Browser, slurm22: SlurmCluster
 ) -> None:
     before = set(hub.quota.book.holds)
-    assert pi.start(OPTIONS, "s-1").status_code in (201, 202)
+    start(pi, "s-1")
     hold_id = new_hold(hub, before)
     pi.ready("s-1")
     slurm22.kill("slurmrestd")

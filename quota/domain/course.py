@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
+from quota.domain.errors import RefusalCode, Refused
 from quota.domain.ids import PersonId, ProjectId
 from quota.domain.project import LEADS, ProjectRole
 from quota.domain.units import AMOUNT_MAX
@@ -101,6 +102,20 @@ def course_role(project_role: ProjectRole | None, given: CourseRole | None) -> C
     return CourseRole.INSTRUCTOR if project_role in LEADS else given
 
 
+def refusal_of(
+    course: Course, role: CourseRole | None, at: datetime, grace: timedelta = timedelta(0)
+) -> Refused | None:
+    """Why nothing may start on a course at `at`: it is over (longer than `grace` ago), or has not begun and this is no teacher."""
+    phase = course.phase_at(at)
+    if phase is CoursePhase.OVER and at >= course.over_at + grace:
+        return Refused(RefusalCode.COURSE_OVER, {"course": course.title, "when": shown(course.over_at, course.zone)})
+    if phase is CoursePhase.SCHEDULED and role not in STAFF:
+        return Refused(
+            RefusalCode.COURSE_NOT_STARTED, {"course": course.title, "when": shown(course.starts_at, course.zone)}
+        )
+    return None
+
+
 def is_slug(text: str) -> bool:
     """Whether `text` may name a course: 2 to 40 of a-z, 0-9 and single hyphens, beginning with a letter, and no word of the hub's."""
     return 2 <= len(text) <= SLUG_LONGEST and _SLUG.match(text) is not None and text not in _TAKEN
@@ -114,6 +129,11 @@ def is_zone(name: str) -> bool:
 def in_zone(at: datetime, zone: str) -> datetime:
     """An instant as a clock in `zone` shows it."""
     return at.astimezone(ZoneInfo(zone))
+
+
+def shown(at: datetime, zone: str) -> str:
+    """An instant as people of the course read it: '2026-09-01 09:00 (Europe/Berlin)'."""
+    return f"{in_zone(at, zone):%Y-%m-%d %H:%M} ({zone})"
 
 
 def from_zone(text: str, zone: str) -> datetime | None:

@@ -43,6 +43,8 @@ class RefusalCode(StrEnum):
     MODEL_NOT_ALLOWED = "model_not_allowed"
     WOULD_TAKE_BACK_USED = "would_take_back_used"
     REFUND_EXCEEDS_CHARGED = "refund_exceeds_charged"
+    COURSE_NOT_STARTED = "course_not_started"
+    COURSE_OVER = "course_over"
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,13 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "refund_exceeds_charged": Message(
         "That is more than was charged: at most {available} can be refunded.", "Refund less."
     ),
+    "course_not_started": Message(
+        "{course} starts at {when}.", "Come back then; your teachers can start before, to prepare."
+    ),
+    "course_over": Message(
+        "{course} ended at {when}, so nothing starts on it any more.",
+        "Your grades stay on the course's page; get at your files with a rescue session, or choose another project.",
+    ),
     # errors
     "invalid_request": Message("Some fields cannot be used.", "Correct the fields named and send again."),
     "invalid_json": Message("The body is not valid JSON.", "Send one JSON object in UTF-8."),
@@ -113,6 +120,11 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "unknown_allocation": Message("There is no such allocation.", "Look it up in the project."),
     "unknown_adjustment": Message("There is no such adjustment.", "Look it up in the statement."),
     "unknown_key": Message("There is no such key, or none that you may see.", "Look it up on the project's page."),
+    "unknown_course": Message("There is no such course, or none that you are in.", "Ask its instructor for the link."),
+    "unknown_invitation": Message(
+        "This link is not good any more: it was replaced, taken back or is too old.",
+        "Ask the instructor for a new one.",
+    ),
     "unknown_route": Message("There is nothing at this address.", "See the interface's description, openapi.json."),
     "method_not_allowed": Message("This address does not take that method.", "See openapi.json."),
     "id_conflict": Message("This id was used for something else.", "Send it again under a new id."),
@@ -243,6 +255,14 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "field.too_many_keys": Message("you have as many keys in this project as one person may; revoke one first"),
     "field.zero": Message("must not be zero"),
     "field.not_utf8": Message("contains characters that cannot be stored"),
+    "field.course_slug": Message("needs 2 to 40 of a-z, 0-9 and single hyphens, beginning with a letter"),
+    "field.slug_taken": Message("is the name of another course"),
+    "field.not_a_zone": Message("is not a time zone such as Europe/Berlin or UTC"),
+    "field.no_course_role": Message("is neither student nor grader"),
+    "field.listed_twice": Message("is listed twice; the first line counts"),
+    "field.nobody": Message("is nobody's user name here; they must have signed in once"),
+    "field.is_instructor": Message("is an instructor of this course already"),
+    "field.list_too_long": Message("has more than 2,000 lines; send it in parts"),
     # the quote's line
     "quote": Message("{gpus} GPU × {runtime_s} + {margin_s} margin = {amount} held; unused returns; leaves {leaves}"),
     "quote.free": Message("No GPU × {runtime_s}: costs no GPU-hours"),

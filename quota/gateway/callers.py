@@ -23,6 +23,7 @@ from quota.domain.units import Unit
 from quota.gateway import denials
 from quota.gateway.denials import Denied
 from quota.service.callers import ACCESS_SCOPE, SCOPE_PREFIX, Power
+from quota.service.courses import closed_course
 from quota.service.keys import verify_session_key
 from quota.service.ports import Clock, Introspection, Ledger, Store, Transaction
 
@@ -122,7 +123,7 @@ class Callers:
         application = str(hold.details.get("application", ""))
 
         def work(tx: Transaction) -> Caller | Denied:
-            project = _standing(tx, hold.project_id, hold.actor)
+            project = self._standing(tx, hold.project_id, hold.actor)
             if isinstance(project, Denied):
                 return project
             return Caller(hold.actor, project.id, hold.id, application, project.slug, f"s:{hold.id}")
@@ -138,7 +139,7 @@ class Callers:
                 return None
             if not key.live(at):
                 return denials.ended_key()
-            project = _standing(tx, key.project_id, key.person_id)
+            project = self._standing(tx, key.project_id, key.person_id)
             if isinstance(project, Denied):
                 return project
             return Caller(
@@ -170,12 +171,25 @@ class Callers:
                     return denials.not_a_member()
             if len(projects) != 1:
                 return denials.which_project([project.slug for project in projects])
-            project = _standing(tx, projects[0].id, person.id)
+            project = self._standing(tx, projects[0].id, person.id)
             if isinstance(project, Denied):
                 return project
             return Caller(person.id, project.id, None, API, project.slug, f"h:{person.id}")
 
         return await self._doors.store.read(work)
+
+    def _standing(self, tx: Transaction, project_id: ProjectId, person_id: PersonId) -> Project | Denied:
+        """The project, where the person is in it and vouched for by their provider, and it is active; a course, while it runs."""
+        person = tx.people.by_id(person_id)
+        if person is None or person.suspended:
+            return denials.ended_key()
+        if tx.projects.role(project_id, person_id) is None:
+            return denials.not_a_member()
+        project = tx.projects.get(project_id)
+        if project is None or project.state is not ProjectState.ACTIVE:
+            return denials.project_closed()
+        closed = closed_course(tx, project_id, person_id, self._doors.clock.now())
+        return project if closed is None else denials.course_closed(closed)
 
     def _remember(self, key: tuple[str, str], found: Caller | Denied, now_s: float) -> None:
         if len(self._known) >= _KEPT_MAX:
@@ -184,18 +198,6 @@ class Callers:
                 self._known.clear()
         lasts_s = BELIEVED_S if isinstance(found, Caller) else _DENIAL_BELIEVED_S
         self._known[key] = (found, now_s + lasts_s)
-
-
-def _standing(tx: Transaction, project_id: ProjectId, person_id: PersonId) -> Project | Denied:
-    """The project, where the person is in it, their sign-in provider still vouches for them, and it is active."""
-    person = tx.people.by_id(person_id)
-    if person is None or person.suspended:
-        return denials.ended_key()
-    if tx.projects.role(project_id, person_id) is None:
-        return denials.not_a_member()
-    project = tx.projects.get(project_id)
-    active = project is not None and project.state is ProjectState.ACTIVE
-    return project if active and project is not None else denials.project_closed()
 
 
 def key_of(authorization: bytes | None, api_key: bytes | None = None) -> str | None:

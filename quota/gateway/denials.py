@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from quota.domain.errors import Refused
+from quota.domain.messages import render
 from quota.domain.units import Unit, amount_text
 
 Header = tuple[bytes, bytes]
@@ -172,6 +174,11 @@ def not_a_member() -> Denied:
 def project_closed() -> Denied:
     message = "The project is suspended or closed. Ask its PI or the programme's administrators."
     return Denied(403, "permission_error", "project_suspended", message, headers=_DO_NOT_RETRY)
+
+
+def course_closed(refused: Refused) -> Denied:
+    words = render(refused.code.value, refused.params, str)
+    return Denied(403, "permission_error", refused.code.value, f"{words.message} {words.next}", headers=_DO_NOT_RETRY)
 
 
 def no_tokens() -> Denied:

@@ -18,6 +18,7 @@ from quota.domain.hold import Hold, HoldKind, HoldOrder, HoldState, Usage, body_
 from quota.domain.ids import HoldId, PersonId, ProjectId
 from quota.domain.project import Allocation, Project, ProjectRole, ProjectState, payer
 from quota.domain.units import Unit
+from quota.service.courses import closed_course
 from quota.service.ports import Transaction
 from quota.service.services import Services
 
@@ -59,6 +60,7 @@ class _Standing:
     project: Project
     role: ProjectRole | None
     allocations: tuple[Allocation, ...]
+    closed: Refused | None
     read_at_s: float
 
 
@@ -77,6 +79,8 @@ class RequestHolds:
             return Refused(RefusalCode.NOT_A_MEMBER, {"project": standing.project.title})
         if standing.project.state is not ProjectState.ACTIVE:
             return Refused(RefusalCode.PROJECT_SUSPENDED, {"project": standing.project.title})
+        if standing.closed is not None:
+            return standing.closed
         at = self.services.clock.now()
         chosen = payer(list(standing.allocations), Unit.TOKENS, order.tokens, at)
         if chosen is None:
@@ -140,7 +144,8 @@ class RequestHolds:
             if project is None:
                 raise Unknown("project", project_id=project_id)
             role = tx.projects.role(project_id, person.id)
-            return _Standing(person.id, project, role, tuple(tx.accounts.of_project(project_id)), read_at_s)
+            closed = closed_course(tx, project_id, person.id, self.services.clock.now())
+            return _Standing(person.id, project, role, tuple(tx.accounts.of_project(project_id)), closed, read_at_s)
 
         return await self.services.store.read(work)
 

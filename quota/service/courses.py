@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from quota.domain.course import STAFF, Course, CoursePerson, CoursePhase, CourseRole
-from quota.domain.errors import Forbidden, Unknown
-from quota.domain.ids import PersonId
+from quota.domain.course import STAFF, Course, CoursePerson, CoursePhase, CourseRole, refusal_of
+from quota.domain.errors import Forbidden, Refused, Unknown
+from quota.domain.ids import PersonId, ProjectId
 from quota.service.callers import Caller, Power
 from quota.service.ports import Transaction
 from quota.service.services import Services
@@ -54,6 +54,12 @@ async def courses_of(services: Services, person_id: PersonId) -> Sequence[tuple[
 def is_over(course: Course, now: datetime) -> bool:
     """Whether its end has come, by date or because it was retired."""
     return course.phase_at(now) is CoursePhase.OVER
+
+
+def closed_course(tx: Transaction, project_id: ProjectId, person_id: PersonId, at: datetime) -> Refused | None:
+    """Why a project's being a course lets this person spend nothing on it now; None where it does, or is none."""
+    course = tx.courses.of_project(project_id)
+    return None if course is None else refusal_of(course, tx.courses.role(project_id, person_id), at)
 
 
 def named(tx: Transaction, slug: str) -> Course:

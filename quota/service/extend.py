@@ -19,6 +19,7 @@ from quota.domain.project import AllocationState, ProjectState
 from quota.domain.rates import hold_amount, longest_runtime_s
 from quota.domain.session import Extension, ExtensionState, Session, SessionState, Target
 from quota.service.callers import Caller
+from quota.service.courses import closed_course
 from quota.service.notices import about_session, instant_param, tell
 from quota.service.ports import Transaction
 from quota.service.quote import priced_profile
@@ -159,6 +160,9 @@ def _facts(services: Services, tx: Transaction, session: Session) -> tuple[Refus
         return Refused(RefusalCode.PROJECT_SUSPENDED, {"project": title}), 0
     if tx.projects.role(session.project_id, session.person_id) is None:
         return Refused(RefusalCode.NOT_A_MEMBER, {"project": title}), 0
+    closed = closed_course(tx, session.project_id, session.person_id, services.clock.now())
+    if closed is not None:
+        return closed, 0
     return None, allocation.balance.available
 
 

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Final
 
+from quota.domain.course import Course, CourseRole, refusal_of
 from quota.domain.errors import Param, RefusalCode, Refused, Unavailable, Unknown
 from quota.domain.ids import AllocationId, PersonId, ProjectId
 from quota.domain.limits import Limit, LimitName, member_limit, site_limits, use_of
@@ -57,6 +58,8 @@ class Payer:
     project: Project
     role: ProjectRole | None
     allocations: Sequence[Allocation]
+    course: Course | None = None
+    course_role: CourseRole | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +174,13 @@ def decide(price: Price, who: Payer, longest_s: int, at: datetime, rules: Rules 
     fits = min(fits, longest_s) if fits is not None else None
     lowered = chosen is not None and chosen.target is not None
     quote = Quote(who.project.id, chosen.id if chosen is not None else None, price, available, fits, lowered)
+    closed = None
+    if who.role is not None and who.course is not None:
+        closed = refusal_of(who.course, who.course_role, at, rules.grace if price.amount == 0 else timedelta(0))
     since = who.project.without_pi_since
     if who.role is not None and since is not None and at >= since + rules.pi_absence:
         return Quoted(quote, Refused(RefusalCode.NO_PI, {"project": who.project.title}))
-    return Quoted(quote, _refusal(quote, who, longest_s, at))
+    return Quoted(quote, _refusal(quote, who, longest_s, at) if closed is None else closed)
 
 
 def _in_grace(allocations: Sequence[Allocation], at: datetime, grace: timedelta) -> Allocation | None:
@@ -224,7 +230,10 @@ def priced_profile(services: Services, profile_id: str) -> PricedProfile:
 
 def payer_facts(tx: Transaction, project: Project, person_id: PersonId) -> Payer:
     """Read what `decide` needs of one project."""
-    return Payer(project, tx.projects.role(project.id, person_id), tx.accounts.of_project(project.id))
+    course = tx.courses.of_project(project.id)
+    given = None if course is None else tx.courses.role(project.id, person_id)
+    role, allocations = tx.projects.role(project.id, person_id), tx.accounts.of_project(project.id)
+    return Payer(project, role, allocations, course, given)
 
 
 def _facts(

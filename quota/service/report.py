@@ -18,7 +18,7 @@ from quota.domain.session import Session
 from quota.domain.units import Balance, Unit
 from quota.service.callers import Caller, Power, person_named
 from quota.service.ports import ProfileCatalogue, StatementLine, Transaction
-from quota.service.quote import Payer, Price, decide
+from quota.service.quote import Price, decide, payer_facts
 from quota.service.services import Services
 
 _PAGE = 200  # lines read at a time where a filter thins them out
@@ -157,7 +157,7 @@ async def payers(services: Services, hub_name: str) -> Sequence[PayerView]:
         views = []
         for one, role in tx.projects.of_person(person.id):
             card = _card(tx, one, role, at)
-            quoted = decide(free, Payer(one, role, card.allocations), free.runtime_s, at)
+            quoted = decide(free, payer_facts(tx, one, person.id), free.runtime_s, at)
             views.append(PayerView(card, quoted.refusal))
         return views
 

@@ -50,7 +50,7 @@ class HttpUpstreams:
 
     def __init__(self, allowed_hosts: Collection[str] = ()) -> None:
         self._allowed_hosts = frozenset(allowed_hosts)
-        self._routes: dict[tuple[Target, str], _Route] = {}
+        self._routes: dict[tuple[str, str, str], _Route] = {}  # by address, key and path
         self._idle: dict[_Place, list[Connection]] = {}
         self._all: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -72,7 +72,7 @@ class HttpUpstreams:
 
     async def post(self, target: Target, path: str, body: bytes, *, streamed: bool) -> HttpAnswer:
         """Send a JSON body to `path` under the target. Raises NotReached, Interrupted, TimedOut."""
-        route = self._routes.get((target, path)) or self._route(target, path)
+        route = self._routes.get((target.url, target.key, path)) or self._route(target, path)
         if route.head is None:
             raise NotReached("a private address that portal.toml does not allow")
         connection = self._kept(route.place) or await self._connected(route.place, target.connect_deadline_s)
@@ -89,7 +89,7 @@ class HttpUpstreams:
 
     async def healthy(self, target: Target) -> bool:
         """Whether the server answers GET /models with anything but a failure of its own."""
-        route = self._routes.get((target, _HEALTH)) or self._route(target, _HEALTH)
+        route = self._routes.get((target.url, target.key, _HEALTH)) or self._route(target, _HEALTH)
         if route.head is None:
             return False
         try:
@@ -187,7 +187,7 @@ class HttpUpstreams:
                 f"{method} {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nUser-Agent: compute-commons-gateway\r\n"
                 f"Accept-Encoding: identity\r\n{key}Content-Type: application/json\r\nContent-Length: "
             ).encode("ascii")
-        route = self._routes[(target, path)] = _Route(place, head)
+        route = self._routes[(target.url, target.key, path)] = _Route(place, head)
         return route
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Final, NamedTuple
 
 from quota.domain.errors import IdConflict, RefusalCode, TooMany, Unavailable
@@ -91,7 +92,8 @@ class Admission:
         try:
             for _ in range(_ATTEMPTS):
                 purse = await self._purses.of(caller.project, within_s=within_s)
-                offer = offered(purse, request, self._clock.now(), key_left)
+                at = self._clock.now()
+                offer = offered(purse, request, at, key_left)
                 if isinstance(offer, Denied):
                     if within_s > DOUBTED_S and key_left is None:
                         within_s = DOUBTED_S  # refused on a number of up to a second ago: look again
@@ -100,7 +102,7 @@ class Admission:
                     else:
                         return offer
                     continue
-                admitted = self._ordered(caller, request, server, offer, repeatable)
+                admitted = _ordered(caller, request, server, offer, at, repeatable)
                 hold = await self._place(admitted)
                 if isinstance(hold, Denied):
                     return hold
@@ -124,24 +126,6 @@ class Admission:
             return denials.unavailable(error.retry_after_s)
         return denied
 
-    def _ordered(
-        self, caller: Caller, request: ModelRequest, server: Server, offer: _Offer, repeatable: Repeatable | None
-    ) -> Admitted:
-        at = self._clock.now()
-        return Admitted(
-            hold_id=repeatable.hold_id if repeatable is not None else HoldId(new_id()),
-            allocation_id=offer.allocation_id,
-            caller=caller,
-            request=request,
-            server=server,
-            cap=offer.cap,
-            amount=offer.amount,
-            price=offer.price,
-            at=at,
-            lease_until=at + timedelta(seconds=server.target.total_deadline_s + LEASE_MARGIN_S),
-            repeatable=repeatable,
-        )
-
     async def _place(self, admitted: Admitted) -> Hold | Denied:
         slot = self._journal.take(admitted.hold_id) if self._journal is not None else None
         try:
@@ -161,6 +145,20 @@ class Admission:
         else:
             _free(slot)
         return denials.under_way() if hold.replayed else hold
+
+
+def _ordered(
+    caller: Caller, request: ModelRequest, server: Server, offer: _Offer, at: datetime, repeatable: Repeatable | None
+) -> Admitted:
+    hold_id = HoldId(new_id()) if repeatable is None else repeatable.hold_id
+    allocation_id, cap, amount, price = offer
+    lease_until = at + _lease(server.target.total_deadline_s)
+    return Admitted(hold_id, allocation_id, caller, request, server, cap, amount, price, at, lease_until, repeatable)
+
+
+@cache
+def _lease(deadline_s: int) -> timedelta:
+    return timedelta(seconds=deadline_s + LEASE_MARGIN_S)
 
 
 def _free(slot: Slot | None) -> None:
@@ -187,6 +185,12 @@ def offered(purse: Purse, request: ModelRequest, at: datetime, key_left: int | N
             denials.key_used_up(needed, available) if key_left == available else denials.too_little(needed, available)
         )
     return _Offer(allocation.id, cap, price.up(request.hold_tokens(cap)), price)
+
+
+def _limits(caller: Caller, amount: int) -> tuple[LimitUse, ...]:
+    if caller.limit_id is None and caller.share_id is None:
+        return ()
+    return tuple(LimitUse(one, amount) for one in (caller.limit_id, caller.share_id) if one is not None)
 
 
 def _order(admitted: Admitted) -> HoldOrder:
@@ -219,7 +223,7 @@ def _order(admitted: Admitted) -> HoldOrder:
         amount=admitted.amount,
         at=admitted.at,
         lease_until=admitted.lease_until,
-        limits=tuple(LimitUse(one, admitted.amount) for one in (caller.limit_id, caller.share_id) if one is not None),
+        limits=_limits(caller, admitted.amount),
         details=details,
         fingerprint=admitted.repeatable.fingerprint if admitted.repeatable is not None else admitted.hold_id,
     )

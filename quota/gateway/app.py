@@ -136,12 +136,16 @@ class Gateway:
 
     async def _metered(self, exchange: Exchange, asked: Asked) -> None:
         """Pace → admit → relay → settle; the client learns that it is over once it is paid."""
-        caller, request = asked.caller, asked.request
+        caller, request, paces = asked.caller, asked.request, self._parts.paces
+        paced: tuple[Share, int] | Denied | None = None
+        repeatable: Repeatable | Kept | Denied | None = None
         try:
-            paced = await self._parts.paces.take(caller, request)
-            repeatable = await self._repeated(asked) if not isinstance(paced, Denied) else None
+            if paces.paced(caller):
+                paced = await paces.take(caller, request)
+            if asked.idempotency_key is not None and not isinstance(paced, Denied):
+                repeatable = await self._repeated(asked)
         except Unavailable as error:
-            paced, repeatable = denials.unavailable(error.retry_after_s), None
+            paced = denials.unavailable(error.retry_after_s)
         if isinstance(paced, Denied):
             await exchange.deny(paced, self._standing(caller))
             return

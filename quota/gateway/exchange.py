@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from quota.gateway import denials
+from quota.gateway.deadlines import Deadline
 from quota.gateway.denials import Denied, Header
 
 Scope = MutableMapping[str, Any]
@@ -46,7 +47,7 @@ class Exchange(ABC):
         self.started = False
         self.over = False
         self._headers = headers
-        self._relaying: asyncio.Timeout | None = None
+        self._relaying: Deadline | None = None
 
     @abstractmethod
     async def body(self, limit_bytes: int, deadline_s: int) -> bytes | Denied:
@@ -68,21 +69,20 @@ class Exchange(ABC):
         return self._headers.get(name)
 
     def client_left(self) -> None:
-        """Cut the relay, if one runs: its timeout expires now."""
+        """Cut the relay, if one runs."""
         if self.over or self.left:
             return
         self.left = True
         self.cut()
 
     def cut(self) -> None:
-        """End the relay now, if one runs: its timeout expires."""
+        """End the relay now, if one runs."""
         if self._relaying is not None:
-            self._relaying.reschedule(asyncio.get_running_loop().time())
-            self._relaying = None  # once: an expiring timeout cannot be moved
+            self._relaying.cut()
 
-    def relaying(self, scope: asyncio.Timeout | None) -> None:
-        """Name the timeout that ends when the client leaves; None when the relay is over."""
-        self._relaying = scope
+    def relaying(self, deadline: Deadline | None) -> None:
+        """Name the deadline that ends when the client leaves; None when the relay is over."""
+        self._relaying = deadline
         if self.left or self.stopping:
             self.cut()
 

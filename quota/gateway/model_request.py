@@ -22,6 +22,7 @@ from quota.gateway.models import CapField, Limits, Model, Models
 from quota.gateway.usage import estimated_tokens
 
 SMALLEST_OUTPUT: Final = 16
+_LARGEST_INT: Final = 2**63
 __all__ = ["Endpoint", "ModelRequest", "read_request"]
 
 
@@ -145,6 +146,8 @@ def _cap(names: tuple[str, ...], fields: dict[str, Any], limits: Limits) -> int:
         value = fields.pop(name, None)
         if value is None:
             continue
+        if type(value) is float and value > _LARGEST_INT:
+            value = int(value)  # a whole number beyond 64 bits is read as a float
         if type(value) is not int or value < 1:
             refuse(name, f"{name!r} must be a whole number of at least 1.")
         wanted.append(value)

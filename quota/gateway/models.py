@@ -56,18 +56,22 @@ class Price:
     """Tokens charged for one token of a model, from an instant on; pinned to a request's hold."""
 
     weight: Fraction
+    one: bool = field(init=False, repr=False, compare=False)  # the usual weight, for which nothing is computed
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "one", self.weight == 1)
 
     def up(self, tokens: int) -> int:
         """What `tokens` cost at most; rounds up, so that a hold always suffices."""
-        return tokens if self.weight == 1 else math.ceil(tokens * self.weight)
+        return tokens if self.one else math.ceil(tokens * self.weight)
 
     def down(self, tokens: int) -> int:
         """What `tokens` cost; rounds down, once a request."""
-        return tokens if self.weight == 1 else math.floor(tokens * self.weight)
+        return tokens if self.one else math.floor(tokens * self.weight)
 
     def affordable(self, amount: int) -> int:
         """The most tokens whose hold fits into `amount`; unbounded where the model is free."""
-        if self.weight == 1:
+        if self.one:
             return amount
         return math.floor(amount / self.weight) if self.weight else 2**62
 
@@ -111,6 +115,10 @@ class Model:
     projects: frozenset[str] = frozenset()  # slugs of those that may use it; empty: all
     license_flags: tuple[str, ...] = ()
     tokenizer: Tokenizer = Tokenizer.NONE
+    price: Price = field(init=False, repr=False, compare=False)  # the first one
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "price", Price(self.weight))
 
     def serves(self, endpoint: Endpoint) -> bool:
         return endpoint in self.endpoints
@@ -120,6 +128,8 @@ class Model:
 
     def price_at(self, at: datetime) -> Price:
         """What a token costs at an instant."""
+        if not self.later:
+            return self.price
         weight = self.weight
         for since, later in self.later:
             if since <= at:
@@ -128,6 +138,8 @@ class Model:
 
     def least_busy(self, tried: Collection[Server] = ()) -> Server | None:
         """The server to ask next: reachable before doubtful, then the least busy; None where all were tried."""
+        if len(self.servers) == 1:
+            return None if tried else self.servers[0]
         now_s = time.monotonic()
         left = [server for server in self.servers if server not in tried]
         return min(

@@ -62,6 +62,11 @@ class Paces:
         self._defaults = defaults
         self._shared = shared
         self._minutes: dict[str, Minute] = {}
+        self._paced = defaults != (UNLIMITED, UNLIMITED)
+
+    def paced(self, caller: Caller) -> bool:
+        """Whether the key has any limit."""
+        return self._paced or bool(caller.requests_per_minute or caller.tokens_per_minute)
 
     def limits_of(self, caller: Caller) -> Taken:
         """A key's limits: its own, never beyond the site's."""
@@ -72,9 +77,9 @@ class Paces:
 
     async def take(self, caller: Caller, request: ModelRequest) -> tuple[Share, int] | Denied | None:
         """A share of the key's minute and the longest answer that fits; None where the key has no limits. Raises Unavailable."""
-        limits = self.limits_of(caller)
-        if limits == (UNLIMITED, UNLIMITED):
+        if not self.paced(caller):
             return None
+        limits = self.limits_of(caller)
         now_s = self._clock.now().timestamp()
         minute = self._minute(caller.key_id, limits, int(now_s // 60))
         wanted = request.hold_tokens(request.cap)
@@ -94,11 +99,11 @@ class Paces:
 
     def headers(self, caller: Caller) -> Mapping[str, Header]:
         """The limits for the client, by what they limit; empty where there are none."""
+        if not self.paced(caller):
+            return {}
         limits = self.limits_of(caller)
         now_s = self._clock.now().timestamp()
         minute = self._minutes.get(caller.key_id)
-        if limits == (UNLIMITED, UNLIMITED):
-            return {}
         current = minute is not None and minute.number == int(now_s // 60)
         used = Taken(minute.requests, minute.tokens) if minute is not None and current else Taken(0, 0)
         reset = b"%ds" % max(1, math.ceil(60 - now_s % 60))

@@ -26,12 +26,13 @@ _KEPT_MAX: Final = 10_000
 class Coffer:
     """One allocation of tokens: as it was read, and what moved since."""
 
-    __slots__ = ("allocation", "available", "charged", "held")
+    __slots__ = ("allocation", "available", "awarded", "charged", "held")
 
     def __init__(self, allocation: Allocation) -> None:
         balance = allocation.balance
         self.allocation = allocation
-        self.charged, self.held, self.available = balance.charged, balance.held, balance.available
+        self.awarded, self.charged, self.held = balance.awarded, balance.charged, balance.held
+        self.available = balance.available
 
     def move(self, held: int, charged: int) -> None:
         self.held += held
@@ -47,11 +48,18 @@ class Purse:
 
     def __init__(self, allocations: Sequence[Allocation], read_at_s: float) -> None:
         self._coffers = {one.id: Coffer(one) for one in allocations if one.unit is Unit.TOKENS}
+        self._active: list[Coffer] | None = None
         self.read_at_s = read_at_s
+
+    def _active_at(self, at: datetime) -> list[Coffer]:
+        """Those that are active; asked once a reading, which is a second old at most where it matters."""
+        if self._active is None:
+            self._active = [one for one in self._coffers.values() if one.active(at)]
+        return self._active
 
     def payer(self, amount: int, at: datetime) -> Coffer | None:
         """The allocation to place a hold of `amount` on, as `quota.domain.project.payer` chooses it; None where none is active."""
-        active = [one for one in self._coffers.values() if one.active(at) and not one.allocation.frozen]
+        active = [one for one in self._active_at(at) if not one.allocation.frozen]
         if len(active) < 2:
             return active[0] if active else None
         able = [one for one in active if one.available >= amount]
@@ -68,11 +76,10 @@ class Purse:
     def headers(self, at: datetime) -> tuple[Header, ...]:
         """The balance for the client, over all active allocations."""
         awarded = charged = held = 0
-        for one in self._coffers.values():
-            if one.active(at):
-                awarded += one.allocation.balance.awarded
-                charged += one.charged
-                held += one.held
+        for one in self._active_at(at):
+            awarded += one.awarded
+            charged += one.charged
+            held += one.held
         return (
             (b"x-commons-awarded-tokens", b"%d" % awarded),
             (b"x-commons-charged-tokens", b"%d" % charged),

@@ -14,7 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
+
 from quota.gateway import denials
+from quota.gateway.deadlines import Deadlines
 from quota.gateway.denials import Denied, Header
 from quota.gateway.event_stream import EventStream, StreamBroken, text_tokens
 from quota.gateway.exchange import Exchange
@@ -56,13 +59,14 @@ Headers = Callable[[], Sequence[Header]]  # made when a stream starts; a whole a
 class Relay:
     def __init__(self, upstreams: Upstreams) -> None:
         self._upstreams = upstreams
+        self._deadlines = Deadlines()
 
     async def run(self, exchange: Exchange, tally: Tally, headers: Headers) -> Last:
         """Everything but the last bytes. A failure is an answer, too."""
         admitted = tally.admitted
         try:
-            async with asyncio.timeout(admitted.server.target.total_deadline_s) as scope:
-                exchange.relaying(scope)
+            with self._deadlines.within(admitted.server.target.total_deadline_s) as deadline:
+                exchange.relaying(deadline)
                 try:
                     return await self._run(exchange, tally, headers)
                 finally:
@@ -252,7 +256,15 @@ def _refusal_text(body: bytes) -> str:
 
 def _object(body: bytes) -> dict[str, Any] | None:
     try:
-        found = json.loads(body)
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        found = _leniently(body)
+    return found if isinstance(found, dict) else None
+
+
+def _leniently(body: bytes) -> object:
+    """What servers of Python write and JSON does not know (NaN, infinities, half surrogates) is an answer all the same."""
+    try:
+        return json.loads(body)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None

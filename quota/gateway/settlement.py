@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from quota.domain.errors import Spooled, Unavailable, Unknown, WrongState
+from quota.domain.hold import Usage
 from quota.domain.ids import HoldId
 from quota.gateway.purses import Purses
 from quota.service.ports import Clock, Ledger
@@ -38,28 +39,30 @@ class Settlements:
     async def close(self, tally: Tally) -> None:
         """Settle or release; where the ledger does not answer, later."""
         admitted = tally.admitted
-        usage = tally.usage(self._clock.now())
-
-        async def work() -> None:
-            at = self._clock.now()
-            with suppress(Spooled):  # on disk, and made from there
-                if usage is None:
-                    await self._release(admitted.hold_id, at, tally.outcome.value)
-                else:
-                    hold = await self._ledger.settle(admitted.hold_id, at, usage)
-                    if hold.charged > admitted.amount:
-                        log.warning("request %s: charged %d on a hold of %d", hold.id, hold.charged, admitted.amount)
-            if admitted.slot is not None:
-                admitted.slot.free()
-
+        at = self._clock.now()
+        usage = tally.usage(at)
         purse = self._purses.known(admitted.caller.project)
         if purse is not None:
             charged = usage.amount if usage is not None else 0
             purse.move(admitted.allocation_id, held=-admitted.amount, charged=charged)
         try:
-            await work()
+            await self._close(tally, usage, at)
         except Unavailable:
-            self._retry(admitted.hold_id, admitted.lease_until, work)
+            self._retry(admitted.hold_id, admitted.lease_until, lambda: self._close(tally, usage, self._clock.now()))
+
+    async def _close(self, tally: Tally, usage: Usage | None, at: datetime) -> None:
+        admitted = tally.admitted
+        try:
+            if usage is None:
+                await self._release(admitted.hold_id, at, tally.outcome.value)
+            else:
+                hold = await self._ledger.settle(admitted.hold_id, at, usage)
+                if hold.charged > admitted.amount:
+                    log.warning("request %s: charged %d on a hold of %d", hold.id, hold.charged, admitted.amount)
+        except Spooled:
+            pass  # on disk, and made from there
+        if admitted.slot is not None:
+            admitted.slot.free()
 
     def release_later(self, hold_id: HoldId, lease_until: datetime, slot: Slot | None = None) -> None:
         """Release a hold that may or may not exist, once the ledger answers again."""

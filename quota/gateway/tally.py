@@ -64,9 +64,11 @@ class Tally:
     @property
     def estimated(self) -> bool:
         """Whether the counts are ours, or the last report was beyond belief."""
+        if self.reported is not None:
+            return False
         stream = self.stream
         by_stream = stream is not None and stream.reported is not None and not stream.doubtful
-        return self.reported is None and not by_stream
+        return not by_stream
 
     def usage(self, at: datetime) -> Usage | None:
         """The record to settle with; None where the hold is released."""

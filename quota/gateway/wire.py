@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from http import HTTPStatus
 from typing import Final, cast
 
@@ -25,6 +25,9 @@ IDLE_S: Final = 75.0
 _WAITING_MAX: Final = 8
 _UNASKED_BYTES_MAX: Final = 2**20  # of a body that nobody has asked for yet
 _STATUS: Final = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in HTTPStatus}
+_JSON: Final = b"content-type: application/json\r\n"
+_METHODS: Final = {b"GET": "GET", b"POST": "POST"}
+_PATHS_MAX: Final = 256
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 Handle = Callable[[Exchange], Coroutine[None, None, None]]
@@ -91,22 +94,30 @@ class WireExchange(Exchange):
             self._arrived.set_result(None)
 
     async def start(self, status: int, headers: list[Header], length: int | None) -> None:
-        self.keep = self.keep and self.whole
-        lines = [_STATUS[status], *[b"%b: %b\r\n" % header for header in headers]]
+        head = self._head_of(status, headers, length)
+        if length is None:
+            self._connection.write(head)
+        else:
+            self._head = head  # goes out with the body
+
+    async def answer(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
+        """Send a whole JSON answer, in one write."""
+        self.started = self.over = True
+        self._connection.write(self._head_of(status, headers, len(body), _JSON) + body)
+        self._connection.finished(self)
+
+    def _head_of(self, status: int, headers: Iterable[Header], length: int | None, first: bytes = b"") -> bytes:
+        self.keep = self.keep and self.whole and not self.http_10
+        lines = [_STATUS[status], first]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
         if length is not None:
             lines.append(b"content-length: %d\r\n" % length)
-        elif self.http_10:
-            self.keep = False
-        else:
+        elif not self.http_10:
             self._chunked = True
             lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n" if self.keep and not self.http_10 else b"connection: close\r\n\r\n")
-        if self.http_10:
-            self.keep = False
-        if length is None:
-            self._connection.write(b"".join(lines))
-        else:
-            self._head = b"".join(lines)  # goes out with the body
+        lines.append(b"\r\n" if self.keep else b"connection: close\r\n\r\n")
+        return b"".join(lines)
 
     async def piece(self, data: bytes) -> None:
         self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
@@ -123,9 +134,10 @@ class WireExchange(Exchange):
 class Connection(asyncio.Protocol):
     """A protocol of asyncio; also the parser's listener."""
 
-    def __init__(self, handle: Handle, root: bytes, registered: set[Connection]) -> None:
+    def __init__(self, handle: Handle, root: bytes, paths: dict[bytes, str], registered: set[Connection]) -> None:
         self._handle = handle
         self._root = root
+        self._paths = paths
         self._registered = registered
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -136,7 +148,7 @@ class Connection(asyncio.Protocol):
         self._arriving: WireExchange | None = None
         self._working: WireExchange | None = None
         self._waiting: deque[WireExchange] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
         self._paused: asyncio.Future[None] | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -192,10 +204,9 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         parser = self._parser
-        path = self._url.partition(b"?")[0]
-        if path.startswith(self._root):
-            path = path[len(self._root) :]
-        exchange = WireExchange(self, parser.get_method().decode(), path.decode("latin-1"), self._headers)
+        method = parser.get_method()
+        path = self._paths.get(self._url) or self._path()
+        exchange = WireExchange(self, _METHODS.get(method) or method.decode(), path, self._headers)
         exchange.keep = parser.should_keep_alive()
         exchange.http_10 = parser.get_http_version() == "1.0"
         self._arriving = exchange
@@ -216,6 +227,14 @@ class Connection(asyncio.Protocol):
         arriving, self._arriving, self._head_bytes = self._arriving, None, 0
         if arriving is not None:
             arriving.completed()
+
+    def _path(self) -> str:
+        """The path that was asked for, below the gateway's root; those seen are remembered."""
+        raw = self._url.partition(b"?")[0]
+        path = (raw[len(self._root) :] if raw.startswith(self._root) else raw).decode("latin-1")
+        if len(self._paths) < _PATHS_MAX:
+            self._paths[self._url] = path
+        return path
 
     # -- what exchanges use -----------------------------------------------------------------------------------------------------
 
@@ -261,9 +280,7 @@ class Connection(asyncio.Protocol):
             self._deadline.cancel()
             self._deadline = None
         self._working = exchange
-        task = self._loop.create_task(self._handle(exchange))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._task = self._loop.create_task(self._handle(exchange))  # kept from being collected
 
     def _refuse(self, answer: bytes) -> None:
         if self._working is None:
@@ -277,6 +294,7 @@ class WireServer:
     def __init__(self, handle: Handle, root: str) -> None:
         self._handle = handle
         self._root = root.encode()
+        self._paths: dict[bytes, str] = {}
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
 
@@ -284,7 +302,7 @@ class WireServer:
         """Listen; the port. Raises OSError."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self._handle, self._root, self._connections), host, port, backlog=4096
+            lambda: Connection(self._handle, self._root, self._paths, self._connections), host, port, backlog=4096
         )
         return int(self._server.sockets[0].getsockname()[1])
 

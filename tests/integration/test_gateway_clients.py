@@ -155,7 +155,7 @@ async def test_a_client_is_charged_what_it_is_told(
     assert record["estimated"] == 0
 
 
-@pytest.mark.parametrize("count", [24, pytest.param(540, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", [24, pytest.param(540, marks=[pytest.mark.full, pytest.mark.timeout(1500)])])
 async def test_mixed_requests_are_charged_as_reported_and_as_the_model_counts(
     gateway: Running, servers: tuple[ModelServer, ModelServer], count: int
 ) -> None:

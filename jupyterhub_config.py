@@ -13,6 +13,7 @@ from hub.fence import HubFence
 from hub.known_names import KnownNames
 from hub.language import Localized
 from hub.people import People
+from hub.rescue import Rescue
 from hub.revalidation import Revalidation
 from hub.spawn_form import form_reader
 from quota.client import QuotaClient
@@ -33,7 +34,7 @@ except SettingsError as error:
 
 client = QuotaClient(site.quota_url, site.secrets.hub_credential, deadline_s=site.tables.hub.quota_deadline)
 people = People(client, known_names=KnownNames(site.data / "hub" / "known_names.sqlite"))
-fence = HubFence(client)
+fence, rescue = HubFence(client), Rescue(client, site.data / "hub" / "rescue.sqlite")
 c = get_config()
 
 c.JupyterHub.bind_url = site.public_url
@@ -61,7 +62,7 @@ c.PortalAuthenticator.demo = sign_in.demo(site)
 c.PortalAuthenticator.providers = sign_in.providers(site)
 c.PortalAuthenticator.outage_grace_s = site.tables.sign_in.outage_grace
 c.PortalAuthenticator.people = people
-c.PortalAuthenticator.pages = lambda: pages.handlers(pages.doors(site, client, people), fence)
+c.PortalAuthenticator.pages = lambda: pages.handlers(pages.doors(site, client, people, rescue), fence)
 c.PortalAuthenticator.watch = Revalidation(people, site.tables.sign_in.refresh).start
 c.Authenticator.any_allow_config = True  # PortalAuthenticator.check_allowed decides, by portal.toml
 c.Authenticator.enable_auth_state = True
@@ -81,7 +82,7 @@ c.GPUContainerSpawner.profiles = site.profiles
 c.GPUContainerSpawner.hub_port, c.GPUContainerSpawner.quota_port = site.hub_port, site.quota_port
 c.Spawner.options_form = "chooser"  # rendered by hub.pages.ChooserHandler
 c.Spawner.options_from_form = form_reader(site.profiles)
-c.Spawner.pre_spawn_hook = admission.pre_spawn_hook(client, people, site)
+c.Spawner.pre_spawn_hook = admission.pre_spawn_hook(client, people, site, rescue)
 c.Spawner.post_stop_hook = admission.post_stop_hook(client)
 c.Spawner.poll_interval = 10
 c.Spawner.http_timeout = 60
@@ -95,6 +96,7 @@ c.JupyterHub.load_roles = roles.load_roles()
 c.JupyterHub.services = roles.services(site)
 
 fence.start()  # of two hubs by mistake only this one, the newer, is listened to
+rescue.start()
 
 c.JupyterHub.tornado_settings = {"headers": {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}}
 c.JupyterHub.template_paths = [str(pages.TEMPLATES)]

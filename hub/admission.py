@@ -1,6 +1,7 @@
 """Spawn hooks: a hold before a session starts, a hint when it has ended. The hub computes no amounts.
 
-Invariants: nothing starts without a hold that the quota service confirmed; the hold's id is minted here and kept on the spawner
+Invariants: nothing starts without a hold that the quota service confirmed, but rescue sessions, which are journalled while it is away
+(hub.rescue); the hold's id is minted here and kept on the spawner
 before the hold is asked for, so that a lost answer leads to a hint and no orphan; a session that is adopted keeps its hold
 (the dispatcher runs this hook for new sessions only). Hooks are hints: the quota service's reconciliation is the truth.
 Every call has a deadline, because JupyterHub runs `pre_spawn_hook` outside `start_timeout`.
@@ -21,6 +22,7 @@ from markupsafe import Markup, escape
 from hub.durations import duration_text
 from hub.language import language_of, translator
 from hub.people import People
+from hub.rescue import Rescue, UsedUp
 from hub.settings import Settings
 from quota.client import Held, HoldOrder, QuotaClient, QuotaUnavailable, Refused
 from spawners.profiles import Profile
@@ -47,8 +49,8 @@ class QuotaExceeded(SpawnException):
         self.jupyterhub_html_message = str(page)
 
 
-def pre_spawn_hook(client: QuotaClient, people: People, settings: Settings) -> Hook:
-    """Make the hook that places the hold."""
+def pre_spawn_hook(client: QuotaClient, people: People, settings: Settings, rescue: Rescue) -> Hook:
+    """Make the hook that places the hold, or journals a rescue session while it cannot be placed."""
 
     async def place_hold(spawner: Any) -> None:
         request: ResourceRequest = spawner.resource_request
@@ -70,8 +72,13 @@ def pre_spawn_hook(client: QuotaClient, people: People, settings: Settings) -> H
                 spawner.hold_id = uuid.uuid4().hex
                 answer = await _hold(client, spawner.hold_id, order, language)
         except QuotaUnavailable as error:
-            log.error("Refusing %s: no hold %s: %s", spawner._log_name, spawner.hold_id, error)
-            raise unavailable(language) from None
+            profile = settings.profiles.get(request.profile)
+            if profile is None or not profile.rescue:
+                log.error("Refusing %s: no hold %s: %s", spawner._log_name, spawner.hold_id, error)
+                raise unavailable(language) from None
+            log.warning("Journalling %s: no hold %s: %s", spawner._log_name, spawner.hold_id, error)
+            await _journal(rescue, spawner, order, profile, settings.public_url)
+            return
         if isinstance(answer, Refused):
             log.info("Refusing %s: %s", spawner._log_name, answer.code)
             raise refusal(answer, request, chooser_url(spawner), language)
@@ -79,9 +86,29 @@ def pre_spawn_hook(client: QuotaClient, people: People, settings: Settings) -> H
         # `deadline_ms` stays 0: the backend counts the chosen runtime from the session's true start, so that a slow start costs
         # its owner nothing; the hold's stop margin covers the rest.
         profile = settings.profiles.get(request.profile)
+        await rescue.remember(order, answer, rescue=profile is not None and profile.rescue)
         spawner.session_environment = session_environment(answer, request, profile, settings.public_url)
 
     return place_hold
+
+
+async def _journal(rescue: Rescue, spawner: Any, order: HoldOrder, profile: Profile, public_url: str) -> None:
+    """Let a rescue session start without an answer, written down first; refuse whoever is not known or has had the day's share."""
+    language = language_of(spawner.handler)
+    owner = await rescue.begin(spawner.hold_id, order, profile.longest_runtime_s)
+    if owner is None:
+        raise unavailable(language)
+    if isinstance(owner, UsedUp):
+        raise rescue_used_up(owner.left_s, language)
+    spawner.login, spawner.uid, spawner.language = owner.login, owner.uid, language
+    # No gateway key: the gateway is as far away as the quota service that makes them.
+    spawner.session_environment = {
+        "COMMONS_PROJECT": order.project_id,
+        "COMMONS_HOLD_ID": spawner.hold_id,
+        "COMMONS_PROFILE": order.profile,
+        "COMMONS_RUNTIME_S": str(order.runtime_s),
+        "COMMONS_PUBLIC_URL": public_url,
+    }
 
 
 def post_stop_hook(client: QuotaClient) -> Hook:
@@ -165,6 +192,17 @@ def unavailable(language: str) -> QuotaExceeded:
         "Sessions that run go on. Try again in a minute; if it stays so, tell the portal's operators."
     )
     return QuotaExceeded(message, code=_UNAVAILABLE, status=503)
+
+
+def rescue_used_up(left_s: int, language: str) -> QuotaExceeded:
+    """The refusal of a rescue session beyond the day's share, while only the hub counts."""
+    _ = translator(language)
+    left = duration_text(left_s, language) if left_s else _("nothing")
+    message = _(
+        "The quota service cannot be reached. Until it is back, of today's time for rescue sessions you have %(left)s left. "
+        "Choose a shorter runtime, or try again later."
+    )
+    return QuotaExceeded(message % {"left": left}, code="rescue_used_up", status=402)
 
 
 def chooser_url(spawner: Any) -> str:

@@ -8,7 +8,7 @@ spawner, answers 404 whatever was imported.
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -30,6 +30,7 @@ from hub.fence import HubFence
 from hub.language import language_of, translator
 from hub.people import People
 from hub.relay import Doors
+from hub.rescue import KnownPayer, Rescue
 from hub.roles import ADMIN_SCOPE, DECIDE_SCOPE
 from hub.settings import Settings
 from hub.spawn_form import FIELDS, Choice, choose, fresh_server_name, options_from_form, read_request, runtimes_s
@@ -64,9 +65,9 @@ def handlers(doors: Doors, fence: HubFence) -> list[tuple[Any, ...]]:
     ]
 
 
-def doors(site: Settings, client: QuotaClient, people: People) -> Doors:
+def doors(site: Settings, client: QuotaClient, people: People, rescue: Rescue) -> Doors:
     """What our handlers need of the site."""
-    return Doors(client, people, site.profiles, site.quota_path, site.tables.hub.named_servers)
+    return Doors(client, people, site.profiles, site.quota_path, site.tables.hub.named_servers, rescue)
 
 
 def template_variables(site: Settings, client: QuotaClient) -> dict[str, Any]:
@@ -106,6 +107,15 @@ class Card:
     per_hour: str  # GPU-hours charged for an hour, "" where there is no price
 
 
+@dataclass(frozen=True, slots=True)
+class RescueOffer:
+    """A rescue session while the quota service is away; runtimes as (seconds, words)."""
+
+    card: Card
+    payers: Sequence[KnownPayer]
+    runtimes: Sequence[tuple[int, str]]
+
+
 class ChooserHandler(SpawnHandler):
     """The start chooser in the place of the stock options page."""
 
@@ -143,6 +153,7 @@ class ChooserHandler(SpawnHandler):
             runtimes=[(one, duration_text(one, language)) for one in self._runtimes(choice)],
             quote=None if answer is None else relay.quote_view(answer, choice.runtime_s, language),
             gpu_hours=gpu_hours_text,
+            rescue=await self._rescue(for_user.name, language) if payers is None else None,
             quote_url=url_path_join(self.hub.base_url, "commons/quote", for_user.escaped_name),
         )
         return html
@@ -156,7 +167,19 @@ class ChooserHandler(SpawnHandler):
         except QuotaUnavailable as error:
             self.log.warning("The chooser has no payers: %s", error)
             return None
-        return () if isinstance(answer, Refused) else answer
+        if isinstance(answer, Refused):
+            return ()
+        await self.doors.rescue.name(for_user.name, {one.project_id: one.title for one in answer})
+        return answer
+
+    async def _rescue(self, user_name: str, language: str) -> RescueOffer | None:
+        """What may start while the quota service cannot be asked; None where that is nothing."""
+        profile = next((one for one in self.doors.profiles if one.rescue), None)
+        known = [] if profile is None else await self.doors.rescue.payers(user_name)
+        if profile is None or not known:
+            return None
+        runtimes = [(one, duration_text(one, language)) for one in runtimes_s(profile, profile.default_runtime_s)]
+        return RescueOffer(_card(profile, None, language), known, runtimes)
 
     async def _quotes(self, actor: str, choice: Choice, language: str) -> dict[str, Quoted | Refused]:
         """The chosen runtime's price on each profile, asked for at once; profiles without an answer are left out."""

@@ -20,6 +20,7 @@ from tornado import web
 from hub.durations import duration_text, gpu_hours_text
 from hub.language import language_of, translator
 from hub.people import People
+from hub.rescue import Rescue
 from hub.roles import ADMIN_SCOPE
 from hub.spawn_form import options_from_form, read_request
 from quota.client import QuotaClient, QuotaUnavailable, Quoted, Refused
@@ -41,6 +42,7 @@ class Doors:
     profiles: Profiles
     quota_path: str
     session_limit: int
+    rescue: Rescue
 
 
 class Relay(APIHandler):

@@ -207,6 +207,11 @@ class QuotaClient:
         refused = _refusal(answer)
         return refused or _read(lambda: _held(hold_id, answer.body))
 
+    async def rescued(self, hold_id: str, order: HoldOrder, started_at: datetime) -> Refused | None:
+        """Tell of a rescue session that was started while nobody could be asked; idempotent by the hold's id."""
+        body = {"kind": "session", **asdict(order), "started_at": started_at.isoformat()}
+        return _refusal(await self._call("PUT", f"/rescues/{escape(hold_id, safe='')}", body))
+
     async def ended(self, hold_id: str, reason: str) -> Refused | None:
         """Hint that the session of a hold stopped or never started; idempotent, evidence decides."""
         answer = await self._call("POST", f"/holds/{escape(hold_id, safe='')}/ended", {"reason": reason})

@@ -10,7 +10,7 @@ from quota.domain.application import Application
 from quota.domain.errors import IdConflict, RefusalCode, Refused, StaleEpoch
 from quota.domain.fence import Fence
 from quota.domain.gateway_key import GatewayKey
-from quota.domain.hold import Hold, Usage
+from quota.domain.hold import Hold, LimitUse, Usage
 from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId, RefundId
 from quota.domain.project import Allocation, Person, Project, ProjectRole
 from quota.domain.rates import ChargeRate
@@ -66,6 +66,7 @@ class Books:
     epochs_since: dict[str, datetime] = field(default_factory=dict)
     refunds: dict[RefundId, tuple[Adjusted, tuple[object, ...]]] = field(default_factory=dict)
     caps: dict[str, int] = field(default_factory=dict)
+    counted: dict[HoldId, tuple[LimitUse, ...]] = field(default_factory=dict)
     top_ups: dict[tuple[HoldId, str], int] = field(default_factory=dict)
     extensions: dict[str, Extension] = field(default_factory=dict)
     reversed: set[AdjustmentId] = field(default_factory=set)

@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 from quota.domain.application import Application, ApplicationState, Ask
 from quota.domain.errors import IdConflict, RefusalCode, Refused, Unavailable, WrongState
+from quota.domain.hold import HoldState
 from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId
-from quota.domain.limits import Limit
+from quota.domain.limits import Limit, LimitName
 from quota.domain.notice import balance_notices
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.rates import ChargeRate
@@ -427,14 +428,23 @@ class FakeRates:
 
 @dataclass
 class FakeLimits:
-    """Caps only; counting is the real ledger's."""
+    """Caps, and what open holds count; what a charge leaves is counted by the real ledger, for a limit on time here, too."""
 
     books: Books
 
     def get(self, limit_id: str) -> LimitStanding | None:
         cap = self.books.caps.get(limit_id)
-        return None if cap is None else LimitStanding(limit_id, cap, 0, 0)
+        if cap is None:
+            return None
+        held = charged = 0
+        for hold_id, uses in self.books.counted.items():
+            amount = sum(use.amount for use in uses if use.limit_id == limit_id)
+            if amount and self.books.holds[hold_id][0].state is HoldState.HELD:
+                held += amount
+            elif amount and limit_id.startswith(LimitName.RESCUE.value):
+                charged += sum(one.quantity for one in self.books.usages.values() if one.hold_id == hold_id)
+        return LimitStanding(limit_id, cap, charged, held)
 
     def put(self, limit: Limit) -> LimitStanding:
         self.books.caps[limit.id] = limit.cap
-        return LimitStanding(limit.id, limit.cap, 0, 0)
+        return self.get(limit.id) or LimitStanding(limit.id, limit.cap, 0, 0)

@@ -75,6 +75,7 @@ class FakeLedger:
         )  # fmt: skip
         self.books.holds[order.id] = (hold, print_)
         if fits:
+            self.books.counted[order.id] = order.limits
             self.books.move(
                 Line("hold", hold.allocation_id, hold.actor, order.at, hold.id, held=order.amount, params=order.details)
             )

@@ -83,6 +83,10 @@ class SessionHoldBody(Body):
     server_name: str = Field(pattern=_SERVER_NAME)
 
 
+class JournalledBody(SessionHoldBody):
+    started_at: Instant
+
+
 class RequestHoldBody(Body):
     kind: Literal["request"]
     actor: HubName

@@ -18,6 +18,7 @@ from quota.api import views
 from quota.api.bodies import (
     BatchedRequestHold,
     HoldsBody,
+    JournalledBody,
     PathId,
     RequestHoldBody,
     SessionHoldBody,
@@ -31,6 +32,7 @@ from quota.domain.fence import Fence
 from quota.domain.ids import HoldId, ProjectId
 from quota.service.admit import SessionHoldRequest, place_session_hold
 from quota.service.admit_request import RequestHoldOrder
+from quota.service.rescue import count_journalled
 
 router = APIRouter(prefix="/internal", dependencies=[Depends(hub_only)], tags=["hub"])
 
@@ -51,6 +53,19 @@ async def put_request_hold(
 async def post_settle(parts: PartsDep, hold_id: PathId, body: UsedBody) -> views.Json:
     """Charge what was used and close the hold."""
     return views.request_hold(await parts.request_holds.settle(HoldId(hold_id), body.tokens, estimated=body.estimated))
+
+
+@router.put("/rescues/{hold_id}", status_code=201, response_model=None)
+async def put_rescue(
+    request: Request, response: Response, parts: PartsDep, fence: FenceDep, hold_id: PathId, body: JournalledBody
+) -> views.Json | JSONResponse:
+    """Count a rescue session that started while this service could not be asked; a replay gets the first answer."""
+    order = session_order(HoldId(hold_id), body)
+    placed = await count_journalled(parts.services, order, body.started_at, fence)
+    if isinstance(placed, Refused):
+        return refused_response(request, placed)
+    response.status_code = 200 if placed.replayed else 201
+    return views.session_hold(placed, translate_for(request))
 
 
 @router.post("/holds:batch")

@@ -42,10 +42,14 @@ TRANSITIONS: Mapping[HoldState, frozenset[HoldState]] = {
 
 @dataclass(frozen=True, slots=True)
 class LimitUse:
-    """A limit that a hold counts against besides its account: a member's cap, a day's, simultaneous sessions."""
+    """A limit that a hold counts against besides its account: a member's cap, a day's, simultaneous sessions.
+
+    `beyond`: counted although it does not fit, for what happened already.
+    """
 
     limit_id: str
     amount: int
+    beyond: bool = False
 
 
 @dataclass(frozen=True, slots=True)

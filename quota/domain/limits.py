@@ -1,7 +1,8 @@
 """Limits: counters that a hold counts against besides its account, in the transaction that places it.
 
-Simultaneous sessions and GPUs of a person and of a project, a member's share in each unit, a person's GPU-hours of one UTC day. An id
-says what it counts, so that a refusal can name it. `cap` 0 in the settings means that there is no such limit.
+Simultaneous sessions and GPUs of a person and of a project, a member's share in each unit, a person's GPU-hours of one UTC day, the time
+of their rescue sessions of one. An id says what it counts, so that a refusal can name it. `cap` 0 in the settings means that there is no
+such limit.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ class LimitName(StrEnum):
     PROJECT_GPUS = "project_gpus"
     MEMBER = "member"
     DAY = "day"
+    RESCUE = "rescue"
 
 
-_KINDS = {LimitName.MEMBER: "member", LimitName.DAY: "day"}
+_KINDS = {LimitName.MEMBER: "member", LimitName.DAY: "day", LimitName.RESCUE: "day"}
+SESSION_MS = "session_ms"  # the unit of a limit on how long sessions run, whatever they cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class Limit:
     """One counter. `project_id` and `person_id` say whose holds count; None: everybody's, or every project's."""
 
     name: LimitName
-    unit: str  # 'sessions', 'gpus', or a ledger's unit
+    unit: str  # 'sessions', 'gpus', SESSION_MS, or a ledger's unit
     cap: int
     project_id: ProjectId | None = None
     person_id: PersonId | None = None
@@ -95,7 +98,12 @@ def member_limit(project_id: ProjectId, person_id: PersonId, unit: Unit, cap: in
     return Limit(LimitName.MEMBER, unit.value, cap, project_id, person_id)
 
 
-def use_of(limit: Limit, gpus: int, amount: int) -> LimitUse | None:
+def rescue_limit(person_id: PersonId, at: datetime, cap_s: int) -> Limit:
+    """How long a person's rescue sessions may run on the UTC day of `at`."""
+    return Limit(LimitName.RESCUE, SESSION_MS, cap_s * 1000, person_id=person_id, day=at.date().isoformat())
+
+
+def use_of(limit: Limit, gpus: int, amount: int, runtime_s: int = 0) -> LimitUse | None:
     """What a session of so many GPUs, holding `amount`, counts against a limit; None where it counts nothing."""
-    count = {"sessions": 1, "gpus": gpus}.get(limit.unit, amount)
+    count = {"sessions": 1, "gpus": gpus, SESSION_MS: runtime_s * 1000}.get(limit.unit, amount)
     return LimitUse(limit.id, count) if count > 0 else None

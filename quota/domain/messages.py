@@ -78,6 +78,10 @@ MESSAGES: Final[Mapping[str, Message]] = {
         "This start needs {requested}; of today's GPU-hours you have {available} left.",
         "Choose at most {fits_runtime_s}, or wait for tomorrow (UTC).",
     ),
+    "limit_reached.rescue": Message(
+        "This start needs more of today's time for rescue sessions than you have left.",
+        "Choose at most {fits_runtime_s}, or wait for tomorrow (UTC).",
+    ),
     "already_running": Message("This session is running already.", "Open or stop it first."),
     "backend_refused": Message(
         "The session's end could not be moved: {why}.", "The old end stands; what was set aside is given back."

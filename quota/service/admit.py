@@ -81,7 +81,7 @@ async def place_session_hold(
     known = await services.ledger.hold(request.hold_id)
     if known is not None:
         # The ledger compares fingerprints; the first order's numbers stand, whatever the prices are today.
-        return await _answer(services, await ledger.place_hold(_same_order(known, request)))
+        return await answer_of(services, await ledger.place_hold(same_order(known, request)))
     actor = await person_named(services, request.actor)
     if request.application not in priced_profile(services, request.profile).applications:
         raise Unknown("profile", profile=request.profile, application=request.application)
@@ -93,11 +93,11 @@ async def place_session_hold(
     if quoted.refusal is not None and (decided_here or quoted.quote.allocation_id is None):
         return quoted.refusal
     limits = await limits_of_start(services, actor.id, quoted.quote)
-    order = replace(_order(services, request, actor, quoted.quote), limits=limits)
-    return await _answer(services, await ledger.place_hold(order))
+    order = replace(order_of(services, request, actor, quoted.quote), limits=limits)
+    return await answer_of(services, await ledger.place_hold(order))
 
 
-def _order(services: Services, request: SessionHoldRequest, actor: Person, quote: Quote) -> HoldOrder:
+def order_of(services: Services, request: SessionHoldRequest, actor: Person, quote: Quote) -> HoldOrder:
     """The order for the ledger; where it does not fit, the ledger refuses and keeps that answer under the id."""
     if quote.allocation_id is None:
         raise ValueError("a quote without an allocation cannot be ordered")
@@ -130,7 +130,8 @@ def _order(services: Services, request: SessionHoldRequest, actor: Person, quote
     )
 
 
-def _same_order(known: Hold, request: SessionHoldRequest) -> HoldOrder:
+def same_order(known: Hold, request: SessionHoldRequest) -> HoldOrder:
+    """The order that `known` answers, with this request's fingerprint: the ledger compares them."""
     return HoldOrder(
         id=known.id,
         kind=known.kind,
@@ -147,7 +148,8 @@ def _same_order(known: Hold, request: SessionHoldRequest) -> HoldOrder:
     )
 
 
-async def _answer(services: Services, hold: Hold) -> SessionHold | Refused:
+async def answer_of(services: Services, hold: Hold) -> SessionHold | Refused:
+    """What the hub is told of a hold; its session's row is made where there is none."""
     terms = SessionTerms.from_details(hold.details)
     if hold.state is HoldState.REFUSED:
         return explained(hold, terms)

@@ -167,11 +167,15 @@ def _facts(services: Services, tx: Transaction, session: Session) -> tuple[Refus
 
 
 def _longest_s(services: Services, session: Session) -> int:
-    """The profile's longest runtime as it is today; a profile that is gone allows no more than was held."""
+    """The profile's longest runtime as it is today; a profile that is gone allows no more than was held, and so does a rescue one.
+
+    The hold of a rescue session counted its runtime against the day's; a further one is a start of its own.
+    """
     try:
-        return priced_profile(services, session.terms.profile).longest_runtime_s
+        profile = priced_profile(services, session.terms.profile)
     except Unknown:
         return session.runtime_s
+    return session.runtime_s if profile.rescue else profile.longest_runtime_s
 
 
 def _with_what_fits(session: Session, refusal: Refused) -> Refused:

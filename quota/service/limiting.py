@@ -7,11 +7,12 @@ charged (`Limits` port); a cap lowered below that refuses what is new and takes 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from quota.domain.errors import Forbidden, Invalid, RefusalCode, Refused, Unknown
 from quota.domain.hold import LimitUse
 from quota.domain.ids import PersonId, ProjectId
-from quota.domain.limits import Limit, LimitName, member_limit, name_of, site_limits, use_of
+from quota.domain.limits import Limit, LimitName, member_limit, name_of, rescue_limit, site_limits, use_of
 from quota.domain.project import LEADS, ProjectRole
 from quota.domain.rates import longest_runtime_s
 from quota.domain.session import SessionTerms
@@ -22,9 +23,15 @@ from quota.service.quote import Quote
 from quota.service.services import Services
 
 
-async def limits_of_start(services: Services, person_id: PersonId, quote: Quote) -> tuple[LimitUse, ...]:
-    """What a start counts against; the counters are made or brought to today's caps where they are not."""
-    wanted = site_limits(services.limits, quote.project_id, person_id, services.clock.now())
+async def limits_of_start(
+    services: Services, person_id: PersonId, quote: Quote, at: datetime | None = None
+) -> tuple[LimitUse, ...]:
+    """What a start (now, or at `at`) counts against; the counters are made or brought to today's caps where they are not."""
+    at = at or services.clock.now()
+    wanted = site_limits(services.limits, quote.project_id, person_id, at)
+    profile = services.catalogue.profile(quote.price.profile)
+    if profile is not None and profile.rescue:
+        wanted.append(rescue_limit(person_id, at, services.policy.rescue_s_a_day))
     member = member_limit(quote.project_id, person_id, Unit.GPU_MS)
 
     def look(tx: Transaction) -> tuple[Sequence[Limit], bool]:
@@ -35,7 +42,7 @@ async def limits_of_start(services: Services, person_id: PersonId, quote: Quote)
     if stale:
         await services.store.write(lambda tx: [tx.limits.put(one) for one in stale])
     counted = [*wanted, *([member] if has_share else [])]
-    uses = [use_of(one, quote.price.gpus, quote.amount) for one in counted]
+    uses = [use_of(one, quote.price.gpus, quote.amount, quote.price.runtime_s) for one in counted]
     return tuple(one for one in uses if one is not None)
 
 
@@ -79,7 +86,9 @@ def with_what_fits(refused: Refused, terms: SessionTerms) -> Refused:
     name = name_of(str(refused.params.get("limit", "")))
     available = refused.params.get("available")
     params = {**refused.params, "limit_name": None if name is None else name.value}
-    if name in (LimitName.MEMBER, LimitName.DAY) and type(available) is int:
+    if name is LimitName.RESCUE and type(available) is int:
+        params["fits_runtime_s"] = max(0, available) // 1000 or None
+    elif name in (LimitName.MEMBER, LimitName.DAY) and type(available) is int:
         params["fits_runtime_s"] = longest_runtime_s(terms.rate, terms.gpus, available, terms.margin_s)
         params["unit"] = Unit.GPU_MS.value
     return Refused(refused.code, params)

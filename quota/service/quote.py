@@ -10,19 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
-from typing import Final
 
 from quota.domain.course import Course, CourseRole, refusal_of
 from quota.domain.errors import Param, RefusalCode, Refused, Unavailable, Unknown
 from quota.domain.ids import AllocationId, PersonId, ProjectId
-from quota.domain.limits import Limit, LimitName, member_limit, site_limits, use_of
+from quota.domain.limits import Limit, LimitName, member_limit, rescue_limit, site_limits, use_of
 from quota.domain.project import Allocation, AllocationState, Project, ProjectRole, ProjectState, payer
 from quota.domain.rates import hold_amount, longest_runtime_s
 from quota.domain.units import Unit
 from quota.service.ports import PricedProfile, Transaction
 from quota.service.services import Services
-
-_RESCUES_READ: Final = 200  # sessions of one person that are looked through for today's
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +95,10 @@ async def quote_session(services: Services, request: QuoteRequest) -> Quoted:
     profile = priced_profile(services, request.profile)
     price, who = await services.store.read(lambda tx: _facts(services, tx, request, profile, at))
     if profile.rescue:
-        used_s = await services.store.read(lambda tx: rescue_used_s(tx, request.actor, profile.id, at))
-        left_s = max(0, services.policy.rescue_s_a_day - used_s)
-        if request.runtime_s > left_s:
+        used_s = await services.store.read(lambda tx: rescue_used_s(tx, request.actor, at))
+        if request.runtime_s > services.policy.rescue_s_a_day - used_s:
             quoted = decide(price, who, profile.longest_runtime_s, at, _rules(services, profile))
-            numbers = {"used_s": used_s, "fits_runtime_s": left_s or None}
-            return Quoted(quoted.quote, quoted.refusal or Refused(RefusalCode.RESCUE_USED_UP, numbers))
+            return Quoted(quoted.quote, quoted.refusal or rescue_refusal(used_s, services.policy.rescue_s_a_day))
     quoted = decide(price, who, profile.longest_runtime_s, at, _rules(services, profile))
     if quoted.refusal is not None:
         return quoted
@@ -149,18 +144,15 @@ def _rules(services: Services, profile: PricedProfile) -> Rules:
     return Rules(timedelta(days=policy.pi_absence_days), grace)
 
 
-def rescue_used_s(tx: Transaction, person_id: PersonId, profile_id: str, at: datetime) -> int:
+def rescue_used_s(tx: Transaction, person_id: PersonId, at: datetime) -> int:
     """Seconds of this UTC day that a person's rescue sessions took; one that is not over counts with its whole runtime."""
-    day = at.replace(hour=0, minute=0, second=0, microsecond=0)
-    used_s = 0
-    for one in tx.sessions.of_person(person_id, limit=_RESCUES_READ):
-        if one.terms.profile != profile_id or one.held_at < day:
-            continue
-        if not one.over:
-            used_s += one.runtime_s
-        elif one.started_at is not None and one.ended_at is not None:
-            used_s += -((one.started_at - one.ended_at) // timedelta(seconds=1))
-    return used_s
+    standing = tx.limits.get(rescue_limit(person_id, at, 0).id)
+    return 0 if standing is None else -(-(standing.charged + standing.held) // 1000)
+
+
+def rescue_refusal(used_s: int, a_day_s: int) -> Refused:
+    """Why no rescue session starts that long, and how long one may be."""
+    return Refused(RefusalCode.RESCUE_USED_UP, {"used_s": used_s, "fits_runtime_s": max(0, a_day_s - used_s) or None})
 
 
 def decide(price: Price, who: Payer, longest_s: int, at: datetime, rules: Rules | None = None) -> Quoted:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, select, update
 
-from quota.domain.limits import Limit
+from quota.domain.limits import SESSION_MS, Limit
 from quota.service.ports import LimitStanding
 from quota.store.instants import to_us
 from quota.store.tables import account, hold, hold_limit, limit_counter
@@ -71,7 +71,12 @@ class SqlLimits:
         )
 
     def _holds(self, limit: Limit) -> list[Row[Any]]:
-        """The holds that count, their accounts locked first, so that no writer charges one of them meanwhile."""
+        """The holds that count, their accounts locked first, so that no writer charges one of them meanwhile.
+
+        Of a limit on time none: its counter is made before the first hold that counts.
+        """
+        if limit.unit == SESSION_MS:
+            return []
         where = [hold.c.state != "refused"]
         if limit.project_id is not None:
             where.append(hold.c.project_id == limit.project_id)

@@ -20,6 +20,7 @@ from quota.domain.errors import (
 )
 from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldState
+from quota.domain.limits import SESSION_MS
 from quota.domain.units import AMOUNT_MAX
 from quota.store.fences import stale
 from quota.store.json_text import dump
@@ -122,7 +123,9 @@ def _place(ws: WorkingSet, op: PlaceHold, epoch: int) -> Hold:
         _set_aside(ws, row, row.amount, f"h:{row.id}", "hold", op.at_us)
         ws.hold_limits[row.id] = [HoldLimitRow(use.limit_id, use.amount, 0, fresh=True) for use in order.limits]
         for use in order.limits:
-            ws.limits[use.limit_id].move(held=use.amount, charged=0)
+            limit = ws.limits[use.limit_id]
+            limit.move(held=use.amount, charged=0)
+            limit.overruns = limit.overruns or use.beyond
     return hold_from(row, details=order.details)
 
 
@@ -138,7 +141,7 @@ def _why_not(ws: WorkingSet, op: PlaceHold) -> Refused | None:
         limit = ws.limits.get(use.limit_id)
         if limit is None:
             raise Unknown("limit", limit_id=use.limit_id)
-        if use.amount > 0 and limit.available < use.amount:
+        if not use.beyond and use.amount > 0 and limit.available < use.amount:
             return Refused(
                 RefusalCode.LIMIT_REACHED,
                 {"limit": limit.id, "kind": limit.kind, "requested": use.amount, "available": limit.available},
@@ -309,7 +312,7 @@ def _spend(ws: WorkingSet, hold: HoldRow, usage: UsageRow, at_us: int) -> None:
     if hold.line_count > 1 or usage.overrun > 0:
         _spend_lines(ws, hold, usage, at_us)
     hold.charged += usage.amount
-    _spend_limits(ws, hold, usage.amount)
+    _spend_limits(ws, hold, usage)
 
 
 def _spend_lines(ws: WorkingSet, hold: HoldRow, usage: UsageRow, at_us: int) -> None:
@@ -327,9 +330,10 @@ def _spend_lines(ws: WorkingSet, hold: HoldRow, usage: UsageRow, at_us: int) -> 
             left -= part
 
 
-def _spend_limits(ws: WorkingSet, hold: HoldRow, amount: int) -> None:
+def _spend_limits(ws: WorkingSet, hold: HoldRow, usage: UsageRow) -> None:
     for use in ws.hold_limits.get(hold.id, ()):
         limit = ws.limits[use.limit_id]
+        amount = usage.quantity if limit.unit == SESSION_MS else usage.amount
         if limit.kind == SIMULTANEOUS or amount == 0:
             continue
         within = min(amount, use.amount - use.charged)

@@ -50,7 +50,7 @@ HOLD_LIMITS: Final = Statement(
     "SELECT l.hold_id, l.limit_id, l.amount, l.charged FROM {rows} k JOIN hold_limit l ON l.hold_id = k.id", _IDS
 )
 LOCK_LIMITS: Final = Statement(
-    "SELECT id, kind, cap, charged, held FROM limit_counter WHERE id IN (SELECT id FROM {rows} k) ORDER BY id {lock}",
+    "SELECT id, kind, unit, cap, charged, held FROM limit_counter WHERE id IN (SELECT id FROM {rows} k) ORDER BY id {lock}",
     _IDS,
 )
 

@@ -126,6 +126,7 @@ class LineRow:
 class LimitRow:
     id: str
     kind: str
+    unit: str
     cap: int
     charged: int
     held: int

@@ -46,6 +46,7 @@ _PROFILE = {
     "longest_runtime": "12 h",
 }
 PROFILES = {"gpu1": _PROFILE, "gpu2": {**_PROFILE, "gpus": 2}, "cpu": {**_PROFILE, "hardware": "cpu", "gpus": 0}}
+PROFILES["rescue"] = {**PROFILES["cpu"], "rescue": True, "longest_runtime": "2 h"}
 
 
 @dataclass

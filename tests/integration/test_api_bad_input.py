@@ -267,6 +267,31 @@ ROUTES = [
         {"holder": "another hub"},
         {"holder": (*TEXT_NONSENSE, "", LONG)},
     ),
+    Route(
+        "PUT",
+        "/internal/rescues/rescue-0001",
+        "hub",
+        {
+            "kind": "session",
+            "actor": "pi",
+            "project_id": "{project}",
+            "profile": "rescue",
+            "application": "lab",
+            "runtime_s": 60,
+            "server_name": "rescue",
+            "started_at": "2026-03-02T08:59:00Z",
+        },
+        {
+            "kind": (*TEXT_NONSENSE, "", "request"),
+            "actor": (*TEXT_NONSENSE, "", "a b", LONG),
+            "project_id": ID_NONSENSE,
+            "profile": (*TEXT_NONSENSE, "", "gpu1"),
+            "application": (*TEXT_NONSENSE, "", "l a b"),
+            "runtime_s": (*INT_NONSENSE, 0, -1),
+            "server_name": (*TEXT_NONSENSE, "A B", "../x"),
+            "started_at": (*TEXT_NONSENSE, "", "2026-03-02", "2026-03-02T08:59:00", "2027-03-02T08:59:00Z"),
+        },
+    ),
 ]
 WRONG_VALUES = [
     pytest.param(route, key, value, id=f"{route.method}-{route.path}-{key}-{number}")

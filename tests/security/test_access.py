@@ -88,6 +88,7 @@ KEY_OF_MEMBER = "a" * 32
 PERSON = {"issuer": "urn:test", "subject": "guest", "display_name": "Guest"}
 START = {"actor": "pi", "project_id": "{project}", "profile": "gpu1", "runtime_s": 60}
 HOLD = {**START, "kind": "session", "application": "lab", "server_name": "again"}
+RESCUE = {**HOLD, "profile": "rescue", "server_name": "rescue", "started_at": "2026-03-02T08:59:00Z"}
 ADJUSTMENT = {"actor": "admin", "allocation_id": "{project}-gpu", "delta": 1000, "reason": "A supplement"}
 REQUEST_HOLD = {"kind": "request", "actor": "pi", "project_id": "{project}", "model": "m", "tokens": 1, "lease_s": 60}
 REVERSAL = {"actor": "admin", "adjustment_id": "adjust-0000", "reason": "A mistake"}
@@ -120,6 +121,7 @@ ACCESS = (
     Route("POST", "/internal/quotes", HUB_ONLY, START),
     Route("PUT", "/internal/holds/hold-0002", HUB_ONLY, HOLD),
     Route("POST", "/internal/holds/hold-0001/ended", HUB_ONLY, {"reason": "stopped"}),
+    Route("PUT", "/internal/rescues/rescue-0001", HUB_ONLY, RESCUE),
     Route("PUT", "/internal/request-holds/request-0001", HUB_ONLY, REQUEST_HOLD),
     Route("POST", "/internal/request-holds/request-0000/settle", HUB_ONLY, {"tokens": 1}),
     Route("POST", "/internal/holds:batch", HUB_ONLY, {"holds": [{"hold_id": "batched-0001"}]}),

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from quota.domain.errors import RefusalCode
-from quota.domain.hold import Hold, HoldState
+from quota.domain.hold import Hold, HoldState, LimitUse
 from quota.domain.ids import HoldId
-from quota.domain.limits import Limit, LimitName, Limits, member_limit, site_limits, use_of
+from quota.domain.limits import Limit, LimitName, Limits, member_limit, rescue_limit, site_limits, use_of
 from quota.domain.units import Unit
 from quota.service.ports import LimitStanding
 from quota.store.database import Database
@@ -106,4 +106,39 @@ def test_a_day_counts_that_day_only(books: Books) -> None:
 def test_a_site_without_limits_counts_nothing(books: Books) -> None:
     assert site_limits(Limits(), PROJECT, books.person.id, NOW) == []
     names = {one.name for one in site_limits(Limits(1, 2, 3, 4, 5), PROJECT, books.person.id, NOW)}
-    assert names == set(LimitName) - {LimitName.MEMBER}
+    assert names == set(LimitName) - {LimitName.MEMBER, LimitName.RESCUE}
+
+
+def test_a_limit_on_time_counts_how_long_a_free_session_ran_and_what_happened_already_goes_beyond_it(
+    books: Books,
+) -> None:
+    limit = rescue_limit(books.person.id, NOW, 120)
+    put(books.database, limit)
+
+    def start(hold_id: str, seconds: int, *, beyond: bool = False) -> Hold:
+        use = LimitUse(limit.id, seconds * 1000, beyond)
+        order = books.order(0, hold_id=hold_id, limits=(use,))
+        (hold,) = ledgers.run(books.database, lambda ledger: ledger.place_hold(order))
+        assert isinstance(hold, Hold)
+        return hold
+
+    def standing() -> tuple[int, int]:
+        with books.database.reading() as connection:
+            found = SqlTransaction(connection).limits.get(limit.id)
+        assert found is not None
+        return found.charged, found.held
+
+    assert start("hold-0001", 100).state is HoldState.HELD
+    assert start("hold-0002", 30).state is HoldState.REFUSED
+    assert start("hold-0003", 30, beyond=True).state is HoldState.HELD
+    assert standing() == (0, 130_000)
+    used = ledgers.usage("hold-0001", "event-1", 0)  # ran for a minute of its hundred seconds, and cost nothing
+    ledgers.run(books.database, lambda ledger: ledger.settle(HoldId("hold-0001"), NOW, used))
+    assert standing() == (60_000, 30_000)
+    assert start("hold-0004", 31).state is HoldState.REFUSED
+    assert start("hold-0005", 30).state is HoldState.HELD
+    long = ledgers.usage("hold-0005", "event-2", 0, minutes=2)  # longer than it was held for
+    ledgers.run(books.database, lambda ledger: ledger.settle(HoldId("hold-0005"), NOW, long))
+    assert standing() == (180_000, 30_000)
+    assert start("hold-0006", 1).state is HoldState.REFUSED
+    assert verify(books.database) == []

@@ -13,6 +13,7 @@ import pytest
 from hub import admission, settings
 from hub.admission import QuotaExceeded, post_stop_hook, pre_spawn_hook, refusal, session_environment
 from hub.people import People
+from hub.rescue import Rescue
 from quota.client import Held, QuotaClient, Refused
 from spawners.profiles import Profiles
 from spawners.resources import ResourceRequest
@@ -92,7 +93,7 @@ def site(environment: dict[str, str], catalogue: Profiles) -> settings.Settings:
 
 def start_hook(wire: Wire, site: settings.Settings) -> admission.Hook:
     client = wire.client()
-    return pre_spawn_hook(client, People(client), site)
+    return pre_spawn_hook(client, People(client), site, Rescue(client, site.data / "rescue.sqlite"))
 
 
 async def test_the_id_is_kept_before_the_hold_is_asked_for(site: settings.Settings) -> None:
@@ -214,3 +215,27 @@ async def test_a_start_cancelled_while_its_hold_is_placed_gives_the_hold_back(si
     async with asyncio.timeout(5):
         await wire.hinted.wait()
     assert wire.calls[-1] == ("POST", f"/holds/{spawner.hold_id}/ended", {"reason": "cancelled"})
+
+
+async def test_while_nobody_can_be_asked_a_rescue_session_starts_journalled_and_nothing_else_does(
+    site: settings.Settings, catalogue: Profiles
+) -> None:
+    rescue = replace(catalogue.get("cpu") or next(iter(catalogue)), id="rescue", rescue=True, longest_runtime_s=7200)
+    site = replace(site, profiles=Profiles((*catalogue, rescue)))
+    wire, spawner = Wire(), Spawner()
+    await start_hook(wire, site)(spawner)  # accepted: from now on this person is known on p1
+    wire.answers = [503] * 9
+    spawner = Spawner()
+    spawner.resource_request = replace(REQUEST, profile="rescue", runtime_s=3600)
+    await start_hook(wire, site)(spawner)
+    assert (spawner.login, spawner.uid) == ("cc-20001", 20001)
+    assert spawner.session_environment["COMMONS_HOLD_ID"] == spawner.hold_id
+    assert "OPENAI_API_KEY" not in spawner.session_environment
+    longer = Spawner()
+    longer.resource_request = replace(REQUEST, profile="rescue", runtime_s=7200)
+    with pytest.raises(QuotaExceeded) as used_up:
+        await start_hook(wire, site)(longer)
+    assert used_up.value.reason == "rescue_used_up"
+    with pytest.raises(QuotaExceeded) as away:
+        await start_hook(wire, site)(Spawner())
+    assert away.value.reason == "quota_unavailable"

@@ -31,6 +31,7 @@ from quota.service.ports import (
 )
 from quota.service.services import Policy, Programme, Services
 from tests.fake_books import Books
+from tests.fake_courses import FakeCourses
 from tests.fake_gateway import FakeGatewayKeys, FakeModelUsage
 from tests.fake_notices import FakeIdleStates, FakeNotices, NoticeBooks
 
@@ -311,6 +312,13 @@ class FakeStore:
         self.model_usage = FakeModelUsage(world.books)
         self.idle = FakeIdleStates(world.told)
         self.limits = _Limits(world)
+
+    @property
+    def courses(self) -> FakeCourses:
+        """As of now: members and people are read anew each time."""
+        rows = ((project, one) for project, members in self._world.members.items() for one in members.values())
+        roles = {(project, one.person_id): (one.role, one.since) for project, one in rows}
+        return FakeCourses(self._world.books.teaching, roles, {one.id: one for one in self._world.people.values()})
 
     def audit(self, **entry: object) -> None:
         """Kept by the real store only."""

@@ -120,6 +120,18 @@ class Quoted:
 
 
 @dataclass(frozen=True, slots=True)
+class CourseRoster:
+    """A course as the hub needs it: whether it is over, and hub user names by role."""
+
+    slug: str
+    title: str
+    over: bool
+    instructors: tuple[str, ...]
+    graders: tuple[str, ...]
+    students: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """An answer that is passed on as it stands, errors included."""
 
@@ -236,6 +248,13 @@ class QuotaClient:
             raise QuotaUnavailable(f"the look at {hub_name}/{server_name} was not taken: {refused.code}")
         return _read(lambda: answer.body["stop"] is True)
 
+    async def courses(self) -> tuple[CourseRoster, ...]:
+        """Every course with its people. Raises QuotaUnavailable."""
+        answer = await self._call("GET", "/courses")
+        if (refused := _refusal(answer)) is not None:
+            raise QuotaUnavailable(f"the courses were not told: {refused.code}")
+        return _read(lambda: tuple(_roster(entry) for entry in answer.body["courses"]))
+
     async def admin(
         self, method: str, path: str, *, actor: str, body: Mapping[str, Any] | None = None, language: str = "",
         query: Mapping[str, str] | None = None,
@@ -317,6 +336,18 @@ def _payer(entry: Mapping[str, Any]) -> Payer:
         can_start=entry["can_start"] is True,
         refusal=None if refusal is None else _refused(402, refusal.get("error", refusal)),
         **texts,
+    )
+
+
+def _roster(entry: Mapping[str, Any]) -> CourseRoster:
+    people = {role: tuple(str(one) for one in entry["people"][role]) for role in ("instructor", "grader", "student")}
+    return CourseRoster(
+        slug=str(entry["slug"]),
+        title=str(entry["title"]),
+        over=entry["phase"] == "over",
+        instructors=people["instructor"],
+        graders=people["grader"],
+        students=people["student"],
     )
 
 

@@ -36,12 +36,16 @@ class Answer:
             return None
 
 
-def call(method: str, url: str, *, credential: str | None = None, deadline_s: float = DEADLINE_S) -> Answer:
-    """Make one request; raises Silent where no answer comes."""
+def call(
+    method: str, url: str, *, credential: str | None = None, body: object = None, deadline_s: float = DEADLINE_S
+) -> Answer:
+    """Make one request, with `body` as JSON where there is one; raises Silent where no answer comes."""
     headers = {"Accept": "application/json, text/html"}
     if credential is not None:
         headers["Authorization"] = f"Bearer {credential}"
     data = b"" if method in ("POST", "PUT") else None
+    if body is not None:
+        data, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
     request = urllib.request.Request(url, data=data, headers=headers, method=method)  # noqa: S310 (our own http URLs)
     try:
         with _opener.open(request, timeout=deadline_s) as response:

@@ -28,6 +28,12 @@ run the portal
   gateway --port N [--host ADDRESS] [--data DIR]
                          a gateway process of its own, as many as you like, over the portal's PostgreSQL
 
+teach (each takes --data DIR; the portal runs meanwhile)
+  course create NAME --as USER --project NAME --title T --starts "2026-09-01 09:00" --ends … --zone Europe/Berlin
+                         make a project a course; --gpu-hours-each N and --tokens-each N are every student's share
+  course list | people NAME | invite NAME [--role grader] | add-list NAME FILE | retire NAME
+                         see the courses, who is in one, make a link that joins it, enrol a list, end it early
+
 look after the portal's books (each takes --data DIR)
   verify [--all]         re-prove every balance from the ledger's entries; exit 1 and the row named on a difference
   checkpoint             prove what came since the last checkpoint and sign a new one, from which verify then starts
@@ -66,6 +72,8 @@ def plan(arguments: Sequence[str]) -> Call:
     command, rest = arguments[0], tuple(arguments[1:])
     if command == "up":
         return Call("deploy.onehost.up", rest, ("model",) if parse(rest).model else ("run",))
+    if command == "course":
+        return Call("deploy.onehost.course_command", rest, ("run",))
     if command in DEVELOPER_COMMANDS:
         return Call("tests.commands", (command, *rest), DEVELOPER_COMMANDS[command])
     if command in LEDGER_COMMANDS or command.startswith("--data"):

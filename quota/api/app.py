@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from quota.api import errors, events, hold_routes, idle_routes, internal, models, people, views
+from quota.api import course_routes, errors, events, hold_routes, idle_routes, internal, models, people, views
 from quota.api.body_gate import BodyGate
 from quota.api.hold_door import HoldDoor
 from quota.api.principals import Parts, PartsDep
@@ -25,6 +25,7 @@ def build_api(parts: Parts) -> FastAPI:
     app.add_api_route("/health", health, methods=["GET"], tags=["nobody"])
     app.include_router(internal.router)
     app.include_router(hold_routes.router)
+    app.include_router(course_routes.router)
     app.include_router(people.router)
     app.include_router(events.router)
     app.include_router(models.router)

@@ -292,6 +292,52 @@ ROUTES = [
             "started_at": (*TEXT_NONSENSE, "", "2026-03-02", "2026-03-02T08:59:00", "2027-03-02T08:59:00Z"),
         },
     ),
+    Route(
+        "PUT",
+        "/internal/courses/art",
+        "hub",
+        {
+            "actor": "pi",
+            "project_id": "{project}",
+            "title": "Art",
+            "starts_at": "2026-03-02T09:00",
+            "ends_at": "2026-06-30T18:00",
+            "zone": "Europe/Berlin",
+            "gpu_hours_each": "1",
+            "tokens_each": 1,
+        },
+        {
+            "actor": (*TEXT_NONSENSE, "", "a b", LONG),
+            "project_id": ID_NONSENSE,
+            "title": (*TEXT_NONSENSE, "", "ab", LONG),
+            "starts_at": (*TEXT_NONSENSE, "", "2026-03-29T02:30", "2026-02-30T09:00", "2026-03-02", "2026-07-01T00:00"),
+            "ends_at": (*TEXT_NONSENSE, "", "2026-03-02T09:00Z", "2026-03-02T08:59", "today"),
+            "zone": (*TEXT_NONSENSE, "", "EST", "Europe/Berlin\x00", "../etc/passwd", "Mars/Base", LONG),
+            "gpu_hours_each": HOURS_NONSENSE[2:],
+            "tokens_each": (True, 1.5, "1", [], {}, -1, 2**64),
+        },
+    ),
+    Route(
+        "POST",
+        "/internal/courses/used/people",
+        "hub",
+        {"actor": "pi", "people": "other"},
+        {"actor": (*TEXT_NONSENSE, "", "a b", LONG), "people": (*TEXT_NONSENSE[:-3], "\ud800", "\n" * 2_001)},
+    ),
+    Route(
+        "POST",
+        "/internal/courses/used/invitations",
+        "hub",
+        {"actor": "pi", "role": "student"},
+        {"actor": (*TEXT_NONSENSE, "", "a b", LONG), "role": (None, 1, True, [], "", "instructor", "STUDENT", LONG)},
+    ),
+    Route(
+        "POST",
+        "/internal/courses/used/retire",
+        "hub",
+        {"actor": "pi"},
+        {"actor": (*TEXT_NONSENSE, "", "a b", LONG)},
+    ),
 ]
 WRONG_VALUES = [
     pytest.param(route, key, value, id=f"{route.method}-{route.path}-{key}-{number}")
@@ -406,6 +452,10 @@ WRONG_ADDRESSES = [
     ("GET", "/internal/people/pi/last-session?server_name=A%20B", "hub", 400, "invalid_request"),
     ("GET", "/internal/people/a%20b/last-session", "hub", 400, "invalid_request"),
     ("POST", "/internal/reconcile", "nobody", 401, "not_signed_in"),
+    ("GET", "/internal/courses", "pi", 401, "not_signed_in"),
+    ("GET", "/internal/courses/nowhere", "hub", 404, "unknown_course"),
+    ("GET", "/internal/courses/UPPER", "hub", 400, "invalid_request"),
+    ("GET", "/internal/courses/..%2Fart", "hub", 404, "unknown_route"),
 ]
 
 # route's number in ROUTES, changes, who (None: as in the route), status, code
@@ -435,6 +485,11 @@ WRONG_MEANINGS = [
     (10, {"actor": "stranger"}, None, 403, "not_a_member"),
     (10, {"project_id": "nowhere-0001"}, None, 404, "unknown_project"),
     (11, {}, "pi", 401, "not_signed_in"),
+    (13, {"actor": "ghost"}, None, 404, "unknown_person"),
+    (13, {"actor": "stranger"}, None, 404, "unknown_project"),
+    (14, {"actor": "stranger"}, None, 404, "unknown_course"),
+    (15, {"actor": "stranger"}, None, 404, "unknown_course"),
+    (16, {"actor": "stranger"}, None, 404, "unknown_course"),
 ]
 
 
@@ -472,8 +527,11 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
     folder: Path = tmp_path_factory.mktemp("service")
     async with running_service(folder) as service:
         project = await service.award("pi", gpu_hours="100", tokens=1000)
+        taught = await service.award("pi", gpu_hours="1", tokens=0, name="application-0003")
         await service.register("stranger", "other")
         made = Desk(service, project)
+        used = Route("PUT", "/internal/courses/used", "hub", {}, {})
+        assert (await made.put(used, {**ROUTES[13].body, "project_id": taught})).status_code == 201
         await made.put(ROUTES[6], ROUTES[6].body)  # a waiting application under another id
         waiting = Route("PUT", "/applications/application-0002", "pi", {}, {})
         assert (await made.put(waiting, ROUTES[6].body)).status_code == 201
@@ -509,7 +567,7 @@ async def test_a_wrong_value_is_named_and_changes_nothing(desk: Desk, route: Rou
     assert error["code"] == "invalid_request"
     named = {str(one["field"]).split(".")[0] for one in error["params"]["fields"]}
     # Dates and amounts are judged together: the other of a pair may be the one that is named.
-    pairs = ({"starts_on", "ends_on"}, {"gpu_hours", "tokens"})
+    pairs = ({"starts_on", "ends_on"}, {"starts_at", "ends_at"}, {"gpu_hours", "tokens"})
     assert named & next((pair for pair in pairs if key in pair), {key})
 
 

@@ -94,6 +94,8 @@ REQUEST_HOLD = {"kind": "request", "actor": "pi", "project_id": "{project}", "mo
 REVERSAL = {"actor": "admin", "adjustment_id": "adjust-0000", "reason": "A mistake"}
 REFUND = {"actor": "admin", "hold_id": "hold-0003", "amount": 1000, "reason": "A broken GPU"}
 ACTIVITY = {"hub_name": "member", "server_name": "", "busy": False, "active_at": None}
+_COURSE = {"title": "Art", "starts_at": "2026-03-02T09:00", "ends_at": "2026-06-30T18:00", "zone": "Europe/Berlin"}
+COURSE = {**_COURSE, "actor": "outsider", "project_id": "{others}", "gpu_hours_each": "1"}
 DECISION = {"decision": "reject", "message": "Not now"}
 
 
@@ -167,6 +169,12 @@ ACCESS = (
         {**WRITE, A.MEMBER: WRONG_STATE, A.OUTSIDER: UNKNOWN, A.CHAIR: UNKNOWN, A.ADMIN: UNKNOWN, "else": FORBIDDEN},
         {"seconds": 600},
     ),  # the member's own session, which has not started
+    Route("PUT", "/internal/courses/art", HUB_ONLY, COURSE),
+    Route("GET", "/internal/courses", HUB_ONLY),
+    Route("GET", "/internal/courses/art", HUB_ONLY),
+    Route("POST", "/internal/courses/art/people", HUB_ONLY, {"actor": "outsider", "people": "leaver"}),
+    Route("POST", "/internal/courses/art/invitations", HUB_ONLY, {"actor": "outsider"}),
+    Route("POST", "/internal/courses/ended/retire", HUB_ONLY, {"actor": "outsider"}),
     Route(
         "POST",
         "/sessions/hold-0001/stop",
@@ -182,6 +190,7 @@ class Office:
 
     service: Service
     project: str
+    others: str  # a project of the outsider's, a course
 
     async def send(self, route: Route, asker: Asker) -> httpx.Response:
         path = ROOT + self.filled(route.path + route.query, asker)
@@ -194,6 +203,7 @@ class Office:
         key = f"{list(A).index(asker):032x}"
         return (
             value.replace("{project}", self.project)
+            .replace("{others}", self.others)
             .replace("{key}", key)
             .replace("{asker}", asker.name.lower().replace("_", "-"))
         )
@@ -220,7 +230,8 @@ class Office:
 async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Office]:
     async with running_service(tmp_path_factory.mktemp("access")) as service:
         project = await service.award("pi", gpu_hours="100", tokens=1000)
-        await service.award("outsider", gpu_hours="1", tokens=0, name="application-0002")
+        others = await service.award("outsider", gpu_hours="1", tokens=0, name="application-0002")
+        ended = await service.award("outsider", gpu_hours="1", tokens=0, name="application-0003")
         await service.register(*PEOPLE, "leaver")
         pi = service.token("pi")
         for name, role in (("member", "member"), ("other", "member"), ("manager", "manager")):
@@ -229,7 +240,10 @@ async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Offi
         hold = {**HOLD, "actor": "member", "project_id": project, "server_name": ""}
         assert (await service.hub("PUT", "/internal/holds/hold-0001", hold)).status_code == 201
         await _used(service, project)
-        made = Office(service, project)
+        made = Office(service, project, others)
+        for slug, of_project in (("art", others), ("ended", ended)):
+            course = {**COURSE, "project_id": of_project}
+            assert (await service.hub("PUT", f"/internal/courses/{slug}", course)).status_code == 201
         path = f"/projects/{project}/keys/{KEY_OF_MEMBER}"
         assert (await service.person(service.token("member"), "PUT", path, KEY)).status_code == 201
         waiting = ["waiting-0001", *(made.filled("decided-{asker}", asker) for asker in A)]

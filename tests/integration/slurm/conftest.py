@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.hub_process import Browser, HubProcess
 from tests.integration.slurm.cluster import SlurmCluster, running_cluster
+from tests.integration.slurm.cut_in import Proxy, proxied
+from tests.integration.slurm.hub_sessions import running_hub
 from tests.integration.slurm.options import Options, Release
 
 LUA = Path(__file__).resolve().parents[3] / "deploy/slurm/job_submit.lua"
@@ -33,3 +36,25 @@ def cluster(request: pytest.FixtureRequest) -> SlurmCluster:
     """Both releases, one after the other."""
     found: SlurmCluster = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session")
+def before_slurmrestd(slurm22: SlurmCluster) -> Iterator[Proxy]:
+    """The proxy that is in the hub's and its signer's way; it tells the truth until a test says otherwise."""
+    with proxied(slurm22) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def hub(
+    slurm22: SlurmCluster, before_slurmrestd: Proxy, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HubProcess]:
+    """A hub whose sessions are jobs of the older release."""
+    with running_hub(slurm22, tmp_path_factory.mktemp("slurmhub"), before_slurmrestd.url) as one:
+        yield one
+
+
+@pytest.fixture
+def pi(hub: HubProcess) -> Browser:
+    """Somebody whose sessions run as ANN."""
+    return Browser(hub, "pi").sign_in()

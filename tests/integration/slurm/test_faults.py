@@ -2,94 +2,20 @@
 
 from __future__ import annotations
 
-import http.server
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
 
 from quota.domain.ids import new_id
 from spawners.slurmrestd import JobUnknown, OutcomeUnknown, SlurmClient, SlurmUnreachable
 from spawners.slurmrestd.wire import Deadlines
 from tests.integration.slurm import offices
 from tests.integration.slurm.cluster import SlurmCluster
+from tests.integration.slurm.cut_in import OUTAGES, Answer, Proxy, only, proxied
 from tests.integration.slurm.offices import job
 from tests.integration.slurm.options import ANN
-
-Answer = tuple[int, str, bytes]
-Fault = Callable[[str, str], Answer | None]  # (method, path) → the lie, None for the truth
-OUTAGES: list[Answer] = [
-    (500, "application/json", b'{"errors":[{"error_number":-1,"error":"Unexpected failure"}],"jobs":[]}'),
-    (500, "text/plain", b"Internal Server Error"),
-    (200, "text/html", b"<html>captive portal</html>"),
-    (200, "application/json", b'{"jobs": [{"job_id": 1,'),
-    (200, "application/json", b"[]"),
-    (200, "application/json", b'{"jobs": [{"job_id": "7"}], "errors": []}'),
-    (200, "application/json", b'{"errors": []}'),
-    (502, "text/html", b"Bad Gateway"),
-    (401, "text/plain", b"Authentication failure"),
-]
-
-
-class Proxy:
-    """Between the client and slurmrestd; `fault` decides what is answered, `after` lets the truth happen first."""
-
-    def __init__(self, url: str) -> None:
-        self.fault: Fault = lambda method, path: None
-        self.after = False
-        self.calls: list[tuple[str, str]] = []
-        proxy = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-            def _serve(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                body = self.rfile.read(length)
-                proxy.calls.append((self.command, self.path))
-                lie = proxy.fault(self.command, self.path)
-                if lie is None or proxy.after:
-                    headers = {
-                        name: value
-                        for name, value in self.headers.items()
-                        if name.lower() not in ("host", "connection")
-                    }
-                    got = requests.request(self.command, url + self.path, data=body, headers=headers, timeout=40)
-                    truth = (got.status_code, got.headers.get("Content-Type", ""), got.content)
-                status, kind, content = truth if lie is None else lie
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            do_GET = do_POST = do_DELETE = _serve
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-
-@contextmanager
-def proxied(cluster: SlurmCluster) -> Iterator[Proxy]:
-    proxy = Proxy(cluster.url)
-    thread = threading.Thread(target=proxy.server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield proxy
-    finally:
-        proxy.server.shutdown()
-        proxy.server.server_close()
-        thread.join()
-
-
-def only(method: str, part: str, lie: Answer) -> Fault:
-    return lambda verb, path: lie if verb == method and part in path else None
 
 
 @pytest.fixture
@@ -148,16 +74,9 @@ def test_reading_is_tried_twice(client: SlurmClient, proxy: Proxy) -> None:
     assert isinstance(client.jobs(), list)
 
 
-def test_a_dead_slurmctld_ends_no_job_and_its_lie_is_not_believed(slurm22: SlurmCluster, tmp_path: Path) -> None:
-    _dead_slurmctld(slurm22, tmp_path)  # v0.0.38 says "Unable to find JobId" after 18 s
-
-
-@pytest.mark.full
-def test_so_it_is_on_the_newer_release(slurm24: SlurmCluster, tmp_path: Path) -> None:
-    _dead_slurmctld(slurm24, tmp_path)
-
-
-def _dead_slurmctld(cluster: SlurmCluster, tmp_path: Path) -> None:
+@pytest.mark.full  # by default test_outages shows it under a whole hub
+def test_a_dead_slurmctld_ends_no_job_and_its_lie_is_not_believed(cluster: SlurmCluster, tmp_path: Path) -> None:
+    # v0.0.38 says "Unable to find JobId" after 18 s
     client = offices.client(cluster, tmp_path)
     hold = new_id()
     job_id = client.submit(job(hold), hold, ANN.login)

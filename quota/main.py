@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from quota.adapters.clock import SystemClock
 from quota.adapters.engine_evidence import EngineEvidence
 from quota.adapters.evidence import EvidenceByBackend
+from quota.adapters.exchange_folder import ExchangeFolder
 from quota.adapters.hub_api import HubApi
 from quota.adapters.hub_oauth import HubSignIn
 from quota.adapters.mail import SmtpServer
@@ -102,6 +103,8 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
             catalogue=Catalogue(settings.profiles),
             policy=settings.policy,
             limits=settings.tables.limits.to_limits(),
+            objects=ExchangeFolder(settings.data / "exchange"),
+            exchange=settings.tables.exchange.to_limits(),
             programme=settings.programme,
             session_key_secret=settings.secrets.session_key_secret.encode(),
             sends_mail=bool(settings.tables.mail.server),

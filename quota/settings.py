@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from quota.adapters import mail_settings
+from quota.adapters import exchange_settings, mail_settings
+from quota.adapters.exchange_settings import ExchangeTable
 from quota.adapters.mail_settings import MailTable
 from quota.domain.limits import Limits
 from quota.domain.rates import ChargeRate
@@ -30,7 +31,7 @@ from spawners.profiles import ID_PATTERN, Backend, Duration, Profiles
 from spawners.slurm_settings import SlurmTable
 
 _OWN: Final = frozenset({"quota", "programme", "policy", "limits", "rates"})
-TABLES: Final[frozenset[str]] = _OWN | gateway.TABLES | mail_settings.TABLES
+TABLES: Final[frozenset[str]] = _OWN | gateway.TABLES | mail_settings.TABLES | exchange_settings.TABLES
 SECRETS: Final = ("quota_api_token", "hub_credential", "session_key_secret", "cookie_key", "model_key")
 
 
@@ -183,6 +184,9 @@ class QuotaTables(BaseModel):
     programme: ProgrammeTable = Field(default_factory=ProgrammeTable, description="Who awards.")
     limits: LimitsTable = Field(default_factory=LimitsTable, description="What may be had at once, and in a day.")
     policy: PolicyTable = Field(default_factory=PolicyTable, description="The policy's numbers.")
+    exchange: ExchangeTable = Field(
+        default_factory=ExchangeTable, description="How much courses may hand out and hand in."
+    )
     mail: MailTable = Field(default_factory=MailTable, description="The server that takes the portal's mails.")
     gateway: GatewayTable = Field(default_factory=GatewayTable, description="The limits of every model request.")
     models: dict[ModelName, ModelTable] = Field(default_factory=dict, description="Language models, by name.")

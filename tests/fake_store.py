@@ -17,6 +17,7 @@ from quota.domain.project import Allocation, Member, Person, Project, ProjectRol
 from quota.domain.rates import ChargeRate
 from quota.domain.session import Extension, ExtensionState, Session, SessionState
 from quota.domain.units import Balance, Unit
+from quota.service.exchange_ports import ExchangeRows
 from quota.service.ports import Adjusted, LimitStanding, StatementLine
 from tests.fake_books import Books, FakeFences, FakeRefunds, Line
 from tests.fake_courses import FakeCourses
@@ -48,6 +49,10 @@ class FakeTransaction:
         self.outbox = FakeOutbox(books.told)
         self.idle = FakeIdleStates(books.told)
         self._books = books
+
+    @property
+    def exchange(self) -> ExchangeRows:
+        raise NotImplementedError("the exchange is tested over the real store")
 
     def audit(
         self,

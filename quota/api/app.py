@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from quota.api import course_routes, errors, events, hold_routes, idle_routes, internal, models, people, views
+from quota.api import (
+    course_routes,
+    errors,
+    events,
+    exchange_routes,
+    hold_routes,
+    idle_routes,
+    internal,
+    models,
+    people,
+    views,
+)
 from quota.api.body_gate import BodyGate
 from quota.api.hold_door import HoldDoor
 from quota.api.principals import Parts, PartsDep
@@ -30,6 +41,7 @@ def build_api(parts: Parts) -> FastAPI:
     app.include_router(events.router)
     app.include_router(models.router)
     app.include_router(idle_routes.router)
+    app.include_router(exchange_routes.router)
     app.add_middleware(HoldDoor, parts=parts)
     app.add_middleware(BodyGate)
     return app

@@ -77,6 +77,15 @@ async def writer(request: Request, parts: Annotated[Parts, Depends(parts_of)]) -
     return caller
 
 
+async def exchanger(request: Request, parts: Annotated[Parts, Depends(parts_of)]) -> Caller:
+    """A person in a course's exchange, also by the token of their session; a token for reading only reads."""
+    caller = await _caller(request, parts, fresh=False)
+    other = Power.READ if request.method in ("GET", "HEAD") else Power.WRITE
+    if not caller.may(Power.EXCHANGE):
+        caller.must(other)
+    return caller
+
+
 async def decider(request: Request, parts: Annotated[Parts, Depends(parts_of)]) -> Caller:
     """A person who decides applications, as the hub says right now."""
     caller = await _caller(request, parts, fresh=True)
@@ -104,6 +113,7 @@ FenceDep = Annotated[Fence | None, Depends(hub_fence)]
 PartsDep = Annotated[Parts, Depends(parts_of)]
 Reader = Annotated[Caller, Depends(reader)]
 Writer = Annotated[Caller, Depends(writer)]
+Exchanger = Annotated[Caller, Depends(exchanger)]
 Decider = Annotated[Caller, Depends(decider)]
 
 

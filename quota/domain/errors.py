@@ -45,6 +45,7 @@ class RefusalCode(StrEnum):
     REFUND_EXCEEDS_CHARGED = "refund_exceeds_charged"
     COURSE_NOT_STARTED = "course_not_started"
     COURSE_OVER = "course_over"
+    ASSIGNMENT_CLOSED = "assignment_closed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,10 @@ MESSAGES: Final[Mapping[str, Message]] = {
         "{course} ended at {when}, so nothing starts on it any more.",
         "Your grades stay on the course's page; get at your files with a rescue session, or choose another project.",
     ),
+    "assignment_closed": Message(
+        "{assignment} closed on {when} by the portal's clock; nothing is taken any more.",
+        "Ask an instructor of the course.",
+    ),
     # errors
     "invalid_request": Message("Some fields cannot be used.", "Correct the fields named and send again."),
     "invalid_json": Message("The body is not valid JSON.", "Send one JSON object in UTF-8."),
@@ -124,16 +128,21 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "unknown_allocation": Message("There is no such allocation.", "Look it up in the project."),
     "unknown_adjustment": Message("There is no such adjustment.", "Look it up in the statement."),
     "unknown_key": Message("There is no such key, or none that you may see.", "Look it up on the project's page."),
-    "unknown_course": Message("There is no such course, or none that you are in.", "Ask its instructor for the link."),
     "unknown_invitation": Message(
         "This link is not good any more: it was replaced, taken back or is too old.",
         "Ask the instructor for a new one.",
     ),
+    "unknown_assignment": Message("This assignment is not out.", "Look at the course's list of assignments."),
+    "unknown_course": Message("There is no such course, or none that you are in.", "Ask its instructor for the link."),
+    "unknown_submission": Message("There is no such submission, or none that you may see.", "List your submissions."),
+    "unknown_feedback": Message("There is no feedback yet.", "Try again once it is released."),
+    "unknown_upload": Message("There is no such upload of yours.", "Announce it again."),
     "unknown_route": Message("There is nothing at this address.", "See the interface's description, openapi.json."),
     "method_not_allowed": Message("This address does not take that method.", "See openapi.json."),
     "id_conflict": Message("This id was used for something else.", "Send it again under a new id."),
     "wrong_state": Message("Somebody was faster, or this step is not possible now.", "Reload and look again."),
     "already_member": Message("This person is in the project already.", "Change their role instead."),
+    "wrong_offset": Message("The upload goes on at byte {offset}.", "Send the rest from there."),
     "stale": Message("This changed while you looked at it.", "Reload and look again."),
     "stale_epoch": Message(
         "Another process has taken this one's place.", "Nothing was changed. End this process; the newer one goes on."
@@ -241,6 +250,16 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "mail.choose": Message("You get this mail because of what you chose here: {url}"),
     "mail.sent_by": Message("Sent by {programme}. Answers to this address are not read."),
     # fields
+    "field.not_a_bundle": Message("is no plain tar archive"),
+    "field.not_a_plain_file": Message("holds something that is no plain file, such as a link"),
+    "field.too_many_files": Message("holds too many files"),
+    "field.path_leads_elsewhere": Message("holds a path that leads out of its folder or cannot be used everywhere"),
+    "field.path_stands_twice": Message("holds a path twice"),
+    "field.other_bytes": Message("is not the hash of what was sent; send it again from the start"),
+    "field.assignment_name": Message(
+        "needs 1 to 64 of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+    ),
+    "field.not_in_the_course": Message("is nobody of this course"),
     "field.required": Message("is required"),
     "field.unknown": Message("is not known here"),
     "field.wrong_type": Message("has the wrong type"),

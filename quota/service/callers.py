@@ -21,6 +21,7 @@ class Power(StrEnum):
     WRITE = "write"
     DECIDE = "decide"
     ADMIN = "admin"
+    EXCHANGE = "exchange"  # all that a session's own token may: nbgrader's exchange, in its owner's name
 
 
 SCOPE_PREFIX = "custom:quota:"

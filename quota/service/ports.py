@@ -25,6 +25,7 @@ from quota.domain.rates import ChargeRate
 from quota.domain.session import Extension, Seen, Session
 from quota.domain.units import Balance, Unit
 from quota.service.course_ports import Courses
+from quota.service.exchange_ports import ExchangeRows
 from quota.service.gateway_ports import GatewayKeys, KeptAnswers, ModelUsage, RateWindows
 from quota.service.notice_ports import Notices, Outbox
 
@@ -401,6 +402,8 @@ class Transaction(Protocol):
     def projects(self) -> Projects: ...
     @property
     def courses(self) -> Courses: ...
+    @property
+    def exchange(self) -> ExchangeRows: ...
     @property
     def applications(self) -> Applications: ...
     @property

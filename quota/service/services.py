@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from quota.domain.exchange import ExchangeLimits
 from quota.domain.limits import Limits
+from quota.service.exchange_ports import Objects
 from quota.service.gateway_ports import ModelCatalogue, OfferedModel
 from quota.service.ports import (
     Clock,
@@ -74,3 +76,5 @@ class Services:
     sends_mail: bool = False  # whether the site has a mail server: without one no mail is put into the outbox
     models: ModelCatalogue = field(default_factory=NoModels)
     limits: Limits = field(default_factory=Limits)
+    objects: Objects | None = None  # bundles of courses; None in a process that keeps none
+    exchange: ExchangeLimits = field(default_factory=ExchangeLimits)

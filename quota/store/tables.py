@@ -21,7 +21,7 @@ from sqlalchemy import (
     true,
 )
 
-from quota.store import gateway_tables
+from quota.store import exchange_tables, gateway_tables
 from quota.store.columns import Serial, check, int_column, metadata, text_column
 from quota.store.course_tables import course, course_invitation, course_person
 from quota.store.ledger_tables import (
@@ -70,7 +70,15 @@ __all__ = [
     "usage_record",
 ]
 
-APPEND_ONLY: Final = ("entry", "usage_record", "ledger_link", "refund", "checkpoint", "audit")
+APPEND_ONLY: Final = (
+    "entry",
+    "usage_record",
+    "ledger_link",
+    "refund",
+    "checkpoint",
+    "audit",
+    *exchange_tables.APPEND_ONLY,
+)
 
 person = Table(
     "person",

@@ -28,6 +28,7 @@ from quota.store.applications import SqlApplications
 from quota.store.chain import audit_hash
 from quota.store.courses import SqlCourses
 from quota.store.database import Database
+from quota.store.exchange_rows import SqlExchange
 from quota.store.fences import SqlFences
 from quota.store.gateway_rows import SqlGatewayKeys, SqlKeptAnswers, SqlRateWindows
 from quota.store.idle import SqlIdleStates
@@ -103,6 +104,10 @@ class SqlTransaction:
     @cached_property
     def courses(self) -> SqlCourses:
         return SqlCourses(self._connection)
+
+    @cached_property
+    def exchange(self) -> SqlExchange:
+        return SqlExchange(self._connection)
 
     @cached_property
     def applications(self) -> SqlApplications:

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 from sqlalchemy import text
 
+from quota.adapters.exchange_folder import ExchangeFolder
 from quota.adapters.profile_catalogue import Catalogue
 from quota.adapters.runner_records import RunnerRecords
 from quota.api.app import build_api
@@ -150,6 +151,7 @@ async def running_service(folder: Path) -> AsyncIterator[Service]:
             Policy(),
             Programme(),
             b"secret-of-the-tests",
+            objects=ExchangeFolder(folder / "exchange"),
         )
         rate = ChargeRate("gpu", Fraction(1), datetime(2026, 1, 1, tzinfo=UTC))
         await services.store.write(lambda tx: tx.rates.put(rate))

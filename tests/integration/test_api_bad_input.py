@@ -338,6 +338,39 @@ ROUTES = [
         {"actor": "pi"},
         {"actor": (*TEXT_NONSENSE, "", "a b", LONG)},
     ),
+    Route(
+        "PUT",
+        "/exchange/uploads/upload-0009",
+        "pi",
+        {"course": "physics", "kind": "submission", "assignment": "ps1", "size_bytes": 1024, "sha256": "0" * 64},
+        {
+            "course": (*TEXT_NONSENSE, "", "Physics", "../physics", "p", LONG),
+            "kind": (*TEXT_NONSENSE, "", "grade", "RELEASE"),
+            "assignment": (*TEXT_NONSENSE, "", "..", "../ps1", "ps1/x", "ps+1", "a b", "a..b", LONG),
+            "size_bytes": (*INT_NONSENSE, 0, -1),
+            "sha256": (*TEXT_NONSENSE, "", "0" * 63, "0" * 65, "G" * 64, "../" + "0" * 61),
+            "due_at": (True, [], {}, "", "yesterday", "2026-03-02T09:00:00"),
+            "closes_at": (True, [], {}, "", "yesterday", "2026-03-02T09:00:00"),
+            "submission_id": ID_NONSENSE[2:],
+        },
+    ),
+    Route(
+        "PUT",
+        "/exchange/courses/physics/assignments/ps1/dates",
+        "pi",
+        {"due_at": None, "closes_at": "2026-04-02T09:00:00Z"},
+        {
+            "due_at": (ABSENT, True, [], {}, "", "yesterday", "2026-03-02T09:00:00", LONG),
+            "closes_at": (ABSENT, True, [], {}, "", "yesterday", "2026-03-02T09:00:00", LONG),
+        },
+    ),
+    Route(
+        "PUT",
+        "/exchange/courses/physics/assignments/ps1/grades",
+        "pi",
+        {"grades": [{"student": "pi", "score_milli": 1, "max_milli": 1}]},
+        {"grades": (ABSENT, None, 1, "x", {}, [], [1], [{}], [{"student": "pi", "score_milli": 1.5, "max_milli": 1}])},
+    ),
 ]
 WRONG_VALUES = [
     pytest.param(route, key, value, id=f"{route.method}-{route.path}-{key}-{number}")
@@ -456,6 +489,24 @@ WRONG_ADDRESSES = [
     ("GET", "/internal/courses/nowhere", "hub", 404, "unknown_course"),
     ("GET", "/internal/courses/UPPER", "hub", 400, "invalid_request"),
     ("GET", "/internal/courses/..%2Fart", "hub", 404, "unknown_route"),
+    ("GET", "/exchange/courses", "nobody", 401, "not_signed_in"),
+    ("GET", "/exchange/courses/Physics/assignments", "pi", 400, "invalid_request"),
+    ("GET", "/exchange/courses/physics/assignments", "pi", 404, "unknown_course"),
+    ("GET", "/exchange/courses/physics/assignments/a%20b/bundle", "pi", 400, "invalid_request"),
+    ("GET", "/exchange/courses/physics/assignments/%2e%2e/bundle", "pi", 400, "invalid_request"),
+    ("POST", "/exchange/courses/physics/assignments/ps1/withdraw", "pi", 404, "unknown_course"),
+    ("GET", "/exchange/courses/physics/grades", "pi", 404, "unknown_course"),
+    ("GET", "/exchange/courses/physics/grades.csv", "pi", 404, "unknown_course"),
+    ("GET", "/exchange/courses/physics/submissions?newest=2", "pi", 400, "invalid_request"),
+    ("GET", "/exchange/courses/physics/submissions?assignment=a%20b", "pi", 400, "invalid_request"),
+    ("GET", "/exchange/courses/physics/submissions/x", "pi", 400, "invalid_request"),
+    ("GET", "/exchange/courses/physics/submissions/nowhere-0001/bundle", "pi", 404, "unknown_course"),
+    ("GET", "/exchange/courses/physics/submissions/x/feedback", "pi", 400, "invalid_request"),
+    ("GET", "/exchange/uploads/nowhere-0001", "pi", 404, "unknown_upload"),
+    ("PATCH", "/exchange/uploads/nowhere-0001", "pi", 400, "invalid_request"),
+    ("PATCH", "/exchange/uploads/nowhere-0001", "nobody", 401, "not_signed_in"),
+    ("POST", "/exchange/uploads/nowhere-0001/finish", "pi", 404, "unknown_upload"),
+    ("POST", "/exchange/uploads/x/finish", "pi", 400, "invalid_request"),
 ]
 
 # route's number in ROUTES, changes, who (None: as in the route), status, code

@@ -17,6 +17,8 @@ import pytest_asyncio
 
 from quota.service.callers import Power
 from tests import fakes
+from tests.bundles import tar
+from tests.integration.course_exchange import make_course
 from tests.integration.quota_service import CREDENTIAL, ROOT, Service, running_service
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -81,6 +83,10 @@ LEADS: Answers = {
 
 MEMBERS: Answers = {**WRITE, A.PI: OK, A.WRITES_ONLY: OK, A.MANAGER: OK, "else": UNKNOWN}
 
+IN_COURSE: Answers = {**INSIDE, A.ADMIN: UNKNOWN}
+OF_MEMBER: Answers = {**IN_COURSE, A.OTHER_MEMBER: UNKNOWN}
+STAFF: Answers = LEADS
+
 _ASK = {"title": "Another project", "purpose": "To be tested.", "gpu_hours": "1", "tokens": 0}
 ASK = {**_ASK, "starts_on": "2026-03-02", "ends_on": "2026-12-31"}
 KEY = {"name": "laptop", "days": 7}
@@ -96,6 +102,7 @@ REFUND = {"actor": "admin", "hold_id": "hold-0003", "amount": 1000, "reason": "A
 ACTIVITY = {"hub_name": "member", "server_name": "", "busy": False, "active_at": None}
 _COURSE = {"title": "Art", "starts_at": "2026-03-02T09:00", "ends_at": "2026-06-30T18:00", "zone": "Europe/Berlin"}
 COURSE = {**_COURSE, "actor": "outsider", "project_id": "{others}", "gpu_hours_each": "1"}
+GRADES = {"grades": [{"student": "member", "score_milli": 1000, "max_milli": 2000}]}
 DECISION = {"decision": "reject", "message": "Not now"}
 
 
@@ -180,6 +187,27 @@ ACCESS = (
         "/sessions/hold-0001/stop",
         {**LEADS, A.MEMBER: OK, A.ADMIN: OK},  # the member's own session
     ),
+    Route("GET", "/exchange/courses", SIGNED_IN),
+    Route("GET", "/exchange/courses/physics/assignments", IN_COURSE),
+    Route("GET", "/exchange/courses/physics/assignments/ps1/bundle", IN_COURSE),
+    Route("PUT", "/exchange/courses/physics/assignments/ps1/dates", STAFF, {"due_at": None, "closes_at": None}),
+    Route("POST", "/exchange/courses/physics/assignments/ps-{asker}/withdraw", STAFF),
+    Route("PUT", "/exchange/courses/physics/assignments/ps1/grades", STAFF, GRADES),
+    Route("GET", "/exchange/courses/physics/grades", IN_COURSE),
+    Route("GET", "/exchange/courses/physics/grades.csv", IN_COURSE),
+    Route("GET", "/exchange/courses/physics/submissions", IN_COURSE),
+    Route("GET", "/exchange/courses/physics/submissions/submit-0001", OF_MEMBER),
+    Route("GET", "/exchange/courses/physics/submissions/submit-0001/bundle", OF_MEMBER),
+    Route("GET", "/exchange/courses/physics/submissions/submit-0001/feedback", OF_MEMBER),
+    Route(
+        "PUT",
+        "/exchange/uploads/upload-{asker}",
+        {**WRITE, A.OUTSIDER: UNKNOWN, A.CHAIR: UNKNOWN, A.ADMIN: UNKNOWN, "else": OK},
+        {"course": "physics", "kind": "submission", "assignment": "ps1", "size_bytes": 1024, "sha256": "0" * 64},
+    ),
+    Route("GET", "/exchange/uploads/submit-0002", {**READ, A.MEMBER: OK, "else": UNKNOWN}),
+    Route("PATCH", "/exchange/uploads/submit-0002", {**WRITE, A.MEMBER: OK, "else": UNKNOWN}),
+    Route("POST", "/exchange/uploads/submit-0001/finish", {**WRITE, A.MEMBER: OK, "else": UNKNOWN}),
 )  # fmt: skip
 PAIRS = [pytest.param(route, asker, id=f"{route.method} {route.path} {asker.name}") for route in ACCESS for asker in A]
 
@@ -195,7 +223,9 @@ class Office:
     async def send(self, route: Route, asker: Asker) -> httpx.Response:
         path = ROOT + self.filled(route.path + route.query, asker)
         body = None if route.body is None else {key: self.filled(value, asker) for key, value in route.body.items()}
-        return await self.service.client.request(route.method, path, json=body, headers=self.headers(route, asker))
+        part = {"Upload-Offset": "0", "Content-Type": "application/octet-stream"} if route.method == "PATCH" else {}
+        headers = {**self.headers(route, asker), **part}
+        return await self.service.client.request(route.method, path, json=body, headers=headers)
 
     def filled(self, value: Any, asker: Asker) -> Any:
         if not isinstance(value, str):
@@ -244,6 +274,7 @@ async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Offi
         for slug, of_project in (("art", others), ("ended", ended)):
             course = {**COURSE, "project_id": of_project}
             assert (await service.hub("PUT", f"/internal/courses/{slug}", course)).status_code == 201
+        await _taught(service, project)
         path = f"/projects/{project}/keys/{KEY_OF_MEMBER}"
         assert (await service.person(service.token("member"), "PUT", path, KEY)).status_code == 201
         waiting = ["waiting-0001", *(made.filled("decided-{asker}", asker) for asker in A)]
@@ -266,6 +297,17 @@ async def _used(service: Service, project: str) -> None:
         "hold-0003", started_at_ms=started_ms, last_alive_ms=ended_ms, ended_at_ms=ended_ms, end_reason="exited"
     )
     assert (await service.hub("POST", "/internal/reconcile")).json()["settled"] == 1
+
+
+async def _taught(service: Service, project: str) -> None:
+    """The project teaches: releases, a submission of the member with feedback, and an upload that is not finished."""
+    course = await make_course(service, project, ("member", "other"))
+    bundle = tar({"ps1.ipynb": b"{}"})
+    for number, name in enumerate(("ps1", *(f"ps-{asker.name.lower().replace('_', '-')}" for asker in A))):
+        await course.send("pi", f"release-{number:04}", bundle, kind="release", assignment=name)
+    await course.send("member", "submit-0001", bundle, kind="submission")
+    await course.send("manager", "feedback-0001", bundle, kind="feedback", submission_id="submit-0001")
+    assert (await course.announce("member", "submit-0002", bundle, kind="submission")).status_code == 201
 
 
 @pytest.mark.parametrize(("route", "asker"), PAIRS)

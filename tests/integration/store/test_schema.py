@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -11,10 +12,15 @@ from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from quota.domain.ids import HoldId
+from quota.domain.course import Course
+from quota.domain.exchange import Stored, UploadKind, UploadOrder
+from quota.domain.ids import HoldId, PersonId, ProjectId
+from quota.domain.project import Project, ProjectState
+from quota.service.exchange_ports import UploadRow
 from quota.store.database import Database, open_database
 from quota.store.migrate import migrate
 from quota.store.tables import APPEND_ONLY, metadata
+from quota.store.unit_of_work import SqlTransaction
 from quota.store.verify import verify
 from quota.store.verify_since import make_checkpoint
 from tests import ledgers
@@ -128,3 +134,23 @@ def _fill(database: Database) -> None:
     ledgers.run(database, lambda ledger: ledger.charge(ledgers.usage("hold-0001", "event-1", 4)))
     ledgers.refund(database, books.person.id, "refund-1", "hold-0001", 3)
     assert make_checkpoint(database, b"key of the tests" * 4, ledgers.NOW).findings == []
+    _fill_exchange(database, books.person.id)
+
+
+def _fill_exchange(database: Database, person: PersonId) -> None:
+    project = ProjectId("project-of-a-course")
+    with database.writing() as connection:
+        tx = SqlTransaction(connection)
+        tx.projects.add(Project(project, "course", "Course", ProjectState.ACTIVE, ledgers.NOW), person)
+        ends = ledgers.NOW + timedelta(days=1)
+        tx.courses.add(Course(project, "course", "Course", ledgers.NOW, ends, "UTC", None, None, ledgers.NOW))
+        for number, kind in enumerate(UploadKind):
+            order = UploadOrder(f"upload-000{number}", "course", kind, "ps1", 1, "0" * 64, submission_id="upload-0001")
+            row = UploadRow(order, project, person, ledgers.NOW, None)
+            tx.exchange.add_upload(row)
+            add = {
+                UploadKind.RELEASE: tx.exchange.add_release,
+                UploadKind.SUBMISSION: lambda row, kept, at: tx.exchange.add_submission(row, kept, at, None),
+                UploadKind.FEEDBACK: tx.exchange.add_feedback,
+            }[kind]
+            add(row, Stored("0" * 64, 1), ledgers.NOW)

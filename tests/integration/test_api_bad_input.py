@@ -372,6 +372,7 @@ ROUTES = [
         {"grades": (ABSENT, None, 1, "x", {}, [], [1], [{}], [{"student": "pi", "score_milli": 1.5, "max_milli": 1}])},
     ),
 ]
+ART = next(number for number, route in enumerate(ROUTES) if route.path == "/internal/courses/art")
 WRONG_VALUES = [
     pytest.param(route, key, value, id=f"{route.method}-{route.path}-{key}-{number}")
     for route in ROUTES
@@ -536,11 +537,11 @@ WRONG_MEANINGS = [
     (10, {"actor": "stranger"}, None, 403, "not_a_member"),
     (10, {"project_id": "nowhere-0001"}, None, 404, "unknown_project"),
     (11, {}, "pi", 401, "not_signed_in"),
-    (13, {"actor": "ghost"}, None, 404, "unknown_person"),
-    (13, {"actor": "stranger"}, None, 404, "unknown_project"),
-    (14, {"actor": "stranger"}, None, 404, "unknown_course"),
-    (15, {"actor": "stranger"}, None, 404, "unknown_course"),
-    (16, {"actor": "stranger"}, None, 404, "unknown_course"),
+    (ART, {"actor": "ghost"}, None, 404, "unknown_person"),
+    (ART, {"actor": "stranger"}, None, 404, "unknown_project"),
+    (ART + 1, {"actor": "stranger"}, None, 404, "unknown_course"),
+    (ART + 2, {"actor": "stranger"}, None, 404, "unknown_course"),
+    (ART + 3, {"actor": "stranger"}, None, 404, "unknown_course"),
 ]
 
 
@@ -582,7 +583,7 @@ async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
         await service.register("stranger", "other")
         made = Desk(service, project)
         used = Route("PUT", "/internal/courses/used", "hub", {}, {})
-        assert (await made.put(used, {**ROUTES[13].body, "project_id": taught})).status_code == 201
+        assert (await made.put(used, {**ROUTES[ART].body, "project_id": taught})).status_code == 201
         await made.put(ROUTES[6], ROUTES[6].body)  # a waiting application under another id
         waiting = Route("PUT", "/applications/application-0002", "pi", {}, {})
         assert (await made.put(waiting, ROUTES[6].body)).status_code == 201

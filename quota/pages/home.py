@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from quota.domain.course import shown
 from quota.domain.session import OVER
 from quota.pages.cards import cards_of, forecasts_of
 from quota.pages.notices import views_of
 from quota.pages.running import session_view, with_offers
 from quota.pages.said import said
 from quota.pages.visit import Visit
-from quota.service import notices, report, review
+from quota.service import courses, notices, report, review
 from quota.service.callers import Power
 
 
 async def show(visit: Visit) -> Response:
     """The whole page."""
-    return visit.render("home.html", said=said(visit.request), **await _context(visit))
+    at = visit.desk.services.clock.now()
+    mine = [
+        {"course": one, "role": role, "phase": one.phase_at(at).value, "ends": shown(one.over_at, one.zone)}
+        for one, role in await courses.courses_of(visit.desk.services, visit.caller.id)
+    ]
+    return visit.render("home.html", said=said(visit.request), courses=mine, **await _context(visit))
 
 
 async def now(visit: Visit) -> Response:

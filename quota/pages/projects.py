@@ -104,6 +104,8 @@ async def _page(
     statement = await page_of_rows(visit, project_id, before=before)
     forecasts = await forecasts_of(visit.desk.outlooks, [view.card], at)
     shown |= {"units": units_of(view.card, at, forecasts), "standing": standing_of(view.card, at)}
+    course = await services.store.read(lambda tx: tx.courses.of_project(project_id))
+    shown |= {"course": course, "may_teach": view.card.role in _APPOINTERS}
     shown |= {
         "starts_free": starts_free(view.card, at),
         "free_profile": services.catalogue.free_profile(),

@@ -34,6 +34,12 @@ POSTS = [
     "profile",
     "profile/link-code",
     "profile/link",
+    "projects/p/course",
+    "courses/ml/settings",
+    "courses/ml/people",
+    "courses/ml/invitations",
+    "courses/ml/end",
+    "join",
 ]
 GETS = ["", "now", "apply", "applications/a", "review", "review/a", "projects/p", "projects/p/statement.csv"]
 GETS += [
@@ -44,6 +50,7 @@ GETS += [
     "projects/p/members/m/limits",
     "profile",
 ]
+GETS += ["projects/p/course", "courses/ml", "courses/ml/settings", "courses/ml/end", "join"]
 GETS += ["projects/p/usage", "projects/p/usage.csv", "projects/p/keys", "projects/p/keys/k/revoke", "tiers"]
 
 

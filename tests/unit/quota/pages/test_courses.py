@@ -1,0 +1,151 @@
+"""A course's pages: made from its project, filled, joined, ended; each reader sees what is theirs."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from html import unescape
+
+import pytest
+
+from quota.domain.ids import ProjectId
+from quota.domain.project import ProjectRole
+from tests.unit.quota.pages.browser import Browser, Site, text_of
+from tests.unit.quota.pages.fakes import HOUR, NOW
+
+TERMS = {
+    "slug": "ml-101", "title": "Machine learning", "zone": "Europe/Berlin", "starts_at": "2026-03-01T09:00",
+    "ends_at": "2026-06-30T18:00", "gpu_hours_each": "2", "tokens_each": "1,000",
+}  # fmt: skip
+
+
+async def taught() -> tuple[Site, ProjectId]:
+    site = Site()
+    project = site.world.project("Folding", "ada", gpu=(100 * HOUR, 0, 0))
+    site.world.person("rui", "Rui Chen")
+    site.world.person("eve", "Eve")
+    async with site.browser("ada") as ada:
+        made = await ada.submit(f"projects/{project}/course", TERMS)
+        assert made.headers["location"] == "/services/quota/courses/ml-101?said=course_made"
+    return site, project
+
+
+def link_of(text: str) -> str:
+    found = re.search(r'readonly value="([^"]*)"', text)
+    assert found is not None
+    return unescape(found[1]).partition("/services/quota/")[2]
+
+
+async def join(browser: Browser, link: str) -> str:
+    page = await browser.get(link)
+    assert page.status_code == 200, text_of(page)
+    answered = await browser.submit("join", {"code": link.partition("code=")[2]})
+    return answered.headers["location"]
+
+
+async def test_a_pi_makes_a_course_from_the_projects_page_and_sees_its_dates_in_its_zone() -> None:
+    site, project = await taught()
+    async with site.browser("ada") as ada:
+        page = text_of(await ada.get("courses/ml-101?said=course_made"))
+        assert "Machine learning instructor" in page
+        assert "2026-03-01 09:00 (Europe/Berlin)" in page
+        assert "2 GPU-h, 1,000 tokens" in page
+        assert "Machine learning" in text_of(await ada.get(f"projects/{project}"))
+        assert (await ada.get(f"projects/{project}/course")).headers["location"].endswith("/courses/ml-101")
+        assert "My courses" in text_of(await ada.get())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"slug": "ML 101"}, "beginning with a letter"),
+        ({"zone": "EST"}, "Choose a zone"),
+        ({"starts_at": "2026-03-29T02:30"}, "clocks in this zone"),
+        ({"ends_at": "2026-02-01T00:00"}, "later than the start"),
+        ({"starts_at": "2026-01-01T00:00", "ends_at": "2026-02-01T00:00"}, "not over"),
+        ({"gpu_hours_each": "two"}, "Write a number"),
+        ({"title": "x"}, "3 to 200"),
+    ],
+)
+async def test_what_cannot_be_comes_back_with_its_reason_and_what_was_typed(
+    changes: dict[str, str], words: str
+) -> None:
+    site = Site()
+    project = site.world.project("Folding", "ada", gpu=(HOUR, 0, 0))
+    async with site.browser("ada") as ada:
+        answered = await ada.submit(f"projects/{project}/course", {**TERMS, **changes})
+    assert answered.status_code == 400
+    assert words in text_of(answered)
+    assert all(f'value="{value}"' in answered.text for value in changes.values())
+    assert not site.world.books.teaching.courses
+
+
+async def test_a_list_keeps_the_lines_that_have_to_be_corrected() -> None:
+    site, _ = await taught()
+    async with site.browser("ada") as ada:
+        answered = await ada.submit("courses/ml-101/people", {"people": "rui\nghost\neve,dean"})
+        assert answered.status_code == 400
+        page = text_of(answered)
+        assert "Added: 1." in page
+        assert "Line 2: ghost is nobody's user name here" in page
+        assert "Line 3: eve,dean is neither student nor grader" in page
+        assert ">\nghost\neve,dean</textarea>" in answered.text
+        assert "Rui Chen rui student 0 of 2 GPU-h" in page
+
+
+async def test_a_link_asks_first_and_then_makes_a_student() -> None:
+    site, _ = await taught()
+    async with site.browser("ada") as ada, site.browser("rui") as rui:
+        link = link_of((await ada.submit("courses/ml-101/invitations", {"role": "student", "do": "make"})).text)
+        assert (await rui.get("courses/ml-101")).status_code == 404
+        offered = await rui.get(link)
+        assert "makes you a student" in text_of(offered)
+        assert (await rui.get("courses/ml-101")).status_code == 404
+        assert (await join(rui, link)).endswith("/courses/ml-101?said=joined")
+        page = text_of(await rui.get("courses/ml-101?said=joined"))
+        assert "Machine learning student" in page
+        assert "Your share 0 of 2 GPU-h" in page
+        assert (await rui.get(link)).headers["location"].endswith("/courses/ml-101")
+        await ada.submit("courses/ml-101/invitations", {"role": "student", "do": "withdraw"})
+    async with site.browser("eve") as eve:
+        assert "not good any more" in text_of(await eve.get(link))
+
+
+async def test_a_student_sees_nobody_else_and_no_form_of_the_instructors() -> None:
+    site, _ = await taught()
+    site.world.person("zoe", "Zoe Zimmer")
+    async with site.browser("ada") as ada:
+        await ada.submit("courses/ml-101/people", {"people": "rui\nzoe"})
+    async with site.browser("rui") as rui:
+        page = await rui.get("courses/ml-101")
+        assert "Zoe" not in page.text
+        assert "Add a list" not in page.text
+        for path in ("people", "invitations", "settings", "end"):
+            assert (await rui.submit(f"courses/ml-101/{path}", {**TERMS, "people": "eve"})).status_code == 403
+        for path in ("settings", "end"):
+            assert (await rui.get(f"courses/ml-101/{path}")).status_code == 403
+
+
+async def test_a_plain_member_of_the_project_makes_no_course_of_it() -> None:
+    site = Site()
+    project = site.world.project("Folding", "ada", gpu=(HOUR, 0, 0))
+    site.world.join(project, "rui", ProjectRole.MANAGER)
+    async with site.browser("rui") as rui:
+        assert "Make it a course" not in text_of(await rui.get(f"projects/{project}"))
+        assert (await rui.get(f"projects/{project}/course")).status_code == 403
+        assert (await rui.submit(f"projects/{project}/course", TERMS)).status_code == 403
+
+
+async def test_an_instructor_changes_dates_and_ends_it_and_grades_stay_readable() -> None:
+    site, _ = await taught()
+    async with site.browser("ada") as ada, site.browser("rui") as rui:
+        await ada.submit("courses/ml-101/people", {"people": "rui"})
+        assert 'value="2026-03-01T09:00"' in (await ada.get("courses/ml-101/settings")).text
+        await ada.submit("courses/ml-101/settings", {**TERMS, "ends_at": "2026-07-31T18:00"})
+        assert "2026-07-31 18:00 (Europe/Berlin)" in text_of(await rui.get("courses/ml-101"))
+        assert "cannot be undone" in text_of(await ada.get("courses/ml-101/end"))
+        assert (await ada.submit("courses/ml-101/end", {})).headers["location"].endswith("said=course_ended")
+        site.clock.at = NOW + timedelta(seconds=1)
+        page = await rui.get("courses/ml-101")
+        assert "The course is over" in text_of(page)
+        assert "commons/start" not in page.text

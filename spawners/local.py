@@ -327,7 +327,8 @@ def _has_begun(record: SessionRecord) -> bool:
     child = processes.stat(record.child_pid)
     if child is None or not child.running:
         return False  # its runner is writing down how it ended
-    return processes.environment(record.child_pid) != processes.environment(record.runner_pid)
+    # The program's environment names its hold; that of a child which is just leaving reads as empty.
+    return processes.environment(record.child_pid).get(HOLD_VARIABLE) == record.hold_id
 
 
 def _api_token(record: SessionRecord) -> str:

@@ -1,6 +1,7 @@
 """Local sessions over the spawner, without a hub: started, adopted, stopped and judged with real processes."""
 
 import asyncio
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from jupyterhub.spawner import SpawnException
 
-from spawners import processes, records
+from spawners import local, processes, records
 from spawners.local import LocalSpawner
 from spawners.local_index import home_name
 from spawners.records import EndReason, RecordError, SessionRecord
@@ -193,6 +194,20 @@ async def test_a_program_that_cannot_be_run_is_a_refusal_and_not_a_session(hub: 
         await spawner.start()
     assert await spawner.poll() is not None
     assert hub.record().end_reason is EndReason.NEVER_STARTED
+
+
+def test_a_child_whose_environment_is_gone_already_has_not_begun() -> None:
+    """The kernel drops an environment before the process itself: seen as begun, a failed start was taken for a session."""
+    leaving = subprocess.Popen(["/bin/sleep", "60"], env={})
+    begun = subprocess.Popen(["/bin/sleep", "60"], env={HOLD_VARIABLE: "h1"})
+    try:
+        record = SessionRecord("h1", "ada", "work", 1, 1, processes.boot_id(), leaving.pid, 1, 1, 1)
+        assert not local._has_begun(record)
+        assert eventually(lambda: local._has_begun(dataclasses.replace(record, child_pid=begun.pid)) or None)
+    finally:
+        for process in (leaving, begun):
+            process.kill()
+            process.wait()
 
 
 class OnFullDisk(LocalSpawner):

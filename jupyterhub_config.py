@@ -6,7 +6,7 @@ Invariant: the hub is a singleton that may restart at any time: servers and rout
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hub import admission, pages, roles, settings, sign_in
+from hub import addresses, admission, pages, roles, settings, sign_in
 from hub.authenticators import PortalAuthenticator
 from hub.content_security import Guarded
 from hub.fence import HubFence
@@ -37,9 +37,7 @@ people = People(client, known_names=KnownNames(site.data / "hub" / "known_names.
 fence, rescue = HubFence(client), Rescue(client, site.data / "hub" / "rescue.sqlite")
 c = get_config()
 
-c.JupyterHub.bind_url = site.public_url
-c.JupyterHub.public_url = site.public_url
-c.JupyterHub.hub_bind_url = f"http://{settings.LOOPBACK}:{site.hub_port}"
+c.merge(addresses.traits(site))
 c.JupyterHub.db_url = f"sqlite:///{site.data}/hub/jupyterhub.sqlite"
 c.JupyterHub.cookie_secret = site.secrets.cookie_secret
 c.CryptKeeper.keys = [site.secrets.crypt_key]
@@ -49,7 +47,6 @@ c.JupyterHub.default_url = site.quota_path
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = f"http://{settings.LOOPBACK}:{site.proxy_api_port}"
 c.ConfigurableHTTPProxy.auth_token = site.secrets.proxy_token
-c.Proxy.extra_routes = roles.extra_routes(site)
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False
 # This run also compares the proxy's routes with what they should be: a restarted proxy has them back within seconds.

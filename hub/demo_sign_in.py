@@ -102,7 +102,11 @@ def _digest(password: str) -> bytes:
 def require_loopback(url: str) -> None:
     """Raises NotLoopback unless `url` can be reached from this machine only."""
     host = urlsplit(url).hostname or ""
-    if host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback):
+    if (
+        host == "localhost"
+        or host.endswith(".localhost")
+        or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+    ):
         return
     raise NotLoopback("the demo's sign-in works on a loopback address only; configure a sign-in provider for others")
 

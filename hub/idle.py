@@ -7,11 +7,11 @@ list servers, reach them and stop them, and nothing else. jupyterhub-idle-culler
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -20,6 +20,7 @@ from quota.client import QuotaClient, QuotaUnavailable
 NOTEBOOK_DEADLINE_S: Final = 10.0
 _AT_ONCE: Final = 10
 _ANSWER_MAX: Final = 2**20
+HostOf = Callable[[str], str | None]  # the Host header under which the proxy knows a person's sessions
 
 log = logging.getLogger("hub.idle")
 
@@ -39,9 +40,10 @@ class Use:
 class Arbiter:
     """`IdleCuller.cull_arbiter_hook`."""
 
-    def __init__(self, client: QuotaClient, notebooks: httpx.AsyncClient) -> None:
+    def __init__(self, client: QuotaClient, notebooks: httpx.AsyncClient, host_of: HostOf = lambda _user: None) -> None:
         self._client = client
         self._notebooks = notebooks
+        self._host_of = host_of
         self._gate = asyncio.Semaphore(_AT_ONCE)
 
     async def __call__(self, *, server: Mapping[str, Any], **_: object) -> bool:
@@ -51,7 +53,7 @@ class Arbiter:
             return False
         try:
             async with self._gate:
-                use = await self._use(path)
+                use = await self._use(user, path)
             return await self._client.activity(user, name, busy=use.busy, active_at=use.last)
         except NotKnown as error:
             log.warning("%s/%s is left alone: %s", user, name, error)
@@ -59,14 +61,19 @@ class Arbiter:
             log.warning("%s/%s is left alone: the quota service: %s", user, name, error)
         return False
 
-    async def _use(self, path: str) -> Use:
-        kernels, terminals = await asyncio.gather(self._list(path, "kernels"), self._list(path, "terminals"))
+    async def _use(self, user: str, path: str) -> Use:
+        host = self._host_of(user)
+        headers = {"Host": host} if host else {}
+        kernels, terminals = await asyncio.gather(
+            self._list(path, "kernels", headers), self._list(path, "terminals", headers)
+        )
         return use_of(kernels, terminals)
 
-    async def _list(self, path: str, what: str) -> Sequence[Mapping[str, Any]]:
+    async def _list(self, path: str, what: str, headers: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
         """`GET …/api/<what>`, marked as no activity; [] where the server has no such thing (terminals can be switched off)."""
         try:
-            answer = await self._notebooks.get(f"{path.lstrip('/')}api/{what}", params={"no_track_activity": "1"})
+            address = f"{urlsplit(path).path.lstrip('/')}api/{what}"
+            answer = await self._notebooks.get(address, params={"no_track_activity": "1"}, headers=headers)
         except httpx.HTTPError as error:
             raise NotKnown(f"{what}: {type(error).__name__}") from error
         if answer.status_code == 404 and what == "terminals":
@@ -99,10 +106,10 @@ def owner_of(server: Mapping[str, Any]) -> str:
     return unquote(parts[0])
 
 
-def arbiter(public_url: str, api_token: str, client: QuotaClient) -> Arbiter:
-    """The judge for a portal at `public_url`."""
+def arbiter(proxy_url: str, api_token: str, client: QuotaClient, host_of: HostOf) -> Arbiter:
+    """The judge for a portal whose proxy is at `proxy_url`."""
     headers = {"Authorization": f"token {api_token}"}
     notebooks = httpx.AsyncClient(
-        base_url=public_url, headers=headers, timeout=NOTEBOOK_DEADLINE_S, trust_env=False, follow_redirects=False
+        base_url=proxy_url, headers=headers, timeout=NOTEBOOK_DEADLINE_S, trust_env=False, follow_redirects=False
     )
-    return Arbiter(client, notebooks)
+    return Arbiter(client, notebooks, host_of)

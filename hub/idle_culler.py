@@ -7,10 +7,12 @@ profile's, so its own timeout means nothing. It ends with the hub (PR_SET_PDEATH
 import logging
 import os
 import sys
+from functools import partial
 
 from jupyterhub_idle_culler import IdleCuller
 
 from hub import settings
+from hub.addresses import notebook_host
 from hub.idle import arbiter
 from quota.client import QuotaClient
 from spawners.settings import SettingsError
@@ -30,7 +32,9 @@ def main() -> int:
     culler.initialize([])
     culler.timeout = culler.cull_every = site.tables.hub.idle_look
     # Not by a configuration object: that is copied, connections and all.
-    culler.cull_arbiter_hook = arbiter(site.public_url, os.environ["JUPYTERHUB_API_TOKEN"], client)
+    culler.cull_arbiter_hook = arbiter(
+        site.proxy_url or site.public_url, os.environ["JUPYTERHUB_API_TOKEN"], client, partial(notebook_host, site)
+    )
     culler.start()
     return 0
 

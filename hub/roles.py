@@ -8,6 +8,7 @@ Source: JupyterHub 6.1.1, scopes.py (custom scopes, `!service=` filter).
 import sys
 from collections.abc import Iterable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from hub.settings import LOOPBACK, Settings
 
@@ -120,4 +121,5 @@ def services(settings: Settings) -> list[dict[str, Any]]:
 
 def extra_routes(settings: Settings) -> dict[str, str]:
     """Routes to what is no service of the hub: the gateway takes its own keys, so it is no OAuth client."""
-    return {f"{settings.base_path}services/gateway/": f"http://{LOOPBACK}:{settings.quota_port}"}
+    host = urlsplit(settings.public_url).hostname if settings.tables.hub.user_domains else ""
+    return {f"{host}{settings.base_path}services/gateway/": f"http://{LOOPBACK}:{settings.quota_port}"}

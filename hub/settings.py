@@ -8,14 +8,15 @@ Invariants: nothing else in `hub` reads the environment, portal.toml or a secret
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hub.sign_in_settings import SignInTable
 from spawners import settings as spawner_settings
@@ -28,7 +29,16 @@ TABLES: Final[frozenset[str]] = frozenset({"hub", "sign_in"})
 LOOPBACK: Final = "127.0.0.1"
 
 _PORTS: Final = ("COMMONS_HUB_PORT", "COMMONS_QUOTA_PORT", "COMMONS_PROXY_API_PORT")
-_PASSED_ON: Final = (*_PORTS, "COMMONS_PORTAL_FILE", "COMMONS_DATA", "COMMONS_PUBLIC_URL", "PYTHONPATH", "PATH", "LANG")
+_PASSED_ON: Final = (
+    *_PORTS,
+    "COMMONS_PORTAL_FILE",
+    "COMMONS_DATA",
+    "COMMONS_PUBLIC_URL",
+    "COMMONS_PROXY_URL",
+    "PYTHONPATH",
+    "PATH",
+    "LANG",
+)
 _HEX_SECRETS: Final = ("hub_cookie_secret", "hub_crypt_key")
 _TEXT_SECRETS: Final = ("proxy_token", "quota_api_token", "launcher_api_token", "hub_credential")
 
@@ -41,6 +51,15 @@ class HubTable(BaseModel):
     title: str = Field(
         "Compute Commons", min_length=1, max_length=60, description="The portal's name on the hub's pages."
     )
+    address: str = Field(
+        "",
+        max_length=200,
+        description="What browsers open, `https://portal.example.org/`, where a TLS terminator stands before the proxy; empty: this machine only.",
+    )
+    user_domains: bool = Field(
+        False,
+        description="A domain for each person's sessions, below `address` (wildcard DNS and certificate): for each site of several people.",
+    )
     named_servers: int = Field(
         4,
         ge=0,
@@ -51,6 +70,14 @@ class HubTable(BaseModel):
     quota_deadline: Duration = Field(
         5, le=30, description="How long a start waits for the quota service before it is refused."
     )
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.address and not _is_address(self.address):
+            raise ValueError("address: must be https://NAME/ (http for names of this machine only)")
+        if self.user_domains and not _has_subdomains(self.address):
+            raise ValueError("user_domains: needs an address with a name that can have names below it")
+        return self
 
 
 class HubTables(BaseModel):
@@ -103,6 +130,7 @@ class Settings:
     environment: Mapping[str, str] = field(
         repr=False, default_factory=dict
     )  # what a process of the hub's needs of its own
+    proxy_url: str = ""  # where this machine's own processes find the proxy; empty: at `public_url`
 
     @property
     def quota_url(self) -> str:
@@ -156,6 +184,7 @@ def read(environment: Mapping[str, str] | None = None) -> Settings:
         slurm=spawner_tables.slurm,
         secrets=read_secrets(paths[1] / "secrets", external, demo=len(external) < len(tables.sign_in.providers)),
         environment={name: variables[name] for name in _PASSED_ON if name in variables},
+        proxy_url=variables.get("COMMONS_PROXY_URL", ""),
     )
 
 
@@ -206,6 +235,19 @@ def _port(variables: Mapping[str, str], name: str, wrong: list[str]) -> int:
         wrong.append(f"environment: {name}: is no port")
         return 0
     return int(text)
+
+
+def _is_address(url: str) -> bool:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    here = host in (LOOPBACK, "localhost") or host.endswith(".localhost")
+    plain = parts.path == "/" and not parts.query and not parts.fragment and "@" not in parts.netloc
+    return bool(host) and plain and (parts.scheme == "https" or (parts.scheme == "http" and here))
+
+
+def _has_subdomains(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return "." in host and not re.fullmatch(r"[0-9.]+|\[?[0-9a-f:]*:[0-9a-f:]*\]?", host)
 
 
 def _is_key(text: str) -> bool:

@@ -111,6 +111,7 @@ def hub_sign_in(settings: Settings) -> HubSignIn:
         api_token=settings.secrets.quota_api_token,
         public_url=settings.public_url,
         prefix=f"{settings.base_path}services/quota/",
+        user_domains=settings.user_domains,
     )
 
 

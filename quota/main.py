@@ -115,7 +115,9 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
         ports = GatewayPorts(ledger, store, services.clock, sign_in, shared=not database.is_sqlite)
         gateway = await stack.enter_async_context(open_gateway(settings, ports, models))
         meter = Meter(services)
-        page_settings = PageSettings(settings.public_url, settings.web_parts, settings.secrets.cookie_key.encode())
+        page_settings = PageSettings(
+            settings.public_url, settings.web_parts, settings.secrets.cookie_key.encode(), settings.user_domains
+        )
         door = cookie_door(services, sign_in, page_settings)
         parts = Parts(services, meter, sign_in, settings.secrets.hub_credential, door)
         front = _front(settings, parts, page_settings, sign_in, gateway)

@@ -229,6 +229,7 @@ class Settings:
     secrets: Secrets
     engine_helper: Path | None = None  # None: no profile runs in containers
     clusters: Mapping[str, SlurmTable] = field(default_factory=dict)  # of `[slurm.*]`, those that profiles name
+    user_domains: bool = False  # sessions have domains of their own, below the portal's
 
     @property
     def base_path(self) -> str:
@@ -316,6 +317,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         secrets,
         helper,
         slurm_clusters(portal_file, profiles),
+        bool(environment.get("COMMONS_USER_DOMAINS")),
     )
 
 

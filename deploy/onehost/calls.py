@@ -37,10 +37,19 @@ class Answer:
 
 
 def call(
-    method: str, url: str, *, credential: str | None = None, body: object = None, deadline_s: float = DEADLINE_S
+    method: str,
+    url: str,
+    *,
+    credential: str | None = None,
+    body: object = None,
+    deadline_s: float = DEADLINE_S,
+    host: str = "",
 ) -> Answer:
-    """Make one request, with `body` as JSON where there is one; raises Silent where no answer comes."""
-    headers = {"Accept": "application/json, text/html"}
+    """Make one request, with `body` as JSON where there is one; raises Silent where no answer comes.
+
+    `host` is the Host header, where it is not the address's own.
+    """
+    headers = {"Accept": "application/json, text/html"} | ({"Host": host} if host else {})
     if credential is not None:
         headers["Authorization"] = f"Bearer {credential}"
     data = b"" if method in ("POST", "PUT") else None

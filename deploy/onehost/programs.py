@@ -7,10 +7,12 @@ Source: https://supervisord.org/configuration.html, JupyterHub 6.1.1 proxy.py fo
 
 import os
 import shlex
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from deploy.onehost.bootstrap import Environment
 from deploy.onehost.data_folder import DataFolder
@@ -27,6 +29,28 @@ _PROXY_SCRIPT: Final = (
 
 
 @dataclass(frozen=True)
+class PublicAddress:
+    """`hub.address` and `hub.user_domains` of portal.toml."""
+
+    address: str = ""
+    user_domains: bool = False
+
+    @property
+    def host(self) -> str:
+        """The Host header that the proxy routes by; empty where it looks at paths alone."""
+        return urlsplit(self.address).netloc if self.user_domains else ""
+
+
+def public_address(portal_file: Path) -> PublicAddress:
+    """What portal.toml says; portal_check has told what is wrong with it."""
+    try:
+        table = tomllib.loads(portal_file.read_text(encoding="utf-8")).get("hub", {})
+    except (OSError, ValueError):
+        return PublicAddress()
+    return PublicAddress(str(table.get("address", "")), table.get("user_domains") is True)
+
+
+@dataclass(frozen=True)
 class Site:
     """One portal on one machine."""
 
@@ -40,9 +64,16 @@ class Site:
         str, ...
     ] = ()  # processes around the container engine that the launcher runs: spawners.engine_process
 
+    public: PublicAddress = field(default_factory=PublicAddress)
+
     @property
     def url(self) -> str:
         """What browsers open."""
+        return self.public.address or self.proxy_url
+
+    @property
+    def proxy_url(self) -> str:
+        """Where the proxy listens; with an address of the site's, whatever ends TLS hands its requests here."""
         return f"http://{LOOPBACK}:{self.public_port}/"
 
     def inner_url(self, name: str) -> str:
@@ -83,6 +114,7 @@ def _proxy_argv(site: Site) -> tuple[str, ...]:
         *(str(site.environment.node), str(script)),
         *("--ip", LOOPBACK, "--port", str(site.public_port)),
         *("--api-ip", LOOPBACK, "--api-port", str(site.ports["proxy_api"])),
+        *(("--host-routing",) if site.public.host else ()),
         *("--default-target", hub, "--error-target", f"{hub}/hub/error", "--log-level", "info"),
     )
 
@@ -107,11 +139,14 @@ def commons_variables(site: Site) -> dict[str, str]:
         "COMMONS_PORTAL_FILE": str(site.portal_file),
         "COMMONS_DATA": str(site.data.path),
         "COMMONS_PUBLIC_URL": site.url,
+        "COMMONS_PROXY_URL": site.proxy_url,
         "COMMONS_HUB_PORT": str(site.ports["hub"]),
         "COMMONS_QUOTA_PORT": str(site.ports["quota"]),
         "COMMONS_PROXY_API_PORT": str(site.ports["proxy_api"]),
         "COMMONS_WEB_PARTS": str(site.environment.web_parts),
     }
+    if site.public.user_domains:
+        variables["COMMONS_USER_DOMAINS"] = "1"
     if site.model:
         variables["COMMONS_MODEL_PORT"] = str(site.ports["model"])
     return variables

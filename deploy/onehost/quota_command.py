@@ -13,7 +13,7 @@ from deploy.onehost import ports
 from deploy.onehost.bootstrap import Environment
 from deploy.onehost.console import CannotGoOn, report
 from deploy.onehost.data_folder import DataFolder, read_holder
-from deploy.onehost.programs import Site, commons_variables
+from deploy.onehost.programs import Site, commons_variables, public_address
 from deploy.onehost.up import DEFAULT_PORT, ROOT
 
 DEFAULT_DATA: Final = ROOT / ".commons" / "data"
@@ -43,7 +43,9 @@ def variables(data: DataFolder) -> dict[str, str]:
     portal_file = Path(os.environ.get("COMMONS_PORTAL_FILE", ROOT / "portal.toml")).absolute()
     if inner is None:
         return {"COMMONS_PORTAL_FILE": str(portal_file), "COMMONS_DATA": str(data.path)}
-    found = commons_variables(Site(Environment(ROOT), data, portal_file, DEFAULT_PORT, inner, model=True))
+    found = commons_variables(
+        Site(Environment(ROOT), data, portal_file, DEFAULT_PORT, inner, model=True, public=public_address(portal_file))
+    )
     holder = read_holder(data.lock_file)
     return found | ({"COMMONS_PUBLIC_URL": holder.url} if holder is not None else {})
 

@@ -35,6 +35,7 @@ class Probe:
     url: str
     is_good: Callable[[Answer], bool]
     after: str = ""
+    host: str = ""  # the Host header, where the proxy routes by it
 
 
 def _is_ok(answer: Answer) -> bool:
@@ -47,12 +48,12 @@ def _is_healthy(answer: Answer) -> bool:
 
 def probes(site: Site) -> list[Probe]:
     """What must answer before the portal is ready."""
-    health = "services/quota/api/health"
+    health, host = "services/quota/api/health", site.public.host
     found = [
         Probe("hub", "hub", f"{site.inner_url('hub')}/hub/api/", _is_ok),
         Probe("quota service", "quota", f"{site.inner_url('quota')}/{health}", _is_healthy),
-        Probe("sign-in page at the public address", "proxy", f"{site.url}hub/login", _is_ok, after="hub"),
-        Probe("quota service at the public address", "proxy", f"{site.url}{health}", _is_healthy, after="hub"),
+        Probe("sign-in page at the public address", "proxy", f"{site.proxy_url}hub/login", _is_ok, "hub", host),
+        Probe("quota service at the public address", "proxy", f"{site.proxy_url}{health}", _is_healthy, "hub", host),
     ]
     if site.model:
         found.append(Probe("language model", "model", f"{site.inner_url('model')}/health", _is_healthy))
@@ -115,7 +116,7 @@ def check_programs(supervisor: Supervisor, data: DataFolder, starts: Starts) -> 
 
 def _answers(probe: Probe) -> bool:
     try:
-        return probe.is_good(call("GET", probe.url, deadline_s=2.0))
+        return probe.is_good(call("GET", probe.url, deadline_s=2.0, host=probe.host))
     except Silent:
         return False
 

@@ -24,7 +24,7 @@ from deploy.onehost.console import CannotGoOn, Progress, report
 from deploy.onehost.container_demo import ENGINE_SOCKET, with_containers
 from deploy.onehost.containers import HELPER, engine_programs, load_packet_rules
 from deploy.onehost.data_folder import DataFolder, forget_holder, read_holder, try_lock, write_holder, write_whole
-from deploy.onehost.programs import Site
+from deploy.onehost.programs import Site, public_address
 from deploy.onehost.readiness import wait_until_ready
 from deploy.onehost.stopping import CleanStop, live_runners
 from deploy.onehost.supervision import Supervisor
@@ -164,7 +164,10 @@ class Launcher:
                 f"inner port {names} is in use by another program; running notebooks need it: end that program"
             )
         engine = engine_programs(portal_file)
-        return Site(Environment(ROOT), self._data, portal_file, self._options.port, inner, self._options.model, engine)
+        return Site(
+            Environment(ROOT), self._data, portal_file, self._options.port, inner, self._options.model, engine,
+            public_address(portal_file),
+        )  # fmt: skip
 
     def _serve(self, site: Site, lock: int) -> None:
         supervisor = Supervisor(site, lock)

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from jupyterhub.services.auth import HubOAuth
 from tornado.web import HTTPError
@@ -46,9 +46,19 @@ class HubSignIn:
     """Introspects hub tokens and signs browsers in (OAuth code flow with PKCE and state)."""
 
     def __init__(
-        self, *, hub_api_url: str, api_token: str, public_url: str, client_id: str = "service-quota", prefix: str
+        self,
+        *,
+        hub_api_url: str,
+        api_token: str,
+        public_url: str,
+        prefix: str,
+        client_id: str = "service-quota",
+        user_domains: bool = False,
     ) -> None:
-        """`hub_api_url` is the hub's own address, `public_url` and `prefix` (…/services/quota/) what the browser sees."""
+        """`hub_api_url` is the hub's own address, `public_url` and `prefix` (…/services/quota/) what the browser sees.
+
+        With `user_domains` the hub has more than one host and wants the whole address of the way back.
+        """
         base_path = _path_of(public_url)
         self._auth = HubOAuth(
             parent=None,
@@ -56,7 +66,7 @@ class HubSignIn:
             api_token=api_token,
             base_url=prefix,
             oauth_client_id=client_id,
-            oauth_redirect_uri=f"{prefix}oauth_callback",
+            oauth_redirect_uri=f"{_origin_of(public_url) if user_domains else ''}{prefix}oauth_callback",
             oauth_authorization_url=f"{base_path}hub/api/oauth2/authorize",
             cache_max_age=CACHE_S,
         )
@@ -116,6 +126,11 @@ def _identity(model: Any) -> HubIdentity | None:
     if "access:services" in scopes:  # access to every service, this one among them
         scopes |= {ACCESS_SCOPE}
     return HubIdentity(model["name"], scopes)
+
+
+def _origin_of(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _path_of(url: str) -> str:

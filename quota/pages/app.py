@@ -53,7 +53,12 @@ def build_pages(services: Services, sign_in: SignIn, settings: PageSettings) -> 
         },
     )
     app.state.desk = Desk(
-        services, sign_in, settings, CookieSeal(settings.cookie_key), Templates(constants), Outlooks(services)
+        services,
+        sign_in,
+        settings,
+        CookieSeal(settings.cookie_key, settings.cookie_prefix),
+        Templates(constants),
+        Outlooks(services),
     )
     return SafeHeaders(app)
 

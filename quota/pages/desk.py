@@ -53,6 +53,22 @@ class PageSettings:
     public_url: str
     web_parts: Path
     cookie_key: bytes = field(repr=False)
+    user_domains: bool = False  # sessions have domains of their own, below this one
+
+    @property
+    def host_cookies(self) -> bool:
+        """Whether cookies carry `__Host-`, so that no page of a domain below can set them; they need https and the path "/"."""
+        return self.user_domains and self.secure
+
+    @property
+    def cookie_path(self) -> str:
+        """The path of the cookies that only the pages read. A shared origin's sessions must not get them, so never "/" there."""
+        return "/" if self.host_cookies else self.prefix
+
+    @property
+    def cookie_prefix(self) -> str:
+        """What the names of those cookies begin with."""
+        return "__Host-" if self.host_cookies else ""
 
     @property
     def secure(self) -> bool:

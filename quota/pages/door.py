@@ -27,7 +27,7 @@ def cookie_door(
     services: Services, sign_in: SignIn, settings: PageSettings
 ) -> Callable[[Request, bool], Awaitable[Caller | None]]:
     """A function from a request (and whether to ask the hub anew) to the caller; None without a session."""
-    seal = CookieSeal(settings.cookie_key)
+    seal = CookieSeal(settings.cookie_key, settings.cookie_prefix)
 
     async def door(request: Request, fresh: bool) -> Caller | None:
         unsafe = request.method not in _SAFE

@@ -20,7 +20,6 @@ from quota.domain.errors import (
     Unknown,
     WrongState,
 )
-from quota.pages.session import SESSION_COOKIE
 from quota.pages.visit import Visit, desk_of, respond, signed_in
 from quota.service.callers import IdentityPending
 
@@ -98,7 +97,7 @@ async def _reader(request: Request) -> dict[str, object]:
     if isinstance(visit, Visit):
         return visit.personal
     desk = desk_of(request)
-    session = desk.seal.open_session(request.cookies.get(SESSION_COOKIE))
+    session = desk.seal.open_session(request.cookies.get(desk.seal.session_cookie))
     if session is None:
         return {}
     try:

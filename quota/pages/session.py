@@ -42,10 +42,20 @@ def state_cookie(state: str) -> str:
 
 
 class CookieSeal:
-    """Seals and opens cookie values under one Fernet key."""
+    """Seals and opens cookie values under one Fernet key; knows the cookies' names, which `prefix` begins."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, prefix: str = "") -> None:
         self._fernet = Fernet(key)
+        self._prefix = prefix
+
+    @property
+    def session_cookie(self) -> str:
+        """The name of the session's cookie."""
+        return f"{self._prefix}{SESSION_COOKIE}"
+
+    def state_cookie(self, state: str) -> str:
+        """The name of the cookie that keeps the state of one sign-in."""
+        return f"{self._prefix}{state_cookie(state)}"
 
     def seal_session(self, session: BrowserSession) -> str:
         """The cookie's value for `session`."""

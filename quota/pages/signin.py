@@ -8,7 +8,7 @@ from starlette.responses import RedirectResponse, Response
 from quota import locales
 from quota.pages.desk import Desk
 from quota.pages.guard import check_same_origin, own_path, read_form
-from quota.pages.session import SESSION_COOKIE, new_session, state_cookie
+from quota.pages.session import new_session
 from quota.pages.visit import LANGUAGE_COOKIE, Fields, Visit, desk_of, respond
 
 _YEAR_S = 365 * 86_400
@@ -19,7 +19,7 @@ async def callback(request: Request) -> Response:
     """The hub's answer: set the session cookie and go where the person wanted to, or say that it did not work."""
     desk = desk_of(request)
     code, state = request.query_params.get("code", ""), request.query_params.get("state", "")
-    name = state_cookie(state)
+    name = desk.seal.state_cookie(state)
     kept = desk.seal.open_state(request.cookies.get(name))
     end = None
     if code and state and kept is not None and max(len(code), len(state)) <= _LONGEST:
@@ -27,11 +27,11 @@ async def callback(request: Request) -> Response:
     if end is None:
         return respond(desk, request, "sign_in_failed.html", 400)
     response = RedirectResponse(own_path(end.next_url, desk.settings.prefix), 303)
-    response.delete_cookie(name, path=desk.settings.prefix)
+    _forget(desk, response, name)
     response.set_cookie(
-        SESSION_COOKIE,
+        desk.seal.session_cookie,
         desk.seal.seal_session(new_session(end.token)),
-        path=desk.settings.prefix,
+        path=desk.settings.cookie_path,
         secure=desk.settings.secure,
         httponly=True,
         samesite="lax",
@@ -42,8 +42,14 @@ async def callback(request: Request) -> Response:
 async def sign_out(visit: Visit, fields: Fields) -> Response:
     """Forget the session here and end it at the hub, else the next page would sign the person in again."""
     response = RedirectResponse(f"{visit.desk.settings.hub}logout", 303)
-    response.delete_cookie(SESSION_COOKIE, path=visit.desk.settings.prefix)
+    _forget(visit.desk, response, visit.desk.seal.session_cookie)
     return response
+
+
+def _forget(desk: Desk, response: Response, name: str) -> None:
+    """Take a cookie away; the browser looks at its attributes as when it was set."""
+    settings = desk.settings
+    response.delete_cookie(name, path=settings.cookie_path, secure=settings.secure, httponly=True, samesite="lax")
 
 
 async def choose_language(request: Request) -> Response:

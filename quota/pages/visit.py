@@ -17,7 +17,7 @@ from quota import locales
 from quota.domain.errors import Forbidden
 from quota.pages.desk import Desk, SignIn
 from quota.pages.guard import check_same_origin, nonce_of, own_path, read_form
-from quota.pages.session import SESSION_COOKIE, STATE_S, BrowserSession, CookieSeal, state_cookie
+from quota.pages.session import STATE_S, BrowserSession, CookieSeal
 from quota.service.callers import ACCESS_SCOPE, Caller, Power, caller_of, powers_of
 from quota.service.services import Services
 
@@ -119,7 +119,7 @@ async def signed_in(
 
     Raises Forbidden for people without access to this service, IdentityPending, Unavailable.
     """
-    session = seal.open_session(request.cookies.get(SESSION_COOKIE))
+    session = seal.open_session(request.cookies.get(seal.session_cookie))
     if session is None:
         return None
     identity = await sign_in.introspect(session.hub_token, fresh=fresh)
@@ -140,10 +140,10 @@ def send_to_sign_in(request: Request) -> Response:
     start = desk.sign_in.start_login(next_url)
     response = RedirectResponse(start.redirect_url, 303)
     response.set_cookie(
-        state_cookie(start.state),
+        desk.seal.state_cookie(start.state),
         desk.seal.seal_state(start.state),
         max_age=STATE_S,
-        path=desk.settings.prefix,
+        path=desk.settings.cookie_path,
         secure=desk.settings.secure,
         httponly=True,
         samesite="lax",

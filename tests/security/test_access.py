@@ -7,7 +7,7 @@ changed nothing and has read nothing of the project.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +15,8 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from hub.roles import ROLE_GROUPS
+from quota.domain.project import ProjectRole
 from quota.service.callers import Power
 from tests import fakes
 from tests.bundles import tar
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 class Asker(StrEnum):
-    """Everybody who can send a request. The last four are the PI, with a token that is worth less than the PI."""
+    """Everybody who can send a request. Tokens that are worth less than their owner are the PI's."""
 
     NOBODY = "nobody"
     STRANGE_TOKEN = "a token that the hub does not know"
@@ -42,6 +44,14 @@ class Asker(StrEnum):
     READS_ONLY = "a token for reading"
     WRITES_ONLY = "a token for changes without reading"
     HUB_SCHEME = "the hub's credential under another scheme"
+    CO_PI = "co_pi"
+    REVIEWER = "somebody who reviews"
+    AUDITOR = "somebody who audits"
+    OTHER_CO_PI = "co_pi of another project"
+    OTHER_MANAGER = "manager of another project"
+    OTHERS_MEMBER = "member of another project"
+    SESSION = "the token of the PI's session"
+    SERVICE = "a service of the hub, which is no person"
 
 
 A = Asker
@@ -54,10 +64,30 @@ POWERS: Mapping[Asker, tuple[str, tuple[Power, ...]]] = {
     A.PI: ("pi", (Power.READ, Power.WRITE)),
     A.CHAIR: ("chair", (Power.READ, Power.WRITE, Power.DECIDE)),
     A.ADMIN: ("admin", (Power.READ, Power.WRITE, Power.ADMIN)),
+    A.CO_PI: ("co_pi", (Power.READ, Power.WRITE)),
+    A.REVIEWER: ("reviewer", (Power.READ, Power.WRITE)),
+    A.AUDITOR: ("auditor", (Power.READ, Power.WRITE)),
+    A.OTHER_CO_PI: ("other-co_pi", (Power.READ, Power.WRITE)),
+    A.OTHER_MANAGER: ("other-manager", (Power.READ, Power.WRITE)),
+    A.OTHERS_MEMBER: ("other-member", (Power.READ, Power.WRITE)),
     A.READS_ONLY: ("pi", (Power.READ,)),
+    A.SESSION: ("pi", (Power.EXCHANGE,)),
     A.WRITES_ONLY: ("pi", (Power.WRITE,)),
 }
-PEOPLE = ("outsider", "member", "other", "manager", "pi", "chair", "admin")
+# The hub's scopes beside the powers that the quota service knows, by whoever holds a role of hub.roles.
+HUB_ROLES: Mapping[Asker, str] = {
+    A.REVIEWER: "custom:quota:review",
+    A.CHAIR: "custom:quota:decide",
+    A.ADMIN: "custom:quota:admin",
+    A.AUDITOR: "custom:quota:audit",
+}
+IN_PROJECT: Mapping[ProjectRole, tuple[Asker, Asker]] = {
+    ProjectRole.PI: (A.PI, A.OUTSIDER),
+    ProjectRole.CO_PI: (A.CO_PI, A.OTHER_CO_PI),
+    ProjectRole.MANAGER: (A.MANAGER, A.OTHER_MANAGER),
+    ProjectRole.MEMBER: (A.MEMBER, A.OTHERS_MEMBER),
+}  # whoever holds a role in the project, and in another one
+PEOPLE = tuple(dict.fromkeys(name for name, _ in POWERS.values() if name != "newcomer"))
 OK = 200  # any 2xx
 UNKNOWN, FORBIDDEN, NOT_SIGNED_IN, WAIT, WRONG_STATE = 404, 403, 401, 503, 409
 
@@ -68,20 +98,24 @@ NO_PERSON: Answers = {
     A.STRANGE_TOKEN: NOT_SIGNED_IN,
     A.HUB: NOT_SIGNED_IN,
     A.HUB_SCHEME: NOT_SIGNED_IN,
+    A.SERVICE: NOT_SIGNED_IN,
     A.NEWCOMER: WAIT,
     A.NO_ACCESS: FORBIDDEN,
+    A.SESSION: FORBIDDEN,
 }
 READ: Answers = {**NO_PERSON, A.WRITES_ONLY: FORBIDDEN}
 WRITE: Answers = {**NO_PERSON, A.READS_ONLY: FORBIDDEN}
 HUB_ONLY: Answers = {A.HUB: OK, "else": NOT_SIGNED_IN}
 ANYBODY: Answers = {"else": OK}
 SIGNED_IN: Answers = {**READ, "else": OK}
-INSIDE: Answers = {**READ, A.OUTSIDER: UNKNOWN, A.CHAIR: UNKNOWN, "else": OK}
+STRANGERS = (A.OUTSIDER, A.CHAIR, A.REVIEWER, A.AUDITOR, A.OTHER_CO_PI, A.OTHER_MANAGER, A.OTHERS_MEMBER)
+OUTSIDE: Answers = dict.fromkeys(STRANGERS, UNKNOWN)
+INSIDE: Answers = {**READ, **OUTSIDE, "else": OK}
 LEADS: Answers = {
-    **WRITE, A.PI: OK, A.WRITES_ONLY: OK, A.MANAGER: OK, A.MEMBER: FORBIDDEN, A.OTHER_MEMBER: FORBIDDEN, "else": UNKNOWN,
+    **WRITE, A.PI: OK, A.CO_PI: OK, A.WRITES_ONLY: OK, A.MANAGER: OK, A.MEMBER: FORBIDDEN, A.OTHER_MEMBER: FORBIDDEN, "else": UNKNOWN,
 }  # fmt: skip
 
-MEMBERS: Answers = {**WRITE, A.PI: OK, A.WRITES_ONLY: OK, A.MANAGER: OK, "else": UNKNOWN}
+MEMBERS: Answers = {**WRITE, A.PI: OK, A.CO_PI: OK, A.WRITES_ONLY: OK, A.MANAGER: OK, "else": UNKNOWN}
 
 IN_COURSE: Answers = {**INSIDE, A.ADMIN: UNKNOWN}
 OF_MEMBER: Answers = {**IN_COURSE, A.OTHER_MEMBER: UNKNOWN}
@@ -117,6 +151,8 @@ class Route:
     query: str = ""
 
     def expects(self, asker: Asker) -> int:
+        if asker is A.SESSION and self.path.startswith("/exchange/"):
+            return self.expects(A.PI)  # a session's token opens the exchange in its owner's name, and nothing else
         return self.access.get(asker, self.access["else"])
 
 
@@ -165,7 +201,7 @@ ACCESS = (
     Route(
         "PUT",
         "/sessions/hold-0001/extensions/extend-0001",
-        {**WRITE, A.MEMBER: WRONG_STATE, A.OUTSIDER: UNKNOWN, A.CHAIR: UNKNOWN, A.ADMIN: UNKNOWN, "else": FORBIDDEN},
+        {**WRITE, A.MEMBER: WRONG_STATE, **OUTSIDE, A.ADMIN: UNKNOWN, "else": FORBIDDEN},
         {"seconds": 600},
     ),  # likewise
     Route("GET", "/internal/hub-epoch", HUB_ONLY),
@@ -173,7 +209,7 @@ ACCESS = (
     Route(
         "POST",
         "/sessions/hold-0001/keep-alive",
-        {**WRITE, A.MEMBER: WRONG_STATE, A.OUTSIDER: UNKNOWN, A.CHAIR: UNKNOWN, A.ADMIN: UNKNOWN, "else": FORBIDDEN},
+        {**WRITE, A.MEMBER: WRONG_STATE, **OUTSIDE, A.ADMIN: UNKNOWN, "else": FORBIDDEN},
         {"seconds": 600},
     ),  # the member's own session, which has not started
     Route("PUT", "/internal/courses/art", HUB_ONLY, COURSE),
@@ -202,7 +238,7 @@ ACCESS = (
     Route(
         "PUT",
         "/exchange/uploads/upload-{asker}",
-        {**WRITE, A.OUTSIDER: UNKNOWN, A.CHAIR: UNKNOWN, A.ADMIN: UNKNOWN, "else": OK},
+        {**WRITE, **OUTSIDE, A.ADMIN: UNKNOWN, "else": OK},
         {"course": "physics", "kind": "submission", "assignment": "ps1", "size_bytes": 1024, "sha256": "0" * 64},
     ),
     Route("GET", "/exchange/uploads/submit-0002", {**READ, A.MEMBER: OK, "else": UNKNOWN}),
@@ -252,8 +288,14 @@ class Office:
             return "a-token-of-nobody"
         if asker is A.NO_ACCESS:
             return introspection.token("pi", *Power, access=False)
+        if asker is A.SERVICE:
+            return "token-of-the-service-quota"  # the hub calls it no person (tests/integration/test_api_hub.py)
         name, powers = POWERS[asker]
-        return introspection.token(name, *powers)
+        token = introspection.token(name, *powers)
+        identity = introspection.tokens[token]
+        if asker in HUB_ROLES:
+            introspection.tokens[token] = replace(identity, scopes=identity.scopes | {HUB_ROLES[asker]})
+        return token
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -264,8 +306,12 @@ async def office(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Offi
         ended = await service.award("outsider", gpu_hours="1", tokens=0, name="application-0003")
         await service.register(*PEOPLE, "leaver")
         pi = service.token("pi")
-        for name, role in (("member", "member"), ("other", "member"), ("manager", "manager")):
+        outsider = service.token("outsider")
+        for name, role in (("member", "member"), ("other", "member"), ("manager", "manager"), ("co_pi", "co_pi")):
             joined = await service.person(pi, "PUT", f"/projects/{project}/members/{name}", {"role": role})
+            assert joined.status_code == 201, joined.text
+        for role in ("co_pi", "manager", "member"):
+            joined = await service.person(outsider, "PUT", f"/projects/{others}/members/other-{role}", {"role": role})
             assert joined.status_code == 201, joined.text
         hold = {**HOLD, "actor": "member", "project_id": project, "server_name": ""}
         assert (await service.hub("PUT", "/internal/holds/hold-0001", hold)).status_code == 201
@@ -388,3 +434,60 @@ async def test_no_route_is_missing_from_the_matrix(office: Office) -> None:
             and all(a == b or a.startswith("{") for a, b in zip(parts, shape, strict=True))
             for known, shape in listed
         ), f"{method} {path} is not in the access matrix"
+
+
+async def test_no_role_of_the_hub_or_of_a_project_is_missing_from_the_matrix() -> None:
+    assert set(HUB_ROLES.values()) == set(ROLE_GROUPS.values())
+    assert set(IN_PROJECT) == set(ProjectRole)
+    assert not set(Power) - {power for _, powers in POWERS.values() for power in powers}
+
+
+# What a body must not be able to carry: fields that decide what something is worth, who it belongs to or who did it.
+STATES = (
+    "state",
+    "awarded",
+    "recommended",
+    "applicant",
+    "person_id",
+    "actor",
+    "project_id",
+    "decided_by",
+    "allocation_id",
+    "role",
+    "uid",
+)
+
+
+@pytest.mark.parametrize("field", STATES)
+async def test_no_body_carries_a_field_that_its_sender_may_not_set(office: Office, field: str) -> None:
+    """An applicant who names their award, a PI who names another actor: an unknown field is refused, never ignored."""
+    pi, before = office.service.token("pi"), office.service.row_counts()
+    bodies: tuple[tuple[str, str, dict[str, object]], ...] = (
+        ("PUT", f"/applications/raised-{field.replace('_', '-')}", ASK),
+        ("PUT", f"/projects/{office.project}/keys/{'b' * 32}", KEY),
+        ("PUT", f"/projects/{office.project}/members/outsider", {"role": "member"}),
+        ("POST", "/sessions/hold-0001/keep-alive", {"seconds": 600}),
+    )
+    for method, path, body in bodies:
+        if field in body:
+            continue
+        answer = await office.service.person(pi, method, path, {**body, field: "pi"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request"), (path, answer.text)
+    assert office.service.row_counts() == before
+
+
+async def test_a_pi_raises_no_award_of_their_own_whatever_their_powers(office: Office) -> None:
+    """Not by the adjustment, the refund or the reversal of the hub's routes, and not by deciding."""
+    before = office.service.row_counts()
+    everything = office.service.introspection.token("pi", *Power)
+    for path, body in (
+        ("/internal/admin/adjustments/raise-0001", {**ADJUSTMENT, "actor": "pi", "allocation_id": f"{office.project}-gpu"}),
+        ("/internal/admin/refunds/raise-0002", {**REFUND, "actor": "pi"}),
+        ("/internal/admin/reversals/raise-0003", {**REVERSAL, "actor": "pi"}),
+    ):  # fmt: skip
+        answer = await office.service.person(everything, "PUT", path, body)
+        assert answer.status_code == NOT_SIGNED_IN, answer.text
+    approve = {"decision": "approve", "gpu_hours": "100", "tokens": 1, "message": "Mine"}
+    answer = await office.service.person(everything, "POST", "/applications/waiting-0001/decision", approve)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "own_application")
+    assert office.service.row_counts() == before

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from cryptography.fernet import Fernet
 
+from quota.pages.desk import PageSettings
 from quota.pages.guard import own_path
 from quota.pages.session import CookieSeal, new_session, state_cookie
 
@@ -62,3 +65,21 @@ def test_nonsense_is_no_session(value: str | None) -> None:
 
 def test_the_name_of_a_state_cookie_is_a_cookie_name() -> None:
     assert state_cookie("ab;=\r\n é/c") == "commons-quota-state-abc"
+
+
+@pytest.mark.parametrize(
+    ("url", "user_domains", "prefix", "path"),
+    [
+        ("https://portal.example.org/", True, "__Host-", "/"),
+        ("https://portal.example.org/", False, "", "/services/quota/"),  # "/" would hand it to every session
+        ("http://commons.localhost:8000/", True, "", "/services/quota/"),  # browsers take the prefix with https only
+    ],
+)
+def test_no_page_of_a_domain_below_can_put_a_cookie_in_the_place_of_ours(
+    url: str, user_domains: bool, prefix: str, path: str
+) -> None:
+    settings = PageSettings(url, Path("/nowhere"), Fernet.generate_key(), user_domains)
+    seal = CookieSeal(settings.cookie_key, settings.cookie_prefix)
+    assert (settings.cookie_prefix, settings.cookie_path) == (prefix, path)
+    assert seal.session_cookie == f"{prefix}commons-quota-session"
+    assert seal.state_cookie("abc") == f"{prefix}commons-quota-state-abc"

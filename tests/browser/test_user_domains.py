@@ -1,0 +1,169 @@
+"""With a domain for each person a hostile notebook page is another origin: it reads nothing of the portal and changes nothing.
+
+The portal is `http://commons.localhost:PORT/` with `hub.user_domains`, which Chromium finds without DNS; sessions are at
+`http://NAME.commons.localhost:PORT/`. As in production the two are one site and two origins. The hostile page is served by a real
+session, from a real notebook; the admin opens it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.test_hostile_notebook import ATTACK
+from tests.database_hash import database_hash
+from tests.portal import ROOT, Portal, free_port
+
+TITLE = "Hostile pages"
+READ = """
+async (base) => {
+  const seen = {};
+  for (const path of ['hub/home', 'hub/admin', 'hub/token', 'hub/api/user', 'services/quota/', 'services/quota/api/me']) {
+    try { const answer = await fetch(base + path, {credentials: 'include'}); seen[path] = [answer.status, await answer.text()]; }
+    catch (error) { seen[path] = String(error); }
+  }
+  return seen;
+}
+"""
+# Sent without asking first (no preflight): the browser hides the answer, the server gets the request.
+BLIND = """
+async (base) => {
+  const send = (path, type, body) => fetch(base + path, {method: 'POST', mode: 'no-cors', credentials: 'include', headers: {'Content-Type': type}, body});
+  const form = 'application/x-www-form-urlencoded';
+  await send('hub/api/users/admin/tokens', 'text/plain', JSON.stringify({note: 'mine'}));
+  await send('hub/token', form, 'note=mine');
+  await send('hub/commons/sign-out-everywhere', form, '_xsrf=x');
+  await send('hub/spawn/admin', form, 'profile=cpu');
+  await send('services/quota/apply', form, 'form_token=&title=mine');
+  await send('services/quota/sign-out', form, 'form_token=');
+  await send('services/quota/profile/link-code', form, 'form_token=');
+  await send('services/quota/api/applications/hostile-0001', 'text/plain', '{}');
+}
+"""
+# What JupyterLab does to start a kernel.
+KERNEL = """
+async (base) => {
+  const token = document.cookie.split('; ').find((one) => one.startsWith('_xsrf=')).slice(6);
+  const headers = {'X-XSRFToken': token, 'Content-Type': 'application/json'};
+  return (await fetch(base + 'api/kernels', {method: 'POST', headers, body: '{"name": "python3"}'})).status;
+}
+"""
+FRAME = """
+(address) => new Promise((done) => {
+  const frame = document.createElement('iframe');
+  frame.onload = () => { try { done(frame.contentDocument ? frame.contentDocument.body.innerText : 'another origin'); } catch (e) { done('another origin'); } };
+  frame.src = address;
+  document.body.append(frame);
+})
+"""
+
+
+@pytest.fixture(scope="module")
+def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
+    folder, port = tmp_path_factory.mktemp("domains"), free_port()
+    text = (ROOT / "portal.toml").read_text()
+    address = f'[hub]\naddress = "http://commons.localhost:{port}/"\nuser_domains = true'
+    (folder / "portal.toml").write_text(text.replace("[hub]", address))
+    running = Portal(folder / "data", port=port, model=False, portal_file=folder / "portal.toml").up()
+    yield running
+    assert running.down() == 0
+
+
+def _signed_in(chromium: Browser, portal: Portal, user: str) -> Page:
+    page = chromium.new_context(locale="en-GB").new_page()
+    page.set_default_timeout(30_000)
+    page.goto(portal.url)
+    page.get_by_label("User name").fill(user)
+    page.get_by_label("Password").fill(portal.password(user))
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/services/quota/**")
+    return page
+
+
+@pytest.fixture(scope="module")
+def attacker(chromium: Browser, portal: Portal) -> Page:
+    """A person with a running CPU session, started by the chooser, with a page of their own making in their files."""
+    page, admin = _signed_in(chromium, portal, "pi"), _signed_in(chromium, portal, "admin")
+    page.goto(portal.url + "services/quota/apply")
+    page.get_by_label("Title").fill(TITLE)
+    page.get_by_label("Purpose").fill("To see what a stranger's page can do.")
+    page.get_by_label("GPU-hours", exact=True).fill("10")
+    page.get_by_role("button", name="Submit application").click()
+    admin.goto(portal.url + "services/quota/review")
+    admin.get_by_role("link", name=TITLE).click()
+    admin.get_by_role("button", name="Approve and award").click()
+    admin.context.close()
+    page.goto(portal.url + "services/quota/")
+    page.get_by_role("link", name=re.compile("^Start")).first.click()
+    page.get_by_role("radio", name=re.compile("^CPU only")).check()
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_url("http://pi.commons.localhost:*/user/pi/**", timeout=90_000)
+    (home,) = (portal.data / "homes").iterdir()
+    (home / "hostile.html").write_text("<title>hostile</title><p>Look here")
+    return page
+
+
+@pytest.fixture
+def victim(chromium: Browser, portal: Portal, attacker: Page) -> Iterator[Page]:
+    """The admin, signed in everywhere, on the hostile page: an admin may open anybody's session."""
+    page = _signed_in(chromium, portal, "admin")
+    page.goto(portal.url + "hub/admin")
+    page.goto(f"{_session(portal)}files/hostile.html")
+    if page.get_by_role("button", name="Authorize").count():
+        page.get_by_role("button", name="Authorize").click()
+    expect(page).to_have_title("hostile")
+    yield page
+    page.context.close()
+
+
+def _session(portal: Portal) -> str:
+    return portal.url.replace("commons.localhost", "pi.commons.localhost") + "user/pi/"
+
+
+def test_a_session_has_an_origin_of_its_own_and_works_there(attacker: Page, portal: Portal) -> None:
+    assert attacker.url.startswith(_session(portal))
+    answered = attacker.evaluate(KERNEL, _session(portal))
+    assert answered == 201
+    # The old address, which links of the pages have, leads there too.
+    attacker.goto(portal.url + "user/pi/lab")
+    attacker.wait_for_url(f"{_session(portal)}**")
+
+
+def test_a_hostile_page_reads_nothing_of_the_portal(victim: Page, portal: Portal) -> None:
+    seen = victim.evaluate(READ, portal.url)
+    assert all(isinstance(answer, str) for answer in seen.values()), json.dumps(seen)[:2000]
+    own = victim.evaluate("async () => (await fetch('/hub/home', {credentials: 'include'}).catch(String)) + ''")
+    assert "Response" not in own or "Token" not in own
+
+
+def test_a_hostile_page_changes_nothing_and_mints_nothing(victim: Page, portal: Portal) -> None:
+    before = database_hash(portal.data)
+    tried = victim.evaluate(ATTACK, [portal.url, "project-0001"])
+    assert {name: answer for name, answer in tried.items() if answer[0] != 0} == {}  # not even an answer to read
+    victim.evaluate(BLIND, portal.url)
+    assert database_hash(portal.data) == before
+    page = victim.context.new_page()
+    page.goto(portal.url + "services/quota/")  # still signed in
+    expect(page.get_by_role("navigation").first).to_be_visible()
+    assert "/hub/login" not in page.url
+
+
+def test_no_page_of_the_portal_can_be_framed_from_a_session(victim: Page, portal: Portal) -> None:
+    for path in ("hub/home", "hub/token", "services/quota/"):
+        with victim.expect_console_message(lambda message: "frame-ancestors 'none'" in message.text):
+            assert victim.evaluate(FRAME, portal.url + path) == "another origin"
+
+
+def test_the_cookies_of_the_portal_do_not_reach_a_session(attacker: Page, portal: Portal) -> None:
+    sent = attacker.context.cookies(_session(portal))
+    names = {one["name"] for one in sent}
+    assert not {name for name in names if name.startswith("commons-quota") or name == "jupyterhub-hub-login"}, names
+
+
+def test_the_idle_judge_finds_a_session_at_its_own_domain(attacker: Page, portal: Portal) -> None:
+    log = (portal.data / "logs" / "hub.log").read_text()
+    assert "is left alone" not in log

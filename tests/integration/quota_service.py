@@ -133,9 +133,9 @@ class Service:
 
 
 @asynccontextmanager
-async def running_service(folder: Path) -> AsyncIterator[Service]:
-    """A fresh service in `folder`."""
-    database = open_database(url_for(folder))
+async def running_service(folder: Path, database_url: str = "") -> AsyncIterator[Service]:
+    """A fresh service in `folder`, on the empty database of the address where one is given."""
+    database = open_database(database_url or url_for(folder))
     migrate(database)
     sessions = folder / "sessions"
     sessions.mkdir()

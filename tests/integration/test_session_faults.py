@@ -1,7 +1,8 @@
 """Sessions under random faults, on the real ledger and store: what was used is charged to the millisecond, and nothing stays held.
 
 The backend tells the truth in its own time, whatever the service's clock says. Faults: hub, ledger, store and backend away, the service's
-process replaced, its clock an hour off, hubs that die between hold and start, hints twice and late. 20 sessions by default, 200 with --full.
+process replaced, its clock an hour off, hubs that die between hold and start, hints twice and late; on SQLite and PostgreSQL, through a
+change of daylight-saving time in the process's own zone. 20 sessions by default, 200 with --full.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +30,15 @@ from quota.service.meter import Meter
 from quota.service.ports import Asked, HubServer, HubView
 from quota.service.reconcile import reconcile
 from quota.service.services import Services
-from tests.fakes import START
+from tests.integration.postgres import running_postgres
 from tests.integration.quota_service import Service, running_service
 
 SESSIONS = 200 if os.environ.get("COMMONS_FULL") else 20
-SEEDS = range(5) if os.environ.get("COMMONS_FULL") else range(2)
+CASES = [(seed, engine) for seed in range(5) for engine in ("sqlite", "postgresql")]
+CASES = CASES if os.environ.get("COMMONS_FULL") else [(0, "sqlite"), (1, "postgresql")]
+ZONE = "America/New_York"
+# A quarter of an hour before its clocks change, in spring and in autumn.
+CHANGES = (datetime(2026, 3, 8, 6, 45, tzinfo=UTC), datetime(2026, 11, 1, 5, 45, tzinfo=UTC))
 
 
 @dataclass
@@ -50,8 +56,8 @@ class Truth:
 class Backend:
     """Tells the truth unless it is dark; some sessions are unreadable now and then."""
 
-    def __init__(self, chance: random.Random) -> None:
-        self.now = START
+    def __init__(self, chance: random.Random, now: datetime) -> None:
+        self.now = now
         self.truths: dict[HoldId, Truth] = {}
         self.dark = False
         self.garbage = 0.05
@@ -103,7 +109,8 @@ class World:
 
     def __init__(self, service: Service, project: ProjectId, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.backend = Backend(self.chance)
+        self.backend = Backend(self.chance, CHANGES[seed % len(CHANGES)])
+        service.clock.at = self.backend.now
         self.service, self.project = service, project
         self.ledger = Flaky(service.services.ledger, self.chance)
         self.store = Flaky(service.services.store, self.chance)
@@ -244,11 +251,32 @@ def charged(service: Service) -> Mapping[str, int]:
         return {row.id: row.charged for row in rows}
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process is in a zone whose clocks change."""
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", ZONE)
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.fixture
+def database_url(engine: str) -> Iterator[str]:
+    """Where the ledger is; "" for the SQLite file of the service's folder."""
+    if engine == "sqlite":
+        yield ""
+        return
+    with running_postgres() as server:
+        yield server.new_database()
+
+
+@pytest.mark.usefixtures("zone")
+@pytest.mark.parametrize(("seed", "engine"), CASES)
 async def test_under_random_faults_every_session_is_charged_what_it_used_and_nothing_stays_held(
-    tmp_path: Path, seed: int
+    tmp_path: Path, seed: int, database_url: str
 ) -> None:
-    async with running_service(tmp_path) as service:
+    async with running_service(tmp_path, database_url) as service:
         project = ProjectId(await service.award("pi", gpu_hours="10000", tokens=0))
         world = World(service, project, seed)
         while len(world.backend.truths) < SESSIONS or world.chance.random() < 0.9:

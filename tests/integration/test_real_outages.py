@@ -1,0 +1,240 @@
+"""Sessions through outages of a real hub, a real proxy and a real quota service: nothing stops, nothing is lost, bills are exact.
+
+One portal for all of them; each test leaves nothing running. Times are short by default and those of the promises with --full.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+from sqlalchemy import text
+
+from spawners.records import EndReason
+from tests.integration.real_portal import RealPortal, full
+from tests.people import Person
+from tests.portal import free_port
+from tests.waiting import eventually
+from tests.world import awarded_project
+
+KILLS = int(full(3, 50))
+DARK_S = full(3, 180)
+AWAY_S, RUNTIME_S = full(8, 1200), int(full(4, 600))
+
+
+@pytest.fixture(scope="module")
+def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealPortal]:
+    one = RealPortal(tmp_path_factory.mktemp("real") / "data")
+    try:
+        yield one.start()
+    finally:
+        one.end()
+
+
+@pytest.fixture
+async def pi(portal: RealPortal) -> AsyncIterator[Person]:
+    async with Person(portal.as_portal, "pi") as person:
+        yield person
+
+
+@pytest.fixture(scope="module")
+def projects() -> dict[str, str]:
+    """The one project of all these tests, once it is made."""
+    return {}
+
+
+@pytest.fixture
+async def project(portal: RealPortal, pi: Person, projects: dict[str, str]) -> str:
+    if not projects:
+        async with Person(portal.as_portal, "admin") as admin:
+            projects["id"] = await awarded_project(pi, admin, gpu_hours="1000", tokens=0)
+    return projects["id"]
+
+
+async def session(pi: Person, server: str) -> dict[str, Any]:
+    """The newest session of a server, as the quota service shows it."""
+    status, listed = await pi.api("GET", "/sessions")
+    assert status == 200, listed
+    return next(one for one in listed["sessions"] if one["server_name"] == server)
+
+
+async def in_state(pi: Person, server: str, state: str) -> dict[str, Any]:
+    async def look() -> dict[str, Any] | None:
+        try:
+            found = await session(pi, server)
+        except (StopIteration, AssertionError, aiohttp.ClientError):
+            return None
+        return found if found["state"] == state else None
+
+    return await eventually(look, within_s=60, what=f"{server} is {state}")
+
+
+async def exact(portal: RealPortal, pi: Person, server: str) -> dict[str, Any]:
+    """The session once it is settled: charged to the millisecond of its runner's record."""
+    found = await in_state(pi, server, "settled")
+    record = portal.record(found["hold_id"])
+    assert record.ended_at_ms is not None
+    assert found["charged"] == found["gpus"] * (record.ended_at_ms - record.started_at_ms)
+    return found
+
+
+async def test_a_hub_killed_between_hold_and_start_again_and_again_leaves_no_orphan(
+    portal: RealPortal, pi: Person, project: str
+) -> None:
+    for number in range(KILLS):
+        name, holds = f"killed-{number}", await asyncio.to_thread(all_holds, portal)
+        (portal.data / "pause").touch()
+        options = {"project": project, "profile": "gpu1", "runtime_s": 3600}
+        status, answer = await pi.hub("POST", f"/users/pi/servers/{name}", {"user_options": options})
+        assert status in (201, 202), answer
+
+        async def placed(before: int = holds) -> bool:
+            return await asyncio.to_thread(all_holds, portal) > before
+
+        await eventually(placed, within_s=30, what="the hold stands", every_s=0.05)
+        portal.kill_hub()
+        (portal.data / "pause").unlink()
+        await asyncio.to_thread(portal.start_hub)
+    assert portal.live_sessions() == []
+
+    async def closed() -> bool:
+        await asyncio.to_thread(portal.reconcile)
+        return await asyncio.to_thread(open_holds, portal) == 0
+
+    await eventually(closed, within_s=90, what="no hold is open", every_s=1)
+    status, listed = await pi.api("GET", "/sessions")
+    killed = [one for one in listed["sessions"] if one["server_name"].startswith("killed-")]
+    assert len(killed) == KILLS
+    assert {(one["state"], one["charged"]) for one in killed} == {("failed", 0)}
+    assert portal.live_sessions() == []
+
+
+async def test_a_backend_that_is_dark_while_the_hub_starts_loses_no_session(
+    portal: RealPortal, pi: Person, project: str
+) -> None:
+    await pi.start(project, server="dark")
+    hold_id = (await in_state(pi, "dark", "running"))["hold_id"]
+    sessions = portal.data / "sessions"
+    sessions.rename(portal.data / "sessions.away")
+    portal.kill_hub()
+    await asyncio.to_thread(portal.start_hub)
+    await in_state(pi, "dark", "unknown")
+    await asyncio.sleep(DARK_S)
+    assert await pi.server("dark") is not None
+    assert (await session(pi, "dark"))["state"] == "unknown"
+    (portal.data / "sessions.away").rename(sessions)
+    await in_state(pi, "dark", "running")
+    assert portal.live_sessions() == [hold_id]
+    assert await pi.server("dark") is not None
+    await pi.stop("dark")
+    await exact(portal, pi, "dark")
+
+
+async def test_while_the_quota_service_is_away_a_deadline_is_kept_and_the_bill_is_exact_afterwards(
+    portal: RealPortal, pi: Person, project: str
+) -> None:
+    await pi.start(project, server="late", runtime_s=RUNTIME_S)
+    hold_id = portal.live_sessions()[0]
+    portal.kill_quota()
+    await asyncio.sleep(AWAY_S)
+
+    async def over() -> bool:
+        return portal.record(hold_id).ended
+
+    await eventually(over, within_s=90, what="the session ended by itself")
+    await asyncio.to_thread(portal.start_quota)
+    found = await exact(portal, pi, "late")
+    record = portal.record(hold_id)
+    assert record.end_reason is EndReason.DEADLINE
+    assert record.ended_at_ms is not None
+    assert 0 <= record.ended_at_ms - (record.started_at_ms + RUNTIME_S * 1000) <= 60_000
+    assert found["end_reason"] == "deadline"
+
+
+async def test_a_rescue_session_starts_without_the_quota_service_and_is_counted_when_it_is_back(
+    portal: RealPortal, pi: Person, project: str
+) -> None:
+    portal.kill_quota()
+    options = {"project": project, "profile": "gpu1", "runtime_s": 60}
+    await pi.hub("POST", "/users/pi/servers/costs", {"user_options": options})
+
+    async def refused() -> bool:
+        return (await pi.server("costs") or {"pending": None})["pending"] is None
+
+    await eventually(refused, within_s=30, what="what costs is refused")
+    assert portal.live_sessions() == []
+    await pi.start(project, profile="rescue", runtime_s=3600, server="rescue")
+    hold_id = portal.live_sessions()[0]
+    portal.kill_hub()  # the journal outlives it
+    await asyncio.to_thread(portal.start_hub)
+    await asyncio.to_thread(portal.start_quota)
+    assert (await in_state(pi, "rescue", "running"))["hold_id"] == hold_id
+    assert await asyncio.to_thread(rescue_ms, portal) == (0, 3_600_000)
+    await pi.stop("rescue")
+    found = await in_state(pi, "rescue", "settled")
+    record = portal.record(hold_id)
+    assert record.ended_at_ms is not None
+    assert (found["charged"], found["end_reason"]) == (0, "stopped")
+    assert await asyncio.to_thread(rescue_ms, portal) == (record.ended_at_ms - record.started_at_ms, 0)
+
+
+async def test_of_two_hubs_by_mistake_the_stale_one_gets_409_and_stops_nothing(
+    portal: RealPortal, pi: Person, project: str
+) -> None:
+    await pi.start(project, server="fenced")
+    hold_id = (await in_state(pi, "fenced", "running"))["hold_id"]
+    second = await asyncio.to_thread(portal.start_second_hub, free_port())
+    try:
+        token = {"Authorization": f"token {pi.token}"}
+        service = {"Authorization": f"token {portal.secret('quota_api_token')}"}
+        stale = f"http://127.0.0.1:{portal.hub_port}/hub/api"
+        order = {"hold_id": hold_id, "reason": "idle", "grace_s": 1}
+
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
+
+            async def told() -> bool:
+                epochs = [
+                    (await http.get(f"{hub}/commons/sessions", headers=service)).json()["epoch"]
+                    for hub in (stale, second)
+                ]
+                answer = await http.post(f"{stale}/commons/sessions/pi/fenced/stop", json=order, headers=service)
+                return epochs[1] == epochs[0] + 1 and answer.status_code == 409 if None not in epochs else False
+
+            await eventually(told, within_s=30, what="the stale hub is told", every_s=0.5)
+            by_owner = await http.delete(f"{stale}/users/pi/servers/fenced", headers=token)
+            assert by_owner.status_code == 409
+            assert portal.live_sessions() == [hold_id]
+            by_new = await http.delete(f"{second}/users/pi/servers/fenced", headers=token)
+            assert by_new.status_code in (202, 204)
+        await exact(portal, pi, "fenced")
+    finally:
+        await asyncio.to_thread(portal.end_second_hub)
+        portal.kill_hub()
+        await asyncio.to_thread(portal.start_hub)
+    assert await asyncio.to_thread(portal.verified) == []
+
+
+def all_holds(portal: RealPortal) -> int:
+    return int(one_value(portal, "SELECT count(*) FROM hold WHERE kind = 'session'")[0])
+
+
+def open_holds(portal: RealPortal) -> int:
+    return int(one_value(portal, "SELECT count(*) FROM hold WHERE kind = 'session' AND state = 'held'")[0])
+
+
+def rescue_ms(portal: RealPortal) -> tuple[int, int]:
+    charged, held = one_value(portal, "SELECT charged, held FROM limit_counter WHERE id LIKE 'rescue:%'")
+    return int(charged), int(held)
+
+
+def one_value(portal: RealPortal, query: str) -> Any:
+    database = portal.ledger()
+    try:
+        with database.reading() as connection:
+            return connection.execute(text(query)).one()
+    finally:
+        database.close()

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from quota.domain.application import Ask
 from quota.domain.errors import Invalid
 from quota.domain.units import AMOUNT_MAX, gpu_hours_to_ms
+from quota.service.limiting import Caps
 from quota.service.personal_keys import KeyOrder
 
 _ID: Final = r"^[a-z0-9][a-z0-9-]{7,63}$"
@@ -170,6 +171,23 @@ class MemberBody(Body):
     role: Literal["member", "manager", "co_pi"]
 
 
+class MemberLimitsBody(Body):
+    """None: no such limit."""
+
+    gpu_hours: GpuHours | None
+    gpu_hours_a_day: GpuHours | None
+    tokens: int | None = Field(ge=0, le=AMOUNT_MAX)
+
+    def caps(self) -> Caps:
+        """In the ledger's units. Raises Invalid."""
+        wrong: list[tuple[str, str]] = []
+        hours = {"gpu_hours": self.gpu_hours, "gpu_hours_a_day": self.gpu_hours_a_day}
+        read = {name: None if one is None else _gpu_ms(one, wrong, name) for name, one in hours.items()}
+        if wrong:
+            raise Invalid(wrong)
+        return Caps(read["gpu_hours"], read["gpu_hours_a_day"], self.tokens)
+
+
 class KeyBody(Body):
     name: str = Field(min_length=1, max_length=60)
     days: int = Field(ge=1, le=366)
@@ -224,14 +242,14 @@ def limit_of(text: str) -> int:
     return int(text)
 
 
-def _gpu_ms(value: str | float, wrong: list[tuple[str, str]]) -> int:
+def _gpu_ms(value: str | float, wrong: list[tuple[str, str]], name: str = "gpu_hours") -> int:
     try:
         amount = gpu_hours_to_ms(str(value))
     except ValueError as error:
-        wrong.append(("gpu_hours", "out_of_range" if "range" in str(error) else "not_a_number"))
+        wrong.append((name, "out_of_range" if "range" in str(error) else "not_a_number"))
         return 0
     if amount < 0:
-        wrong.append(("gpu_hours", "out_of_range"))
+        wrong.append((name, "out_of_range"))
     return amount
 
 

@@ -13,6 +13,7 @@ from quota.api.bodies import (
     ExtensionBody,
     Limit,
     MemberBody,
+    MemberLimitsBody,
     PathHubName,
     PathId,
     SeqCursor,
@@ -24,7 +25,7 @@ from quota.domain.application import Decision
 from quota.domain.errors import Refused
 from quota.domain.ids import ApplicationId, HoldId, ProjectId
 from quota.domain.project import ProjectRole
-from quota.service import extend, idle, members, report, review, sessions
+from quota.service import extend, idle, limiting, members, report, review, sessions
 from quota.service.callers import Power
 
 router = APIRouter(tags=["people"])
@@ -95,6 +96,16 @@ async def put_member(
     change = await members.put_member(parts.services, caller, ProjectId(project_id), hub_name, ProjectRole(body.role))
     response.status_code = 201 if change.added else 200
     return {"hub_name": hub_name, "display_name": change.person.display_name, "role": change.role.value}
+
+
+@router.put("/projects/{project_id}/members/{hub_name}/limits")
+async def put_member_limits(
+    parts: PartsDep, caller: Writer, project_id: PathId, hub_name: PathHubName, body: MemberLimitsBody
+) -> views.Json:
+    """Set what one member may use of the project, in all and a day; null takes a limit back."""
+    caps = body.caps()
+    await limiting.set_member_limits(parts.services, caller, ProjectId(project_id), hub_name, caps)
+    return {"gpu_ms": caps.gpu_ms, "gpu_ms_a_day": caps.gpu_ms_a_day, "tokens": caps.tokens}
 
 
 @router.delete("/projects/{project_id}/members/{hub_name}")

@@ -1,7 +1,7 @@
 """Limits: counters that a hold counts against besides its account, in the transaction that places it.
 
-Simultaneous sessions and GPUs of a person and of a project, a member's share in each unit, a person's GPU-hours of one UTC day, the time
-of their rescue sessions of one. An id says what it counts, so that a refusal can name it. `cap` 0 in the settings means that there is no
+Simultaneous sessions and GPUs of a person and of a project, a member's share in each unit and of one UTC day, a person's GPU-hours of one
+day, the time of their rescue sessions of one. An id says what it counts, so that a refusal can name it. `cap` 0 in the settings means that there is no
 such limit.
 """
 
@@ -25,10 +25,11 @@ class LimitName(StrEnum):
     PROJECT_GPUS = "project_gpus"
     MEMBER = "member"
     DAY = "day"
+    MEMBER_DAY = "member_day"
     RESCUE = "rescue"
 
 
-_KINDS = {LimitName.MEMBER: "member", LimitName.DAY: "day", LimitName.RESCUE: "day"}
+_KINDS = {LimitName.MEMBER: "member", LimitName.DAY: "day", LimitName.MEMBER_DAY: "day", LimitName.RESCUE: "day"}
 SESSION_MS = "session_ms"  # the unit of a limit on how long sessions run, whatever they cost
 
 
@@ -96,6 +97,12 @@ def site_limits(limits: Limits, project_id: ProjectId, person_id: PersonId, at: 
 def member_limit(project_id: ProjectId, person_id: PersonId, unit: Unit, cap: int = 0) -> Limit:
     """A member's share of a project in one unit."""
     return Limit(LimitName.MEMBER, unit.value, cap, project_id, person_id)
+
+
+def member_day_limit(project_id: ProjectId, person_id: PersonId, cap: int = 0, at: datetime | None = None) -> Limit:
+    """A member's GPU-hours of a project on the UTC day of `at`; without an instant the one that keeps what their leads set."""
+    day = "" if at is None else at.date().isoformat()
+    return Limit(LimitName.MEMBER_DAY, Unit.GPU_MS.value, cap, project_id, person_id, day)
 
 
 def rescue_limit(person_id: PersonId, at: datetime, cap_s: int) -> Limit:

@@ -78,6 +78,10 @@ MESSAGES: Final[Mapping[str, Message]] = {
         "This start needs {requested}; of today's GPU-hours you have {available} left.",
         "Choose at most {fits_runtime_s}, or wait for tomorrow (UTC).",
     ),
+    "limit_reached.member_day": Message(
+        "This start needs {requested}; of your share of the project for today you have {available} left.",
+        "Choose at most {fits_runtime_s}, wait for tomorrow (UTC), or ask a lead of the project.",
+    ),
     "limit_reached.rescue": Message(
         "This start needs more of today's time for rescue sessions than you have left.",
         "Choose at most {fits_runtime_s}, or wait for tomorrow (UTC).",

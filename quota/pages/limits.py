@@ -16,7 +16,8 @@ from quota.pages.visit import Fields, Visit
 from quota.service import limiting, report
 from quota.service.ports import LimitStanding
 
-FIELDS: Final[Mapping[str, Unit]] = {"gpu_total": Unit.GPU_MS, "tokens_total": Unit.TOKENS}
+FIELDS: Final[Mapping[str, Unit]] = {"gpu_total": Unit.GPU_MS, "gpu_day": Unit.GPU_MS, "tokens_total": Unit.TOKENS}
+_A_DAY: Final = "gpu_day"
 Shares = Mapping[PersonId, Mapping[Unit, LimitStanding]]
 
 
@@ -29,31 +30,45 @@ async def shares_of(visit: Visit, project_id: ProjectId) -> Shares:
 async def show(visit: Visit) -> Response:
     """The form, with what is set."""
     member = await _member(visit)
-    shares = (await shares_of(visit, _project_id(visit))).get(member.person_id, {})
-    values = {name: plain_number(shares[unit].cap, unit) if unit in shares else "" for name, unit in FIELDS.items()}
+    known = await _known(visit, member)
+    values = {name: plain_number(known[name], unit) if name in known else "" for name, unit in FIELDS.items()}
     return await _page(visit, member, values, {})
 
 
 async def put(visit: Visit, fields: Fields) -> Response:
     """Set them; an empty field means no limit."""
     member = await _member(visit)
-    read: dict[Unit, int | None] = {}
+    read: dict[str, int | None] = {}
     errors: dict[str, str] = {}
     for name, unit in FIELDS.items():
         text = fields.get(name, "").strip()
         try:
-            read[unit] = _amount(text, unit) if text else None
+            read[name] = _amount(text, unit) if text else None
         except ValueError as error:
             errors[name] = "out_of_range" if "range" in str(error) else "not_a_number"
     if errors:
         return await _page(visit, member, {name: fields.get(name, "") for name in FIELDS}, errors, 400)
-    known = (await shares_of(visit, _project_id(visit))).get(member.person_id, {})
-    for unit, cap in read.items():
-        if cap is not None or unit in known:
+    known = await _known(visit, member)
+    for name, cap in read.items():
+        if cap is not None or name in known:
             await limiting.set_member_limit(
-                visit.desk.services, visit.caller, _project_id(visit), member.hub_name, unit, cap
+                visit.desk.services,
+                visit.caller,
+                _project_id(visit),
+                member.hub_name,
+                FIELDS[name],
+                cap,
+                a_day=name == _A_DAY,
             )
     return visit.to(f"projects/{_project_id(visit)}", said="limits_set")
+
+
+async def _known(visit: Visit, member: Member) -> dict[str, int]:
+    """What is set for a member, by field."""
+    shares = (await shares_of(visit, _project_id(visit))).get(member.person_id, {})
+    days = await limiting.member_day_caps(visit.desk.services, visit.caller, _project_id(visit))
+    known = {name: shares[unit].cap for name, unit in FIELDS.items() if name != _A_DAY and unit in shares}
+    return known | ({_A_DAY: days[member.person_id]} if member.person_id in days else {})
 
 
 def _amount(text: str, unit: Unit) -> int:

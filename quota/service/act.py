@@ -135,7 +135,7 @@ def _cancel(services: Services, seen: Session, at: datetime, tx: Transaction) ->
         return seen
     row = replace(row, target=Target.STOPPED, stop_reason=row.stop_reason or PENDING_TOO_LONG)
     tx.sessions.upsert(row)
-    tell(services, tx, about_session(row, NoticeKind.PENDING_OVER, "once", at))
+    tell(services, tx, about_session(row, NoticeKind.PENDING_OVER, "once", at, _waited(row, at)))
     return row
 
 
@@ -143,4 +143,9 @@ def _ask(services: Services, hold_id: HoldId, at: datetime, tx: Transaction) -> 
     row = tx.sessions.get(hold_id)
     if row is not None and row.state is SessionState.PENDING and row.asked_at is None:
         tx.sessions.upsert(replace(row, asked_at=at))
-        tell(services, tx, about_session(row, NoticeKind.PENDING, "once", at))
+        tell(services, tx, about_session(row, NoticeKind.PENDING, "once", at, _waited(row, at)))
+
+
+def _waited(row: Session, at: datetime) -> dict[str, object]:
+    since = row.waiting_since or row.held_at
+    return {"waited_s": round((at - since).total_seconds())}

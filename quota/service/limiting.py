@@ -7,20 +7,49 @@ charged (`Limits` port); a cap lowered below that refuses what is new and takes 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from quota.domain.errors import Forbidden, Invalid, RefusalCode, Refused, Unknown
 from quota.domain.hold import LimitUse
 from quota.domain.ids import PersonId, ProjectId
-from quota.domain.limits import Limit, LimitName, member_limit, name_of, rescue_limit, site_limits, use_of
+from quota.domain.limits import (
+    Limit,
+    LimitName,
+    member_day_limit,
+    member_limit,
+    name_of,
+    rescue_limit,
+    site_limits,
+    use_of,
+)
 from quota.domain.project import LEADS, ProjectRole
 from quota.domain.rates import longest_runtime_s
 from quota.domain.session import SessionTerms
 from quota.domain.units import AMOUNT_MAX, Unit
 from quota.service.callers import Caller, Power
 from quota.service.ports import LimitStanding, Transaction
-from quota.service.quote import Quote
+from quota.service.quote import Quote, day_share
 from quota.service.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What a member may use of a project, in the ledger's units; None: no such limit."""
+
+    gpu_ms: int | None
+    gpu_ms_a_day: int | None
+    tokens: int | None
+
+
+async def set_member_limits(
+    services: Services, caller: Caller, project_id: ProjectId, hub_name: str, caps: Caps
+) -> None:
+    """Set all of a member's limits, as `set_member_limit` does each."""
+    for unit, cap, a_day in (
+        (Unit.GPU_MS, caps.gpu_ms, False), (Unit.GPU_MS, caps.gpu_ms_a_day, True), (Unit.TOKENS, caps.tokens, False),
+    ):  # fmt: skip
+        await set_member_limit(services, caller, project_id, hub_name, unit, cap, a_day=a_day)
 
 
 async def limits_of_start(
@@ -34,27 +63,38 @@ async def limits_of_start(
         wanted.append(rescue_limit(person_id, at, services.policy.rescue_s_a_day))
     member = member_limit(quote.project_id, person_id, Unit.GPU_MS)
 
-    def look(tx: Transaction) -> tuple[Sequence[Limit], bool]:
-        stale = [one for one in wanted if (known := tx.limits.get(one.id)) is None or known.cap != one.cap]
-        return stale, tx.limits.get(member.id) is not None
+    def look(tx: Transaction) -> tuple[Sequence[Limit], Sequence[Limit]]:
+        counted = [*wanted, *day_share(tx, quote.project_id, person_id, at)]
+        stale = [one for one in counted if (known := tx.limits.get(one.id)) is None or known.cap != one.cap]
+        return stale, [*counted, member] if tx.limits.get(member.id) is not None else counted
 
-    stale, has_share = await services.store.read(look)
+    stale, counted = await services.store.read(look)
     if stale:
         await services.store.write(lambda tx: [tx.limits.put(one) for one in stale])
-    counted = [*wanted, *([member] if has_share else [])]
     uses = [use_of(one, quote.price.gpus, quote.amount, quote.price.runtime_s) for one in counted]
     return tuple(one for one in uses if one is not None)
 
 
 async def set_member_limit(
-    services: Services, caller: Caller, project_id: ProjectId, hub_name: str, unit: Unit, cap: int | None
+    services: Services,
+    caller: Caller,
+    project_id: ProjectId,
+    hub_name: str,
+    unit: Unit,
+    cap: int | None,
+    *,
+    a_day: bool = False,
 ) -> LimitStanding:
     """Set a member's share of a project in one unit; None takes it back. By the project's leads; counts what was used before.
+
+    `a_day`: their GPU-hours of each UTC day instead of those in all.
 
     Raises Unknown('project' | 'person'), Forbidden, Invalid.
     """
     if cap is not None and not 0 <= cap <= AMOUNT_MAX:
         raise Invalid([("cap", "out_of_range")])
+    if a_day and unit is not Unit.GPU_MS:
+        raise Invalid([("unit", "malformed")])
     at = services.clock.now()
 
     def work(tx: Transaction) -> LimitStanding:
@@ -69,9 +109,13 @@ async def set_member_limit(
         theirs = tx.projects.role(project_id, person.id)
         if role is ProjectRole.MANAGER and (person.id == caller.id or theirs in LEADS):
             raise Forbidden("only PI and co-PI set the share of a lead")
-        standing = tx.limits.put(member_limit(project_id, person.id, unit, AMOUNT_MAX if cap is None else cap))
+        most = AMOUNT_MAX if cap is None else cap
+        of_day = member_day_limit(project_id, person.id, most)
+        standing = tx.limits.put(of_day if a_day else member_limit(project_id, person.id, unit, most))
+        if a_day and cap is not None:  # what they used today counts from now on
+            tx.limits.put(member_day_limit(project_id, person.id, cap, at))
         tx.audit(
-            actor=caller.id, action="member_limit", subject=f"{project_id}/{person.id}", before=None,
+            actor=caller.id, action="member_day_limit" if a_day else "member_limit", subject=f"{project_id}/{person.id}", before=None,
             after={"unit": unit.value, "cap": cap}, reason=None, at=at,
         )  # fmt: skip
         return standing
@@ -88,7 +132,7 @@ def with_what_fits(refused: Refused, terms: SessionTerms) -> Refused:
     params = {**refused.params, "limit_name": None if name is None else name.value}
     if name is LimitName.RESCUE and type(available) is int:
         params["fits_runtime_s"] = max(0, available) // 1000 or None
-    elif name in (LimitName.MEMBER, LimitName.DAY) and type(available) is int:
+    elif name in (LimitName.MEMBER, LimitName.DAY, LimitName.MEMBER_DAY) and type(available) is int:
         params["fits_runtime_s"] = longest_runtime_s(terms.rate, terms.gpus, available, terms.margin_s)
         params["unit"] = Unit.GPU_MS.value
     return Refused(refused.code, params)
@@ -106,6 +150,21 @@ async def member_limits(
         sees_all = role in LEADS or caller.may(Power.ADMIN)
         people = [one.person_id for one in tx.projects.members(project_id) if sees_all or one.person_id == caller.id]
         return {person: _shares(tx, project_id, person) for person in people}
+
+    return await services.store.read(work)
+
+
+async def member_day_caps(services: Services, caller: Caller, project_id: ProjectId) -> Mapping[PersonId, int]:
+    """What members may use a day, GPU-milliseconds; seen by whom `member_limits` are. Raises Unknown('project')."""
+
+    def work(tx: Transaction) -> dict[PersonId, int]:
+        role = tx.projects.role(project_id, caller.id)
+        if role is None and not caller.may(Power.ADMIN):
+            raise Unknown("project", project_id=project_id)
+        sees_all = role in LEADS or caller.may(Power.ADMIN)
+        people = [one.person_id for one in tx.projects.members(project_id) if sees_all or one.person_id == caller.id]
+        found = {one: tx.limits.get(member_day_limit(project_id, one).id) for one in people}
+        return {one: limit.cap for one, limit in found.items() if limit is not None and limit.cap < AMOUNT_MAX}
 
     return await services.store.read(work)
 

@@ -24,6 +24,7 @@ from quota.domain.session import LOCAL, EndReason, Seen, Session, SessionState, 
 from quota.service.act import Actions
 from quota.service.admit import session_of
 from quota.service.look import Look, look
+from quota.service.notices import ready_notice, tell
 from quota.service.ports import Asked, HubView, Transaction
 from quota.service.services import Services
 from quota.service.sessions import mark_stopping
@@ -190,6 +191,7 @@ class Meter:
         """Bring the rows in line, all in one transaction; a row that a crash left out is made again, one that says so already is left."""
         changed: list[Session] = []
         missing: list[Session] = []
+        ready: list[Session] = []
         self._after = []
         for one in looks:
             if one.verdict is None and one.trouble:
@@ -200,8 +202,18 @@ class Meter:
                 missing.append(after)
             elif after != one.row:
                 changed.append(after)
+            if one.row.state is SessionState.PENDING and after.state is SessionState.RUNNING:
+                ready.append(after)
         if changed or missing:
-            await self._services.store.write(partial(_save, changed, missing))
+            await self._services.store.write(partial(self._save, changed, missing, ready))
+
+    def _save(
+        self, changed: Sequence[Session], missing: Sequence[Session], ready: Sequence[Session], tx: Transaction
+    ) -> None:
+        """Rows, and what their owners are told of them, in one transaction: `ready` left a queue and runs."""
+        _save(changed, missing, tx)
+        for row in ready:
+            tell(self._services, tx, ready_notice(row, self._services.clock.now()))
 
     async def _repair_rows(self, rows: Sequence[Session]) -> None:
         """Bring rows in line whose hold was closed right before a crash."""

@@ -51,6 +51,13 @@ def stopped_notice(session: Session, at: datetime, *, why: str = "", by: str = "
     return about_session(session, NoticeKind.STOPPED, "once", at, {name: text for name, text in params.items() if text})
 
 
+def ready_notice(session: Session, at: datetime) -> Notice:
+    """That a session that waited in a queue runs; once for each time that it began to."""
+    began = session.started_at or at
+    ends = {} if session.ends_at is None else {"ends_at": instant_param(session.ends_at)}
+    return replace(about_session(session, NoticeKind.READY, instant_param(began), at, ends), until=session.ends_at)
+
+
 def about_project(
     project: Project, person_id: PersonId, kind: NoticeKind, occasion: str, at: datetime, reason: str = ""
 ) -> Notice:

@@ -14,10 +14,10 @@ from fractions import Fraction
 from quota.domain.course import Course, CourseRole, refusal_of
 from quota.domain.errors import Param, RefusalCode, Refused, Unavailable, Unknown
 from quota.domain.ids import AllocationId, PersonId, ProjectId
-from quota.domain.limits import Limit, LimitName, member_limit, rescue_limit, site_limits, use_of
+from quota.domain.limits import Limit, LimitName, member_day_limit, member_limit, rescue_limit, site_limits, use_of
 from quota.domain.project import Allocation, AllocationState, Project, ProjectRole, ProjectState, payer
 from quota.domain.rates import hold_amount, longest_runtime_s
-from quota.domain.units import Unit
+from quota.domain.units import AMOUNT_MAX, Unit
 from quota.service.ports import PricedProfile, Transaction
 from quota.service.services import Services
 
@@ -108,7 +108,9 @@ async def quote_session(services: Services, request: QuoteRequest) -> Quoted:
 
 def limit_that_bites(services: Services, tx: Transaction, person_id: PersonId, quote: Quote) -> Refused | None:
     """Which limit the ledger would refuse this start for, as its counters stand; one that was never counted has all its cap."""
-    wanted = site_limits(services.limits, quote.project_id, person_id, services.clock.now())
+    at = services.clock.now()
+    wanted = site_limits(services.limits, quote.project_id, person_id, at)
+    wanted += day_share(tx, quote.project_id, person_id, at)
     for limit in [*wanted, member_limit(quote.project_id, person_id, Unit.GPU_MS)]:
         use, standing = use_of(limit, quote.price.gpus, quote.amount), tx.limits.get(limit.id)
         if use is None or (standing is None and limit.name is LimitName.MEMBER):
@@ -120,11 +122,19 @@ def limit_that_bites(services: Services, tx: Transaction, person_id: PersonId, q
     return None
 
 
+def day_share(tx: Transaction, project_id: ProjectId, person_id: PersonId, at: datetime) -> list[Limit]:
+    """A member's share of the project for the day, where its leads set one."""
+    kept = tx.limits.get(member_day_limit(project_id, person_id).id)
+    if kept is None or kept.cap >= AMOUNT_MAX:
+        return []
+    return [member_day_limit(project_id, person_id, kept.cap, at)]
+
+
 def limit_refusal(limit: Limit, requested: int, available: int, price: Price) -> Refused:
     """A limit's refusal in the ledger's words, with the runtime that it would still allow."""
     params: dict[str, Param] = {"limit": limit.id, "kind": limit.kind, "limit_name": limit.name.value}
     params |= {"requested": requested, "available": available}
-    if limit.name in (LimitName.MEMBER, LimitName.DAY):
+    if limit.name in (LimitName.MEMBER, LimitName.DAY, LimitName.MEMBER_DAY):
         fits = longest_runtime_s(price.rate, price.gpus, available, price.margin_s)
         params |= {"unit": Unit.GPU_MS.value, "fits_runtime_s": fits}
     return Refused(RefusalCode.LIMIT_REACHED, params)

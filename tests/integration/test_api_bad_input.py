@@ -371,6 +371,17 @@ ROUTES = [
         {"grades": [{"student": "pi", "score_milli": 1, "max_milli": 1}]},
         {"grades": (ABSENT, None, 1, "x", {}, [], [1], [{}], [{"student": "pi", "score_milli": 1.5, "max_milli": 1}])},
     ),
+    Route(
+        "PUT",
+        "/projects/{project}/members/pi/limits",
+        "pi",
+        {"gpu_hours": "10", "gpu_hours_a_day": 2, "tokens": None},
+        {
+            "gpu_hours": tuple(one for one in HOURS_NONSENSE if one is not None),
+            "gpu_hours_a_day": tuple(one for one in HOURS_NONSENSE if one is not None),
+            "tokens": tuple(one for one in (*INT_NONSENSE, -1, 2**63) if one is not None),
+        },
+    ),
 ]
 ART = next(number for number, route in enumerate(ROUTES) if route.path == "/internal/courses/art")
 WRONG_VALUES = [
@@ -443,6 +454,7 @@ WRONG_ADDRESSES = [
     ("GET", "/projects/{project}/statement?after=%00", "pi", 400, "invalid_request"),
     ("GET", "/projects/{project}/statement?after=99999999999999999999", "pi", 400, "invalid_request"),
     ("GET", "/projects/{project}/statement", "stranger", 404, "unknown_project"),
+    ("PUT", "/projects/{project}/members/a%20b/limits", "pi", 400, "invalid_request"),
     ("DELETE", "/projects/{project}/members/ghost", "pi", 404, "unknown_person"),
     ("DELETE", "/projects/{project}/members/a%20b", "pi", 400, "invalid_request"),
     ("DELETE", "/projects/{project}/members/pi", "pi", 403, "forbidden"),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from openai import RateLimitError
 from openai.types.chat import ChatCompletionMessageParam
@@ -85,6 +86,38 @@ async def test_each_member_sees_their_own_share_and_a_manager_raises_no_leads(tm
         seen = await member_limits(service.services, ann, project)
         assert {person: set(shares) for person, shares in seen.items()} == {ann.id: {Unit.TOKENS}}
         assert set(await member_limits(service.services, pi, project)) == {pi.id, ann.id, bob.id}
+
+
+async def test_a_members_day_counts_what_they_used_today_and_begins_anew_at_midnight(tmp_path: Path) -> None:
+    async with running_service(tmp_path) as service:
+        project = ProjectId(await service.award("pi", gpu_hours="100", tokens=0))
+
+        async def start(hold_id: str, runtime_s: int) -> httpx.Response:
+            body = {"kind": "session", "actor": "pi", "project_id": project, "profile": "gpu1", "application": "lab"}
+            body |= {"runtime_s": runtime_s, "server_name": hold_id[-4:]}  # type: ignore[dict-item]
+            return await service.hub("PUT", f"/internal/holds/{hold_id}", body)
+
+        assert (await start("hold-0001", 3480)).status_code == 201  # an hour with its margin
+        limits = {"gpu_hours": None, "gpu_hours_a_day": "1.5", "tokens": None}
+        token = service.token("pi")
+        for _ in range(2):
+            put = await service.person(token, "PUT", f"/projects/{project}/members/pi/limits", limits)
+            assert put.json() == {"gpu_ms": None, "gpu_ms_a_day": 5_400_000, "tokens": None}
+        quote = {"actor": "pi", "project_id": project, "profile": "gpu1", "runtime_s": 3600}
+        foreseen = (await service.hub("POST", "/internal/quotes", quote)).json()["refusal"]
+        refused = (await start("hold-0002", 3600)).json()["error"]
+        assert foreseen == refused
+        assert "your share of the project for today" in refused["message"]
+        assert refused["params"]["fits_runtime_s"] == 1680
+        assert (await start("hold-0003", 1680)).status_code == 201
+        assert (await start("hold-0004", 60)).status_code == 402
+        service.clock.at += timedelta(days=1)
+        assert (await start("hold-0005", 3600)).status_code == 201
+        assert service.verified() == []
+        await service.person(
+            token, "PUT", f"/projects/{project}/members/pi/limits", {**limits, "gpu_hours_a_day": None}
+        )
+        assert (await start("hold-0006", 7200)).status_code == 201
 
 
 async def test_a_members_tokens_are_limited_at_the_gateway_too(tmp_path: Path) -> None:

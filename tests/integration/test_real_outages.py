@@ -59,14 +59,16 @@ async def session(pi: Person, server: str) -> dict[str, Any]:
     """The newest session of a server, as the quota service shows it."""
     status, listed = await pi.api("GET", "/sessions")
     assert status == 200, listed
-    return next(one for one in listed["sessions"] if one["server_name"] == server)
+    found: dict[str, Any] | None = next((one for one in listed["sessions"] if one["server_name"] == server), None)
+    assert found is not None, f"no session of {server}"
+    return found
 
 
 async def in_state(pi: Person, server: str, state: str) -> dict[str, Any]:
     async def look() -> dict[str, Any] | None:
         try:
             found = await session(pi, server)
-        except (StopIteration, AssertionError, aiohttp.ClientError):
+        except (AssertionError, aiohttp.ClientError):
             return None
         return found if found["state"] == state else None
 
@@ -158,6 +160,8 @@ async def test_while_the_quota_service_is_away_a_deadline_is_kept_and_the_bill_i
 async def test_a_rescue_session_starts_without_the_quota_service_and_is_counted_when_it_is_back(
     portal: RealPortal, pi: Person, project: str
 ) -> None:
+    await pi.start(project, server="before")  # from then on the hub knows them on this project
+    await pi.stop("before")
     portal.kill_quota()
     options = {"project": project, "profile": "gpu1", "runtime_s": 60}
     await pi.hub("POST", "/users/pi/servers/costs", {"user_options": options})

@@ -128,6 +128,7 @@ KEY_OF_MEMBER = "a" * 32
 PERSON = {"issuer": "urn:test", "subject": "guest", "display_name": "Guest"}
 START = {"actor": "pi", "project_id": "{project}", "profile": "gpu1", "runtime_s": 60}
 HOLD = {**START, "kind": "session", "application": "lab", "server_name": "again"}
+LIMITS = {"gpu_hours": None, "gpu_hours_a_day": "100", "tokens": None}
 RESCUE = {**HOLD, "profile": "rescue", "server_name": "rescue", "started_at": "2026-03-02T08:59:00Z"}
 ADJUSTMENT = {"actor": "admin", "allocation_id": "{project}-gpu", "delta": 1000, "reason": "A supplement"}
 REQUEST_HOLD = {"kind": "request", "actor": "pi", "project_id": "{project}", "model": "m", "tokens": 1, "lease_s": 60}
@@ -181,6 +182,7 @@ ACCESS = (
     Route("GET", "/projects/{project}", INSIDE),
     Route("GET", "/projects/{project}/statement", INSIDE),
     Route("PUT", "/projects/{project}/members/outsider", LEADS, {"role": "member"}),
+    Route("PUT", "/projects/{project}/members/member/limits", LEADS, LIMITS),
     Route("DELETE", "/projects/{project}/members/outsider", LEADS),
     Route("GET", "/projects/{project}/usage", INSIDE),
     Route("GET", "/tiers", {**NO_PERSON, A.WRITES_ONLY: FORBIDDEN, A.CHAIR: OK, A.ADMIN: OK, "else": FORBIDDEN}),

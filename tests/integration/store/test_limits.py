@@ -106,7 +106,7 @@ def test_a_day_counts_that_day_only(books: Books) -> None:
 def test_a_site_without_limits_counts_nothing(books: Books) -> None:
     assert site_limits(Limits(), PROJECT, books.person.id, NOW) == []
     names = {one.name for one in site_limits(Limits(1, 2, 3, 4, 5), PROJECT, books.person.id, NOW)}
-    assert names == set(LimitName) - {LimitName.MEMBER, LimitName.RESCUE}
+    assert names == set(LimitName) - {LimitName.MEMBER, LimitName.MEMBER_DAY, LimitName.RESCUE}
 
 
 def test_a_limit_on_time_counts_how_long_a_free_session_ran_and_what_happened_already_goes_beyond_it(

@@ -103,6 +103,7 @@ async def test_a_session_in_a_queue_costs_nothing_is_asked_about_once_and_cancel
     assert w.hub.stopped == []
     kinds = [one.kind for one in w.books.told.notices]
     assert kinds == [NoticeKind.PENDING]
+    assert w.books.told.notices[0].params["waited_s"] == 2 * 86_399
     w.clock.tick(2)
     await reconcile(w.services, meter)
     assert [one.reason for one in w.hub.stopped] == ["pending_too_long"]
@@ -111,6 +112,22 @@ async def test_a_session_in_a_queue_costs_nothing_is_asked_about_once_and_cancel
     assert w.books.holds[HOLD][0].state is HoldState.RELEASED
     assert (w.balance(project).charged, w.balance(project).held) == (0, 0)
     assert w.books.sessions[HOLD].end_reason is EndReason.CANCELLED
+
+
+async def test_who_waited_in_a_queue_is_told_and_mailed_once_that_it_runs() -> None:
+    w = world()
+    await held(w)
+    w.services = replace(w.services, sends_mail=True)
+    meter = Meter(w.services)
+    w.evidence.by_hold[HOLD] = Evidence(HOLD, None, None, None, waiting_since=START)
+    await reconcile(w.services, meter)
+    began = w.clock.tick(600)
+    for _ in range(2):
+        w.evidence.by_hold[HOLD] = Evidence(HOLD, began, w.clock.tick(30), None)
+        await reconcile(w.services, meter)
+    assert [one.kind for one in w.books.told.notices] == [NoticeKind.READY]
+    assert len(w.books.told.mails) == 1
+    assert w.books.told.notices[0].params["ends_at"] == "2026-03-02T10:10:00+00:00"
 
 
 async def test_a_session_that_left_the_queue_is_neither_asked_about_nor_cancelled() -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import httpx
+from jupyterhub import __version__
 
 from deploy.onehost.data_folder import DataFolder
 from spawners import processes, records
 from spawners.session_traits import HOLD_VARIABLE
+from tests.bench import stub_server
 from tests.integration.fake_quota import FakeQuota
 from tests.portal import ROOT, free_port
 
@@ -60,6 +62,13 @@ c.JupyterHub.authenticator_class = Fickle
 c.Authenticator.auth_refresh_age = 1
 c.Spawner.pre_spawn_hook = place_hold_and_wait
 c.Spawner.poll_interval = 1
+"""
+
+# Appended to a site: sessions are stub servers, which answer as a notebook does and are up in a hundredth of its time.
+STUBS = f"""
+import sys
+c.Spawner.environment = {{"BENCH_HUB_VERSION": {__version__!r}}}
+c.Spawner.cmd = [sys.executable, "-S", "-E", "-s", {str(stub_server.__file__)!r}]
 """
 
 

@@ -14,19 +14,17 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import httpx
-from jupyterhub import __version__
 
 from quota.main import open_ledger_database
 from quota.store.database import Database
 from quota.store.verify import verify
 from spawners import records
 from spawners.records import SessionRecord
-from tests.bench import stub_server
-from tests.integration.hub_process import HubProcess, until
+from tests.integration.hub_process import STUBS, HubProcess, until
 from tests.portal import ROOT, Portal
 
-_SITE: Final = f"""
-import asyncio, os, sys
+_SITE: Final = """
+import asyncio, os
 from pathlib import Path
 load_subconfig(os.environ["TEST_CONFIG"])
 DATA = Path(os.environ["COMMONS_DATA"])
@@ -39,8 +37,6 @@ async def place_hold_and_wait(spawner):
 
 c.Spawner.pre_spawn_hook = place_hold_and_wait
 c.Spawner.poll_interval = 1
-c.Spawner.environment = {{"BENCH_HUB_VERSION": {__version__!r}}}
-c.Spawner.cmd = [sys.executable, "-S", "-E", "-s", {str(stub_server.__file__)!r}]
 c.JupyterHub.named_server_limit_per_user = 0
 """
 _SETTINGS: Final = {"meter_interval": "1 s", "ended_grace": "1 s", "start_lease": "10 min"}
@@ -57,7 +53,7 @@ class RealPortal(HubProcess):
         )
         portal_file = data.parent / "portal.toml"
         portal_file.write_text(site)
-        super().__init__(data, site=_SITE, fake_quota=False, portal_file=portal_file)
+        super().__init__(data, site=_SITE + STUBS, fake_quota=False, portal_file=portal_file)
         self.database_url = database
         self.clock_s, self.zone = 0.0, "UTC"
         self.quota_process: subprocess.Popen[bytes] | None = None

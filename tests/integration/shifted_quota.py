@@ -23,5 +23,5 @@ class ShiftedClock(SystemClock):
 
 if __name__ == "__main__":
     ShiftedClock.offset = timedelta(seconds=float(sys.argv[1]))
-    main.SystemClock = ShiftedClock  # type: ignore[misc]
+    main.SystemClock = ShiftedClock  # type: ignore[attr-defined]
     sys.exit(main.main(sys.argv[2:]))

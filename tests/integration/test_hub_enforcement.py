@@ -17,7 +17,7 @@ from quota.domain.errors import RefusalCode, Refused, Unavailable
 from quota.domain.ids import HoldId
 from quota.service.ports import StopOrder
 from spawners import records
-from tests.integration.hub_process import Browser, HubProcess, until
+from tests.integration.hub_process import SITE, STUBS, Browser, HubProcess, until
 from tests.waiting import eventually
 
 HOUR_MS = 3_600_000
@@ -26,7 +26,7 @@ OPTIONS: dict[str, Any] = {"project": "p1", "profile": "gpu1", "runtime_s": 3600
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    one = HubProcess(tmp_path_factory.mktemp("hub") / "data")
+    one = HubProcess(tmp_path_factory.mktemp("hub") / "data", site=SITE + STUBS)
     one.quota.book.available = {"p1": 100 * HOUR_MS}
     one.quota.book.payers = {"pi": ["p1"]}
     try:

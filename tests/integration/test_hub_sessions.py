@@ -1,4 +1,4 @@
-"""Sessions and their holds over the life of hub and proxy: real notebook servers, the quota service faked at the wire."""
+"""Sessions and their holds over the life of hub and proxy: stubs in the place of notebooks, the quota service faked at the wire."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from spawners import processes, records
 from tests.integration.fake_quota import Fault
-from tests.integration.hub_process import Browser, HubProcess, until
+from tests.integration.hub_process import SITE, STUBS, Browser, HubProcess, until
 
 HOUR_MS = 3_600_000
 OPTIONS: dict[str, Any] = {"project": "p1", "profile": "gpu1", "runtime_s": 3600}
@@ -19,7 +19,7 @@ OPTIONS: dict[str, Any] = {"project": "p1", "profile": "gpu1", "runtime_s": 3600
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    one = HubProcess(tmp_path_factory.mktemp("hub") / "data")
+    one = HubProcess(tmp_path_factory.mktemp("hub") / "data", site=SITE + STUBS)
     one.quota.book.available = {"p1": 100 * HOUR_MS}
     one.quota.book.payers = {"pi": ["p1"], "researcher": ["p1"]}
     try:

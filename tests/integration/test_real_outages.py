@@ -21,9 +21,9 @@ from tests.portal import free_port
 from tests.waiting import eventually
 from tests.world import awarded_project
 
-KILLS = int(full(3, 50))
-DARK_S = full(3, 180)
-AWAY_S, RUNTIME_S = full(8, 1200), int(full(4, 600))
+KILLS = int(full(2, 50))
+DARK_S = full(2, 180)
+AWAY_S, RUNTIME_S = full(5, 1200), int(full(3, 600))
 
 
 @pytest.fixture(scope="module")

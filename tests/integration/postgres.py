@@ -26,6 +26,7 @@ from quota.domain.ids import new_id
 from tests.small_disk import SmallDisk
 
 START_DEADLINE_S: Final = 60
+ROOMY_BYTES: Final = 8 * 2**30  # about 300 databases of 14 MB, and their log
 _OPTIONS: Final = {
     "listen_addresses": "127.0.0.1",
     "max_connections": "60",
@@ -127,9 +128,9 @@ class Postgres:
 
 
 @contextmanager
-def running_postgres(disk: SmallDisk | None = None) -> Iterator[Postgres]:
-    """Make a cluster, start it, and remove it at the end; with its folder on `disk` where one is given."""
-    folder = Path(tempfile.mkdtemp(prefix="commons-pg-"))
+def running_postgres(disk: SmallDisk | None = None, *, within: Path | None = None) -> Iterator[Postgres]:
+    """Make a cluster, start it, and remove it at the end; with its data on `disk`, or all of it `within` a folder, where one is given."""
+    folder = Path(tempfile.mkdtemp(prefix="commons-pg-", dir=within))
     server = Postgres(_programs(), folder, _free_port(), "commons", folder / "data")
     uid = _other_user()
     small: tuple[str, ...] = ()
@@ -166,6 +167,15 @@ def running_postgres(disk: SmallDisk | None = None) -> Iterator[Postgres]:
     finally:
         server.stop(signal.SIGQUIT)  # its data is thrown away: no need to write it first
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def memory_folder() -> Path | None:
+    """Where hundreds of databases cost no disk: memory that is roomy enough, else None. What a killed process leaves is the same there."""
+    memory = Path("/dev/shm")
+    try:
+        return memory if shutil.disk_usage(memory).free >= ROOMY_BYTES else None
+    except OSError:
+        return None
 
 
 def _programs() -> Path:

@@ -10,12 +10,12 @@ import pytest
 from quota.store.database import Database, open_database
 from quota.store.migrate import migrate
 from tests import ledgers
-from tests.integration.postgres import Postgres, running_postgres
+from tests.integration.postgres import Postgres, memory_folder, running_postgres
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    with running_postgres() as server:
+    with running_postgres(within=memory_folder()) as server:
         yield server
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import logging
 import signal
 import sys
@@ -37,7 +36,14 @@ from quota.domain.errors import IdConflict
 from quota.domain.hold import HoldState
 from quota.domain.ids import HoldId
 from quota.gateway.app import Gateway
-from quota.gateway_main import GatewayPorts, hub_sign_in, open_gateway, open_models, publish_weights
+from quota.gateway_main import (
+    GatewayPorts,
+    hub_sign_in,
+    open_gateway,
+    open_models,
+    publish_weights,
+    uncommon_collections,
+)
 from quota.locales import translations
 from quota.pages.app import build_pages
 from quota.pages.desk import PageSettings
@@ -184,12 +190,6 @@ def _front(
         f"{base}services/gateway": gateway,  # its own usage records say more than a log line
     }
     return Front(mounts)
-
-
-def uncommon_collections() -> None:
-    """Look for reference cycles seldom: a batch of the ledger makes thousands of objects, none of them in a cycle."""
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 async def keep_metering(portal: Portal) -> None:

@@ -85,7 +85,7 @@ class Admission:
         server = request.model.least_busy()
         if server is None:
             return denials.no_server(request.model.name)
-        denied: Denied = denials.unavailable(1)
+        denied: Denied | None = None
         within_s = BELIEVED_S
         exact = False  # whether the prompt's length was asked of its server
         key_left: int | None = None  # of the key's own limit, as the ledger told
@@ -124,7 +124,7 @@ class Admission:
             return denials.unavailable(error.retry_after_s)
         except Unavailable as error:
             return denials.unavailable(error.retry_after_s)
-        return denied
+        return denied or denials.unavailable(1)
 
     async def _place(self, admitted: Admitted) -> Hold | Denied:
         slot = self._journal.take(admitted.hold_id) if self._journal is not None else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from quota.domain.ids import new_id
-from quota.main import uncommon_collections
+from quota.gateway_main import uncommon_collections
 from quota.store.database import Database
 from quota.store.migrate import migrate
 from quota.store.verify import verify

@@ -19,7 +19,8 @@ from quota.api.principals import Parts
 from quota.domain.ids import AllocationId, ProjectId
 from quota.domain.project import Project, ProjectState
 from quota.domain.units import Unit
-from quota.main import Server, server_config, uncommon_collections
+from quota.gateway_main import uncommon_collections
+from quota.main import Server, server_config
 from quota.service.meter import Meter
 from quota.service.ports import Transaction
 from quota.service.services import Policy, Programme, Services

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from quota.main import uncommon_collections
+from quota.gateway_main import uncommon_collections
 from quota.store.migrate import migrate
 from tests import ledgers
 from tests.bench.bare_ledger import make_tables

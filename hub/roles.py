@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from hub.settings import LOOPBACK, Settings
+from hub.settings import Settings
 
 IDLE_CULLER: Final = "idle-culler"
 ADMIN_SCOPE: Final = "custom:quota:admin"
@@ -122,4 +122,4 @@ def services(settings: Settings) -> list[dict[str, Any]]:
 def extra_routes(settings: Settings) -> dict[str, str]:
     """Routes to what is no service of the hub: the gateway takes its own keys, so it is no OAuth client."""
     host = urlsplit(settings.public_url).hostname if settings.tables.hub.user_domains else ""
-    return {f"{host}{settings.base_path}services/gateway/": f"http://{LOOPBACK}:{settings.quota_port}"}
+    return {f"{host}{settings.base_path}services/gateway/": settings.tables.hub.gateway_url or settings.quota_url}

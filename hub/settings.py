@@ -67,6 +67,12 @@ class HubTable(BaseModel):
         description="Sessions that a person may have beside the default one, stopped ones included; 0: any number.",
     )
     idle_look: Duration = Field(60, description="How often each running notebook is asked whether its kernels work.")
+    gateway_url: str = Field(
+        "",
+        pattern=r"^(https?://[A-Za-z0-9._\[\]:-]+)?$",
+        description="Where the portal's proxy leads `/services/gateway/`, such as `http://127.0.0.1:9001` "
+        "(`./commons gateway --port 9001`, or a balancer before several); empty: the quota service answers it.",
+    )
     quota_deadline: Duration = Field(
         5, le=30, description="How long a start waits for the quota service before it is refused."
     )

@@ -19,7 +19,7 @@ from deploy.onehost.data_folder import DataFolder
 from deploy.onehost.ports import LOOPBACK
 
 GROUP: Final = "commons"
-KEPT_VARIABLES: Final = ("HOME", "LANG", "TMPDIR")
+KEPT_VARIABLES: Final = ("HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 # A stop must be over before a launcher that waits for the lock gives up (30 s).
 STOP_WAIT_S: Final = 10
 

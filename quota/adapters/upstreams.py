@@ -12,9 +12,9 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Network, ip_address
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -23,9 +23,13 @@ from quota.adapters.upstream_connection import Connection, HttpAnswer
 from quota.service.upstreams import NotReached, Target, TooLarge, UpstreamError
 
 _KEEP_ALIVE_S: Final = 15.0
+_NAT64: Final = IPv6Network("64:ff9b::/96")
 _HEALTH: Final = "/models"
 _HEALTH_DEADLINE_S: Final = 5.0
 _HEALTH_BYTES_MAX: Final = 2**20
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+"""The addresses of a host, as the system's resolver gives them. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,9 @@ class _Route:
 class HttpUpstreams:
     """The process's door to model servers; `async with` opens and closes it."""
 
-    def __init__(self, allowed_hosts: Collection[str] = ()) -> None:
+    def __init__(self, allowed_hosts: Collection[str] = (), resolve: Resolve | None = None) -> None:
         self._allowed_hosts = frozenset(allowed_hosts)
+        self._resolve = resolve or _resolved
         self._routes: dict[tuple[str, str, str], _Route] = {}  # by address, key and path
         self._idle: dict[_Place, list[Connection]] = {}
         self._all: set[Connection] = set()
@@ -145,10 +150,9 @@ class HttpUpstreams:
 
     async def _addresses(self, place: _Place) -> list[str]:
         """The addresses of a host that may be called. Raises OSError where there are none."""
-        found = await asyncio.get_running_loop().getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+        addresses = list(dict.fromkeys(await self._resolve(place.host, place.port)))
         if place.host not in self._allowed_hosts:
-            addresses = [one for one in addresses if ip_address(one.partition("%")[0]).is_global]
+            addresses = [one for one in addresses if is_public(one)]
         if not addresses:
             raise OSError(None, "the name leads to a private address that portal.toml does not allow")
         return addresses
@@ -197,6 +201,25 @@ def address_allowed(url: str, allowed_hosts: Collection[str]) -> bool:
     if host in allowed_hosts:
         return True
     try:
-        return ip_address(host).is_global
+        ip_address(host.partition("%")[0])
     except ValueError:
         return host != ""
+    return is_public(host)
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is one of the internet's, also where it wraps another (IPv4 in IPv6, 6to4, NAT64)."""
+    found = ip_address(address.partition("%")[0])
+    if not found.is_global or found.is_multicast:
+        return False
+    if isinstance(found, IPv4Address):
+        return True
+    wrapped = found.ipv4_mapped or found.sixtofour
+    if found in _NAT64:
+        wrapped = IPv4Address(found.packed[-4:])
+    return not found.is_site_local and (wrapped is None or is_public(str(wrapped)))
+
+
+async def _resolved(host: str, port: int) -> list[str]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(one[4][0]) for one in found]

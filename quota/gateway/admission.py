@@ -103,7 +103,14 @@ class Admission:
                         return offer
                     continue
                 admitted = _ordered(caller, request, server, offer, at, repeatable)
-                hold = await self._place(admitted)
+                try:
+                    hold = await self._place(admitted)
+                except TooMany:
+                    # Refused, and of this person no more refusals are kept this minute: it is an answer all the same.
+                    limited = caller.limit_id is not None or caller.share_id is not None
+                    denied = denials.over_limit() if limited else denials.too_little(offer.amount, 0)
+                    within_s = 0.0
+                    continue
                 if isinstance(hold, Denied):
                     return hold
                 if hold.state is HoldState.HELD:
@@ -120,8 +127,6 @@ class Admission:
                     if hold.refusal.params.get("limit") != caller.limit_id or type(left) is not int:
                         return denials.over_limit()
                     denied, key_left = denials.key_used_up(offer.amount, left), left
-        except TooMany as error:
-            return denials.unavailable(error.retry_after_s)
         except Unavailable as error:
             return denials.unavailable(error.retry_after_s)
         return denied or denials.unavailable(1)

@@ -70,6 +70,7 @@ class Callers:
         self._doors = doors
         self._monotonic_s = monotonic_s
         self._known: dict[tuple[str, str], tuple[Caller | Denied, float]] = {}
+        self._looking: dict[tuple[str, str], asyncio.Task[Caller | Denied]] = {}
         self._hub_looks = asyncio.Semaphore(_HUB_LOOKS_MAX)
 
     def known(self, key: str, project: str = "") -> Caller | Denied | None:
@@ -82,6 +83,14 @@ class Callers:
         known = self.known(key, project)
         if known is not None:
             return known
+        looking = self._looking.get((key, project))
+        if looking is None:  # a thousand requests under one key are one look
+            looking = asyncio.create_task(self._looked_up(key, project))
+            self._looking[key, project] = looking
+            looking.add_done_callback(lambda _: self._looking.pop((key, project), None))
+        return await asyncio.shield(looking)
+
+    async def _looked_up(self, key: str, project: str) -> Caller | Denied:
         now_s = self._monotonic_s()
         try:
             found = await self._look_up(key, project)

@@ -115,6 +115,7 @@ async def running_gateway(
     table: GatewayTable = GatewayTable(),  # noqa: B008  (frozen)
     hub: Introspection | None = None,
     asgi: bool = False,
+    upstreams: HttpUpstreams | None = None,
 ) -> AsyncIterator[Running]:
     """A gateway whose one project has `tokens`, and a session in it."""
     url = await asyncio.to_thread(_migrate_once, folder)
@@ -126,9 +127,9 @@ async def running_gateway(
         stack.callback(store.close)
         person, project = await store.write(lambda tx: found_project(tx, tokens))
         session = await open_session(ledger, person, project)
-        upstreams = await stack.enter_async_context(HttpUpstreams({"127.0.0.1"}))
+        opened = await stack.enter_async_context(upstreams or HttpUpstreams({"127.0.0.1"}))
         site = Site(
-            ledger=ledger, store=store, clock=SystemClock(), session_key_secret=SECRET, models=models, upstreams=upstreams,
+            ledger=ledger, store=store, clock=SystemClock(), session_key_secret=SECRET, models=models, upstreams=opened,
             table=table, hub=hub,
         )  # fmt: skip
         gateway = build_gateway(site)

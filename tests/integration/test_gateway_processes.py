@@ -28,7 +28,7 @@ from quota.store.unit_of_work import SqlStore
 from quota.store.verify import verify
 from tests.integration.gateway_service import found_project, open_session
 from tests.integration.postgres import running_postgres
-from tests.integration.upstream_stub import Stub, stub_server
+from tests.integration.upstream_stub import Asked, Stub, stub_server, well_behaved
 from tests.portal import ROOT
 from tests.waiting import eventually
 
@@ -60,6 +60,14 @@ class Two:
         async with self.http.post(self.urls[number % 2] + "/chat/completions", json=body, headers=headers) as answer:
             found = json.loads(await answer.read())
             return answer.status, str(found.get("error", {}).get("code", ""))
+
+    async def stream(self, number: int, **fields: Any) -> int:
+        """A streamed request, read as far as it comes; the status."""
+        headers = {"Authorization": f"Bearer {self.key}"}
+        body = {"model": "stub", "stream": True, **fields}
+        async with self.http.post(self.urls[number % 2] + "/chat/completions", json=body, headers=headers) as answer:
+            await answer.read()
+            return answer.status
 
     async def balance(self) -> Any:
         allocations = await self.store.read(lambda tx: tx.accounts.of_project(self.project))
@@ -189,9 +197,25 @@ async def _a_named_request_is_done_once(two: Two) -> None:
 
 
 async def _no_prompt_is_anywhere(two: Two) -> None:
-    secret_words = [{"role": "user", "content": CANARY}]
+    """Answered, streamed, repeated, refused for six reasons, failed for three: nothing of it stays."""
+    words: dict[str, Any] = {"messages": [{"role": "user", "content": CANARY}], "max_tokens": 7}
     for number, named in itertools.product(range(2), ("", f"named-{CANARY[:9]}")):
-        await two.ask(number, messages=secret_words, named=named, max_tokens=7)
+        assert (await two.ask(number, **words, named=named))[0] == 200
+    seen: Counter[int] = Counter()
+    for number in range(2):
+        seen[await two.stream(number, **words)] += 1
+        for refused in (
+            {"model": f"no-{CANARY}"}, {"max_tokens": CANARY}, {"n": 10**6}, {"messages": [{"role": "user", "content": CANARY * 2000}]},
+        ):  # fmt: skip
+            seen[(await two.ask(number, **{**words, **refused}))[0]] += 1
+        for key in (f"!{CANARY}", CANARY):  # no key; what may be a hub's token, whose hub is out
+            seen[(await two.ask(number, key=key, **words))[0]] += 1
+        for script in (_refuses, _says_nonsense, _breaks_off):
+            two.stub.script = script
+            seen[(await two.ask(number, **words))[0]] += 1
+            seen[await two.stream(number, **words)] += 1
+        two.stub.script = well_behaved
+    assert set(seen) == {200, 400, 401, 404, 429, 502, 503}, seen
     with two.database.reading() as connection:
         tables = (
             connection.exec_driver_sql("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").scalars().all()
@@ -205,6 +229,20 @@ async def _no_prompt_is_anywhere(two: Two) -> None:
     for path in two.folder.rglob("*"):
         if path.is_file():
             assert CANARY.encode() not in path.read_bytes(), path
+
+
+async def _refuses(asked: Asked) -> None:
+    await asked.json({"error": {"message": f"I do not like {CANARY}"}}, status="400 Bad Request")
+
+
+async def _says_nonsense(asked: Asked) -> None:
+    await asked.json(f"{CANARY} is no JSON object".encode())
+
+
+async def _breaks_off(asked: Asked) -> None:
+    await asked.head("application/json", length=10_000)
+    await asked.write(f'{{"choices": "{CANARY}'.encode())
+    asked.writer.close()
 
 
 async def _the_last_tokens_are_spent_once(two: Two) -> None:

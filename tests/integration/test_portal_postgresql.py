@@ -1,38 +1,115 @@
-"""PostgreSQL by one setting: the whole portal migrates it, charges a session on it and proves every balance."""
+"""PostgreSQL by one setting: the whole portal migrates it, charges a session on it and proves every balance; a gateway process of its own
+answers the portal's model requests by one more, also while the quota service stands still."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import psycopg
 
+from quota.domain.ids import HoldId
+from quota.service.keys import session_key
 from tests.integration.postgres import running_postgres
 from tests.integration.test_survival import session_record, settled_charge
+from tests.integration.upstream_stub import stub_server
 from tests.people import Person
-from tests.portal import ROOT, Portal
+from tests.portal import ROOT, Portal, free_port
 from tests.world import awarded_project
 
+MODEL = """
+[models.stub]
+title = "Stub"
+context_tokens = 4096
+[[models.stub.servers]]
+url = "{url}"
+allow_private = true
+provider = "test"
+hardware = "cpu"
+cloud = "here"
+"""
 
-def portal_on(database: str, folder: Path) -> Portal:
-    """A portal whose site file differs in one setting."""
+
+def portal_on(database: str, folder: Path, gateway_port: int, model_url: str) -> Portal:
+    """A portal whose site file differs in two settings, and in a model."""
     site = (ROOT / "portal.toml").read_text()
-    assert 'database = ""' in site
+    for before, after in (
+        ('database = ""', f'database = "{database}"'),
+        ("[hub]\n", f'[hub]\ngateway_url = "http://127.0.0.1:{gateway_port}"\n'),
+    ):
+        assert site.count(before) == 1
+        site = site.replace(before, after)
     portal_file = folder / "portal.toml"
-    portal_file.write_text(site.replace('database = ""', f'database = "{database}"'))
+    portal_file.write_text(site + MODEL.format(url=model_url))
     return Portal(folder / "data", model=False, portal_file=portal_file)
 
 
-async def test_one_setting_moves_the_ledger_to_postgresql(tmp_path: Path) -> None:
-    with running_postgres() as server:
+@asynccontextmanager
+async def gateway_of(portal: Portal, port: int) -> AsyncIterator[None]:
+    """The one command."""
+    environment = {**os.environ, "COMMONS_PORTAL_FILE": str(portal.portal_file)}
+    argv = [str(ROOT / "commons"), "gateway", "--port", str(port), "--data", str(portal.data)]
+    process = await asyncio.create_subprocess_exec(*argv, env=environment, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    async with asyncio.timeout(60):
+        assert b"listening on" in await process.stdout.readline()
+    try:
+        yield
+    finally:
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 30) == 0
+
+
+async def ask_a_model(portal: Portal, key: str) -> int:
+    """A request as a notebook makes it: to the portal's own address."""
+    body = {"model": "stub", "messages": [{"role": "user", "content": "hello"}]}
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with (
+        aiohttp.ClientSession(timeout=timeout, headers={"Authorization": f"Bearer {key}"}) as http,
+        http.post(f"{portal.gateway}/chat/completions", json=body) as answer,
+    ):
+        return answer.status
+
+
+async def a_gateway_of_its_own_answers(portal: Portal, port: int, database: str) -> None:
+    """Without it the portal's proxy finds nobody; with it, nobody needs the quota service for a model request."""
+    with psycopg.connect(database) as connection:
+        row = connection.execute("SELECT id FROM hold WHERE kind = 'session' AND state = 'held'").fetchone()
+    assert row is not None
+    key = session_key(portal.secret("session_key_secret").strip().encode(), HoldId(row[0]))
+    assert await ask_a_model(portal, key) == 503
+    async with gateway_of(portal, port):
+        assert await ask_a_model(portal, key) == 200
+        quota = portal.pid("quota.main")
+        os.kill(quota, signal.SIGSTOP)
+        try:
+            assert await ask_a_model(portal, key) == 200
+        finally:
+            os.kill(quota, signal.SIGCONT)
+    with psycopg.connect(database) as connection:
+        row = connection.execute("SELECT sum(charged), sum(held) FROM account WHERE unit = 'tokens'").fetchone()
+    assert row is not None
+    assert [int(one) for one in row] == [36, 0]
+
+
+async def test_one_setting_moves_the_ledger_to_postgresql_and_one_more_the_gateway(tmp_path: Path) -> None:
+    port = free_port()
+    async with AsyncExitStack() as stack:
+        server = await asyncio.to_thread(stack.enter_context, running_postgres())
+        stub = await stack.enter_async_context(stub_server())
         database = server.new_database()
-        portal = await asyncio.to_thread(portal_on(database, tmp_path).up)
+        portal = await asyncio.to_thread(portal_on(database, tmp_path, port, stub.url).up)
         try:
             async with Person(portal, "pi") as pi, Person(portal, "admin") as admin:
-                project = await awarded_project(pi, admin, gpu_hours="10", tokens=1000)
+                project = await awarded_project(pi, admin, gpu_hours="10", tokens=10_000)
                 await pi.start(project)
+                await a_gateway_of_its_own_answers(portal, port, database.replace("+psycopg", ""))
                 await pi.stop()
                 charged = await settled_charge(pi, project)
             record = session_record(portal)

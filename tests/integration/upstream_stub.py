@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -137,8 +138,8 @@ async def _watch(reader: asyncio.StreamReader, asked: Asked) -> None:
 
 
 @asynccontextmanager
-async def stub_server(script: Script = well_behaved) -> AsyncIterator[Stub]:
-    """A stub on a free port."""
+async def stub_server(script: Script = well_behaved, tls: ssl.SSLContext | None = None) -> AsyncIterator[Stub]:
+    """A stub on a free port; over TLS where it gets a certificate."""
     stub = Stub()
     stub.script = script
     connections: set[asyncio.Task[None]] = set()
@@ -148,8 +149,8 @@ async def stub_server(script: Script = well_behaved) -> AsyncIterator[Stub]:
         connections.add(task)
         task.add_done_callback(connections.discard)
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    stub.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    stub.url = f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
     try:
         yield stub
     finally:

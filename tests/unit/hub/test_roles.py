@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jupyterhub.scopes import define_custom_scopes, scope_definitions
 
 from hub import roles, settings
@@ -50,3 +52,10 @@ def test_the_gateway_is_a_route_and_no_service_of_the_hub(environment: dict[str,
     site = settings.read(environment)
     assert roles.extra_routes(site) == {"/services/gateway/": "http://127.0.0.1:18002"}
     assert {service["name"] for service in roles.services(site)} == {"quota", "launcher", "idle-culler"}
+
+
+def test_gateway_processes_of_their_own_take_the_route(environment: dict[str, str]) -> None:
+    portal_file = Path(environment["COMMONS_PORTAL_FILE"])
+    portal_file.write_text(portal_file.read_text() + '\n[hub]\ngateway_url = "http://10.1.2.3:9001"\n')
+    site = settings.read(environment)
+    assert roles.extra_routes(site) == {"/services/gateway/": "http://10.1.2.3:9001"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
-from quota.domain.hold import HoldKind
+from quota.domain.errors import TooMany
+from quota.domain.hold import Hold, HoldKind, HoldOrder
 from quota.domain.ids import AllocationId
 from quota.domain.units import Unit
 from quota.gateway.purses import Purses
@@ -114,3 +115,17 @@ async def test_concurrent_looks_at_one_purse_are_one_read() -> None:
     now_s = 1.5
     await purses.of(d.project)
     assert reads == 2
+
+
+async def test_who_was_refused_too_often_to_be_written_down_is_still_told_that_nothing_is_left() -> None:
+    """A refusal that the ledger does not keep is no outage: a 503 would make every client ask again."""
+    d = await desk()
+
+    async def refused(order: HoldOrder) -> Hold:
+        raise TooMany("refused too often")
+
+    d.world.ledger.place_hold = refused  # type: ignore[method-assign]
+    answered = await d.ask()
+    assert (answered.status, answered.error["code"]) == (429, "insufficient_quota")
+    assert answered.headers["x-should-retry"] == "false"
+    assert d.upstreams.bodies == []

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from quota.domain.hold import Hold
+from quota.domain.ids import HoldId
 from quota.domain.project import ProjectRole
 from quota.gateway.callers import BELIEVED_S, Caller, Callers, Doors, key_of
 from quota.gateway.denials import Denied
@@ -41,6 +45,23 @@ async def test_who_comes_back_to_the_project_waits_no_longer_than_seconds() -> N
     watch.now_s = 3.0
     assert isinstance(await callers.caller(d.key), Caller)
     assert ProjectRole.PI in {role for role, _ in roles.values()}
+
+
+async def test_many_requests_under_one_key_are_one_look() -> None:
+    d, callers, _ = await made()
+    looks = 0
+    look = d.world.ledger.hold
+
+    async def counted(hold_id: HoldId) -> Hold | None:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0)
+        return await look(hold_id)
+
+    d.world.ledger.hold = counted  # type: ignore[method-assign]
+    found = await asyncio.gather(*[callers.caller(d.key) for _ in range(50)])
+    assert all(isinstance(one, Caller) for one in found)
+    assert looks == 1
 
 
 async def test_an_outage_is_not_remembered() -> None:

@@ -14,6 +14,7 @@ from hub.settings import Settings
 
 IDLE_CULLER: Final = "idle-culler"
 ADMIN_SCOPE: Final = "custom:quota:admin"
+EXCHANGE_SCOPE: Final = "custom:quota:exchange"
 ENFORCE_SCOPE: Final = "custom:quota:enforce"
 DECIDE_SCOPE: Final = "custom:quota:decide"
 QUOTA_ACCESS: Final = "access:services!service=quota"
@@ -23,6 +24,7 @@ CUSTOM_SCOPES: Final[dict[str, dict[str, str]]] = {
     "custom:quota:write": {"description": "Apply, change members and stop sessions in one's own name."},
     "custom:quota:review": {"description": "Review applications for allocations."},
     "custom:quota:decide": {"description": "Decide applications for allocations."},
+    EXCHANGE_SCOPE: {"description": "Take part in the exchange of one's own courses, in one's own name."},
     ADMIN_SCOPE: {"description": "Adjust balances of every project."},
     "custom:quota:audit": {"description": "Read every project's statement."},
     ENFORCE_SCOPE: {
@@ -31,7 +33,11 @@ CUSTOM_SCOPES: Final[dict[str, dict[str, str]]] = {
 }
 
 # What every person has beside the hub's own `self`.
-PERSON_SCOPES: Final = (QUOTA_ACCESS, "custom:quota:read", "custom:quota:write")
+PERSON_SCOPES: Final = (QUOTA_ACCESS, "custom:quota:read", "custom:quota:write", EXCHANGE_SCOPE)
+
+# What a session's own token may: the stock scopes of `server`, and its owner's part in the exchange of courses. Nothing of the
+# quota service else, since whatever runs in the session has this token.
+_SESSION: Final = ("users:activity!user", "access:servers!server", QUOTA_ACCESS, EXCHANGE_SCOPE)
 
 # Groups that the sign-in fills, and the role that each gives.
 ROLE_GROUPS: Final[dict[str, str]] = {
@@ -75,6 +81,7 @@ def load_roles() -> list[dict[str, Any]]:
     ]
     return [
         *of_groups,
+        {"name": "server", "description": "What a session's own token may.", "scopes": list(_SESSION)},
         {
             "name": "quota-service",
             "description": "See who runs what, stop it and move its end.",

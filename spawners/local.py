@@ -30,6 +30,8 @@ from spawners.session_traits import HOLD_VARIABLE, RunningSession, SessionTraits
 
 LOOPBACK: Final = "127.0.0.1"
 _ROOT: Final = Path(__file__).resolve().parents[1]
+# nbgrader's configuration: its exchange is the portal's
+EXCHANGE: Final = Path(__file__).resolve().parent.parent / "images" / "nbgrader_exchange" / "config"
 LAB_DEFAULTS: Final = Path(__file__).resolve().parent / "lab"  # JupyterLab asks nobody about news or updates
 _OPENS_AT: Final = {"lab": "/lab"}
 _HUB_SECRETS: Final = frozenset({"CONFIGPROXY_AUTH_TOKEN", "JUPYTERHUB_CRYPT_KEY", "JUPYTERHUB_COOKIE_SECRET"})
@@ -173,7 +175,7 @@ class LocalSpawner(SessionTraits, Spawner):
             if name not in _HUB_SECRETS and not name.startswith("COMMONS_")
         }
         environment |= {"HOME": home, "USER": self.user.name, "LOGNAME": self.user.name, "SHELL": "/bin/bash"}
-        environment["JUPYTER_CONFIG_PATH"] = str(LAB_DEFAULTS)
+        environment["JUPYTER_CONFIG_PATH"] = os.pathsep.join([str(LAB_DEFAULTS), str(EXCHANGE)])
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         environment |= self.session_environment
         environment[HOLD_VARIABLE] = self.hold_id

@@ -40,7 +40,18 @@ def test_review_decide_admin_and_audit_are_four_roles() -> None:
     groups = {role["groups"][0]: role["scopes"] for role in roles.load_roles() if "groups" in role}
     assert len(groups) == 4
     assert all(len(scopes) == 1 for scopes in groups.values())
-    assert set(roles.PERSON_SCOPES) == {"access:services!service=quota", "custom:quota:read", "custom:quota:write"}
+    assert set(roles.PERSON_SCOPES) == {
+        "access:services!service=quota",
+        "custom:quota:read",
+        "custom:quota:write",
+        "custom:quota:exchange",
+    }
+
+
+def test_a_sessions_own_token_exchanges_and_can_do_nothing_else_with_the_quota_service() -> None:
+    server = next(role for role in roles.load_roles() if role["name"] == "server")
+    stock = {"users:activity!user", "access:servers!server"}
+    assert set(server["scopes"]) - stock == {"access:services!service=quota", "custom:quota:exchange"}
 
 
 def test_a_demo_role_that_is_unknown_gives_nothing() -> None:

@@ -143,8 +143,7 @@ class SlurmSession(JobSession, Spawner):
                     raise self._not_taken(say(self.language, "job.lost"))
             elif stage in (Phase.ENDED, Phase.ENDING):
                 await self._end(exit_status(job))
-                why = say(self.language, f"job.end.{ending(job)}")
-                raise refused(say(self.language, "job.nothing_runs", why=why), reason="job_ended", status_code=500)
+                raise self._ended_early(ending(job))
             elif stage is Phase.RUNNING:
                 running_since = running_since or time.monotonic()
                 if await self._has_address(job, record) and self._wanted().port:
@@ -153,6 +152,12 @@ class SlurmSession(JobSession, Spawner):
             else:
                 await self._while_pending(job, record)
             await _either(None if self._listens.is_set() else self._listens, min(look_s, 1.0))
+
+    def _ended_early(self, how: str) -> Exception:
+        text = say(self.language, "job.nothing_runs", why=say(self.language, f"job.end.{how}"))
+        if how == "no_gpus":  # nobody pays for a start without its GPUs (quota.adapters.slurm_accounting)
+            return refused(text, reason="device_missing", status_code=503)
+        return refused(text, reason="job_ended", status_code=500)
 
     async def _while_pending(self, job: Job, record: JobRecord) -> None:
         waited_s = time.time() - record.submitted_at_ms / 1000

@@ -20,11 +20,14 @@ from quota.domain.ids import HoldId, ProjectId, is_id
 from quota.domain.session import EndReason, Evidence, Run, Seen, Unreachable
 from quota.service.ports import Asked
 from quota.service.strays import Work
+from spawners.job_runner import EXIT_NO_GPU
 from spawners.slurmrestd import Job, JobRun, JobState, OutcomeUnknown, SlurmClient, SlurmError
 
 log = logging.getLogger("quota.slurm")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LOOK_BACK: Final = timedelta(hours=1)  # clocks of the portal and of Slurm may differ a little
+# A job's owner can choose its exit status: what ran for longer than the check of its GPUs takes is charged whatever it says.
+_CHECK_S: Final = 15
 _REASONS: Final = (
     (JobState.OUT_OF_MEMORY, EndReason.OUT_OF_MEMORY),
     (JobState.TIMEOUT, EndReason.DEADLINE),
@@ -124,6 +127,8 @@ def seen(hold_id: HoldId, jobs: Sequence[Job], runs: Sequence[JobRun]) -> Seen:
             return Unreachable("slurmctld has started the job and slurmdbd does not know yet")
         return Evidence(hold_id, None, None, None, waiting_since=_at(job.submitted_at_s), note=job.reason)
     started_at, alive_at = stretches[0].from_at, stretches[-1].to_at
+    if over and _without_gpus(runs, job):
+        return Evidence(hold_id, None, None, None, EndReason.DEVICE_MISSING)
     if over:
         return Evidence(hold_id, started_at, alive_at, alive_at, _reason(runs[-1], job), runs=stretches)
     if job is None:
@@ -157,6 +162,12 @@ def _stretches(ran: Sequence[JobRun]) -> tuple[Run, ...]:
 def _never(job: Job | None, runs: Sequence[JobRun]) -> EndReason:
     states = (job.states if job is not None else frozenset()) | (runs[-1].states if runs else frozenset())
     return EndReason.CANCELLED if JobState.CANCELLED in states else EndReason.NEVER_STARTED
+
+
+def _without_gpus(runs: Sequence[JobRun], job: Job | None) -> bool:
+    """Whether the session was never started because its GPUs were not there (spawners.job_runner)."""
+    said = {runs[-1].exit.code, job.exit.code if job is not None else 0}  # v0.0.38 tells slurmdbd's exit codes wrong
+    return EXIT_NO_GPU in said and sum(run.elapsed_s for run in runs) <= _CHECK_S
 
 
 def _reason(last: JobRun, job: Job | None) -> EndReason:

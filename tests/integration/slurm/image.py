@@ -16,6 +16,8 @@ from typing import Final
 from tests.daemons import INSTALL_DEADLINE_S, SLURM_PACKAGES
 
 SUITE: Final = "trixie"
+_NAME: Final = f"slurm-{SUITE}-2"  # counts what is in it
+_MORE: Final = ("python3",)  # of the nodes: it runs sessions
 _POLICY: Final = "#!/bin/sh\nexit 101\n"  # packages start no daemons
 _INSIDE: Final = (
     "apt-get -q update && apt-get -yq --no-install-recommends install {packages} && apt-get clean"
@@ -31,11 +33,11 @@ def image() -> Path:
     """The image's folder; made where it is not there, which takes about half a minute."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compute-commons"
     cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / f"slurm-{SUITE}"
-    with (cache / f"slurm-{SUITE}.lock").open("w") as lock:
+    folder = cache / _NAME
+    with (cache / f"{_NAME}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.is_dir():
-            half = cache / f"slurm-{SUITE}.half"
+            half = cache / f"{_NAME}.half"
             shutil.rmtree(half, ignore_errors=True)
             _make(half)
             half.rename(folder)
@@ -52,7 +54,7 @@ def _make(folder: Path) -> None:
     policy.chmod(0o755)
     shutil.copy("/etc/resolv.conf", folder / "etc/resolv.conf")
     (folder / "etc/hosts").touch()  # a mount point for each cluster's own
-    inside = _INSIDE.format(packages=" ".join(SLURM_PACKAGES))
+    inside = _INSIDE.format(packages=" ".join((*SLURM_PACKAGES, *_MORE)))
     mounts = 'mount --bind /dev "$0/dev"; mount -t proc proc "$0/proc"; exec chroot "$0" sh -ec "$1"'
     # Mounts of a private namespace need no unmounting.
     _run(["unshare", "-m", "--propagation", "private", "sh", "-ec", mounts, str(folder), inside])

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.integration.hub_process import Browser, HubProcess, until
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.cut_in import OUTAGES, Proxy
@@ -56,6 +58,7 @@ def lives_on(pi: Browser, seconds: float) -> None:
         time.sleep(0.5)
 
 
+@pytest.mark.timeout(1200)
 def test_two_sessions_outlive_every_outage_of_slurm_and_a_hub_that_is_killed_in_it(
     hub: HubProcess, pi: Browser, slurm22: SlurmCluster, before_slurmrestd: Proxy
 ) -> None:

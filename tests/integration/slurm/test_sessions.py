@@ -6,6 +6,7 @@ The truth outside is squeue, sacct and the processes' own files. Both run behind
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,41 @@ class TestSbatch(DelegateContract):
         under_test = sbatch(slurm22, tmp_path)
         yield under_test
         await under_test.end()
+
+
+@pytest.mark.full
+class TestRestOfTheNewerRelease(DelegateContract):
+    """Every rule on 24.11, through slurmrestd."""
+
+    @pytest.fixture
+    async def backend(self, slurm24: SlurmCluster, tmp_path: Path) -> AsyncIterator[SlurmUnderTest]:
+        under_test = rest(slurm24, tmp_path)
+        yield under_test
+        await under_test.end()
+
+
+@pytest.mark.full
+class TestSbatchOfTheNewerRelease(DelegateContract):
+    """Every rule on 24.11, through the commands."""
+
+    @pytest.fixture
+    async def backend(self, slurm24: SlurmCluster, tmp_path: Path) -> AsyncIterator[SlurmUnderTest]:
+        under_test = sbatch(slurm24, tmp_path)
+        yield under_test
+        await under_test.end()
+
+
+async def test_on_the_newer_release_a_session_starts_moves_its_end_and_stops(
+    slurm24: SlurmCluster, tmp_path: Path
+) -> None:
+    under_test = rest(slurm24, tmp_path)
+    hold_id = under_test.hold_id()
+    spawner = under_test.spawner(hold_id)
+    await spawner.start()
+    assert await under_test.runs(hold_id)
+    wanted_ms = time.time_ns() // 10**6 + 7_200_000
+    await spawner.set_deadline(wanted_ms)
+    assert abs(await under_test.deadline_ms(hold_id) - wanted_ms) <= under_test.deadline_grain_ms + 60_000
+    await spawner.stop()
+    assert not await under_test.runs(hold_id)
+    await under_test.end()

@@ -136,3 +136,17 @@ async def test_an_outage_is_an_outage_of_that_clusters_sessions() -> None:
     found = await accounting.read(asked)
     assert all(isinstance(one, Unreachable) for one in found.values())
     assert len(found) == 2
+
+
+@pytest.mark.parametrize("heard_by", ["slurmctld", "slurmdbd"])
+def test_a_start_without_its_gpus_costs_nothing(heard_by: str) -> None:
+    status = ExitStatus(code=76)
+    last = replace(run(JobState.FAILED, 0, 10, 12, 2), exit=status if heard_by == "slurmdbd" else ExitStatus())
+    jobs = [job(JobState.FAILED, exit=status)] if heard_by == "slurmctld" else []
+    found = evidence(jobs, [last])
+    assert (found.started_at, found.reason, billed_ms(found)) == (None, EndReason.DEVICE_MISSING, 0)
+
+
+def test_nobody_runs_for_nothing_by_choosing_an_exit_status() -> None:
+    found = evidence([job(JobState.FAILED, exit=ExitStatus(code=76))], [run(JobState.FAILED, 0, 10, 40, 30)])
+    assert billed_ms(found) == 30_000

@@ -1,0 +1,306 @@
+"""A whole portal over two clusters at once, one of each release: what its people cannot do, what nobody sees, what nobody pays."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from quota.domain.ids import new_id
+from tests.integration.slurm import offices
+from tests.integration.slurm.cluster import SlurmCluster
+from tests.integration.slurm.job_sessions import write_program
+from tests.integration.slurm.offices import job, running_signer, signer_settings
+from tests.integration.slurm.options import BEN, GPU_TYPE, PARTITION
+from tests.integration.slurm.portal_file import open_python, slurm_portal
+from tests.integration.slurm.test_steward import running_steward
+from tests.integration.slurm.test_steward import settings as steward_settings
+from tests.people import Kernel, Person
+from tests.portal import Portal
+from tests.waiting import eventually
+from tests.world import awarded_project
+
+NEWER = """
+[profiles.newer]
+title = "1 GPU of the newer cluster"
+backend = "slurm"
+hardware = "simulated-gpu"
+cloud = "this-machine"
+gpus = 1
+cpus = 1
+memory = "1 GiB"
+default_runtime = "1 h"
+longest_runtime = "2 h"
+applications = [{{ id = "lab", title = "JupyterLab" }}]
+
+[profiles.newer.slurm]
+cluster = "newer"
+partition = "{partition}"
+gpu_type = "{gpu_type}"
+
+[slurm.newer]
+url = "{url}"
+signer = "{folder}/signer.sock"
+steward = "{folder}/steward.sock"
+home = "{homes}/{{login}}"
+listen = "127.0.0.1"
+look = "1 s"
+stop_wait = "40 s"
+program = "{program}"
+
+[profiles.bare]
+title = "1 GPU that is not there"
+backend = "slurm"
+hardware = "simulated-gpu"
+cloud = "this-machine"
+gpus = 1
+cpus = 1
+memory = "1 GiB"
+default_runtime = "1 h"
+longest_runtime = "2 h"
+applications = [{{ id = "lab", title = "JupyterLab" }}]
+
+[profiles.bare.slurm]
+cluster = "bare"
+partition = "{partition}"
+gpu_type = "{gpu_type}"
+
+[slurm.bare]
+url = "{url}"
+signer = "{folder}/signer.sock"
+steward = "{folder}/steward.sock"
+home = "{homes}/{{login}}"
+listen = "127.0.0.1"
+look = "1 s"
+program = "{program}"
+prologue = "unset CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES ZE_AFFINITY_MASK"
+"""
+SERVER = """#!/usr/bin/python3 -IS
+import http.server, os, sys
+port = next(int(one.partition("=")[2]) for one in sys.argv if one.startswith("--port="))
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b"{}")
+http.server.HTTPServer(("127.0.0.1", port), Answer).serve_forever()
+"""
+
+
+@dataclass
+class Place:
+    """The portal, its clusters and a project that the PI was awarded."""
+
+    portal: Portal
+    older: SlurmCluster
+    newer: SlurmCluster
+    folder: Path
+    project: str = ""
+    stray: str = ""  # the name of a job that no hold pays for
+    strayed_at_s: float = 0
+
+
+@pytest.fixture(scope="module")
+def place(slurm22: SlurmCluster, slurm24: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("two-clusters")
+    other = folder / "other"
+    other.mkdir()
+    open_python(slurm22)
+    with ExitStack() as all_:
+        for cluster, where in ((slurm22, folder), (slurm24, other)):
+            all_.enter_context(running_signer(signer_settings(cluster, where), where))
+            all_.enter_context(running_steward(steward_settings(cluster, where), where))
+        program = write_program(slurm24.base)
+        program.write_text(SERVER)
+        words = {"steward": f'"{folder}/steward.sock"'}
+        file = slurm_portal(slurm22, folder, signer_settings(slurm22, folder), **words)
+        file.write_text(file.read_text() + NEWER.format(
+            partition=PARTITION, gpu_type=GPU_TYPE, url=slurm24.url, folder=other, homes=slurm24.homes, program=program,
+        ))  # fmt: skip
+        portal = Portal(folder / "data", model=False, portal_file=file).up()
+        try:
+            yield Place(portal, slurm22, slurm24, folder)
+        finally:
+            portal.down()
+
+
+@pytest.fixture
+async def pi(place: Place) -> AsyncIterator[Person]:
+    """The PI, with a project and the job of a thief on its account."""
+    async with Person(place.portal, "pi") as pi, Person(place.portal, "admin") as admin:
+        if not place.project:
+            place.project = await awarded_project(pi, admin, gpu_hours="10", tokens=1000)
+        yield pi
+
+
+def login_of(cluster: SlurmCluster, account: str) -> str:
+    listed = cluster.run("sacctmgr", "-n", "-P", "show", "assoc", f"account={account}", "format=user").split()
+    (login,) = set(listed)
+    return login
+
+
+async def test_a_notebook_cannot_submit_change_or_outlive_what_its_hold_pays_for(place: Place, pi: Person) -> None:
+    await pi.start(place.project, server="jail")
+    kernel = await Kernel(pi, "jail").open()
+    account = f"cc-{place.project}"
+
+    async def said(*words: str) -> str:
+        environment = {"SLURM_CONF": str(place.older.conf), "PATH": "/usr/bin:/bin"}
+        code = f"done = subprocess.run({list(words)!r}, capture_output=True, text=True, env={environment!r})"
+        return await kernel.run(f"import subprocess; {code}; print(done.returncode, done.stdout + done.stderr)")
+
+    submit = ("sbatch", "--chdir=/", "--output=/dev/null", "--wrap", "sleep 60")
+    for words in (
+        (*submit, f"--account={account}"),
+        submit,
+        (*submit, f"--account={account}", "--comment=cct:" + "0" * 32),
+    ):
+        answer = await said(*words)
+        assert answer.startswith("1 "), answer
+        assert "portal:" in answer, answer
+    assert not (await said("srun", "--account=" + account, "true")).startswith("0 ")
+    (own,) = (await said("squeue", "-h", "-A", account, "-o", "%i")).split()[1:]
+    assert not (await said("scontrol", "update", f"jobid={own}", "timelimit=600")).startswith("0 ")
+    assert not (await said("scontrol", "update", f"jobid={own}", "timelimit=30")).startswith("0 ")  # lower neither
+    jobs = place.older.run("squeue", "-h", "-A", account, "-o", "%i").split()
+    assert jobs == [own]
+    login = login_of(place.older, account)
+
+    # A thief with a ticket of the signer's and no hold: the service's own loop ends it (seen at the end of this file).
+    place.stray = new_id()
+    client = offices.client(place.older, place.folder)
+    client.submit(job(place.stray, account=account), place.stray, login)
+    place.strayed_at_s = time.time()
+
+    secrets = every_secret(place)
+    session = [
+        one
+        for one in psutil.process_iter(["environ", "uids"])
+        if (one.info["environ"] or {}).get("SLURM_JOB_ID") == own
+    ]
+    assert session
+    token = next(filter(None, ((one.info["environ"] or {}).get("JUPYTERHUB_API_TOKEN") for one in session)))
+    key = next(filter(None, ((one.info["environ"] or {}).get("OPENAI_API_KEY") for one in session)))
+    for one in session:  # of the portal's own secrets a session has none
+        assert not leaked(secrets, json.dumps(one.info["environ"]).encode())
+    secrets |= {"the session's token": token.encode(), "the session's key": key.encode()}
+    await see_no_secret(place, own, login, secrets)
+    await pi.stop("jail")
+
+
+def every_secret(place: Place) -> dict[str, bytes]:
+    """All that the portal and its cluster keep, by name."""
+    found = {
+        path.name: path.read_bytes().strip() for path in (place.portal.data / "secrets").iterdir() if path.is_file()
+    }
+    users = json.loads(found.pop("demo_users.json"))
+    found |= {f"password of {one['user']}": one["password"].encode() for one in users}
+    found["Slurm's key"] = place.older.key_file.read_bytes()
+    return {name: value for name, value in found.items() if len(value) >= 8}
+
+
+def leaked(secrets: dict[str, bytes], content: bytes) -> list[str]:
+    return [name for name, value in secrets.items() if value in content]
+
+
+async def see_no_secret(place: Place, job_id: str, login: str, secrets: dict[str, bytes]) -> None:
+    """In no job script, view of Slurm, log, process list, and nowhere that another user can read."""
+    cluster = place.older
+    looks = (
+        f"scontrol show job -dd {job_id}", f"scontrol write batch_script {job_id} -", f"squeue -j {job_id} -O ALL:2000",
+        f"sacct -j {job_id} -o ALL -P",
+        "cat /proc/[0-9]*/cmdline",
+    )  # fmt: skip
+    for look in looks:  # not even for root
+        shown = cluster.run("sh", "-c", f"{look} 2>&1", check=False)
+        assert shown.strip("\0 \n"), look
+        assert not leaked(secrets, shown.encode()), look
+    hidden = (
+        "ps axeww", "cat /proc/[0-9]*/environ", f"cat {cluster.homes}/{login}/* {cluster.homes}/{login}/.*/*",
+        f"cat {cluster.base}/state/* {cluster.base}/state/*/* {cluster.base}/spool/*/* {cluster.base}/tickets/*/*",
+        f"cat {place.portal.data}/*/* {place.portal.data}/secrets/*",
+    )  # fmt: skip
+    for look in hidden:
+        assert not leaked(secrets, cluster.run("sh", "-c", f"{look} 2>&1", account=BEN, check=False).encode()), look
+    logs = [*(cluster.base / "log").iterdir(), *(place.portal.data / "logs").iterdir(), *place.folder.glob("*.jsonl")]
+    logs += [*place.folder.glob("*.out"), place.folder / "launcher.log"]
+    assert len(logs) > 10
+    for path in logs:
+        found = leaked(secrets, path.read_bytes())
+        assert not [one for one in found if not (path.name == "launcher.log" and one.startswith("password of"))], path
+
+
+async def test_two_clusters_serve_one_project_each_with_its_own_jobs(place: Place, pi: Person) -> None:
+    await pi.start(place.project, profile="newer", server="newer")
+    account = f"cc-{place.project}"
+    (line,) = place.newer.run("squeue", "-h", "-A", account, "-o", "%i %u %T").splitlines()
+    job_id, login, state = line.split()
+    assert state == "RUNNING"
+    assert login == login_of(place.newer, account)
+    assert not [one for one in place.older.run("squeue", "-h", "-A", account, "-o", "%j").split() if one != place.stray]
+    await pi.stop("newer")
+    charged = await settled(place, pi)
+    said = place.newer.run("sacct", "-n", "-X", "-P", "-o", "elapsedraw", "-j", job_id).split()
+    older = place.older.run(
+        "sacct", "-n", "-X", "-P", "-A", account, "-o", "jobname,elapsedraw", "--allusers", "-S", "now-1hours"
+    )
+    own = [int(line.split("|")[1]) for line in older.splitlines() if not line.startswith(place.stray or "-")]
+    assert charged == 1000 * (sum(map(int, said)) + sum(own))
+
+
+async def test_a_start_whose_gpus_are_not_there_is_refused_and_costs_nothing(place: Place, pi: Person) -> None:
+    before = await settled(place, pi)
+    options = {"project": place.project, "profile": "bare", "runtime_s": 3600}
+    status, answer = await pi.hub("POST", "/users/pi/servers/bare", {"user_options": options})
+    assert (status, (answer or {}).get("message", "")[:8]) in ((202, ""), (503, "The GPUs")), answer
+
+    async def over() -> bool:
+        return await pi.server("bare") is None
+
+    await eventually(over, within_s=60, what="the start is refused")
+    account = f"cc-{place.project}"
+    rows = place.newer.run(
+        "sacct", "-n", "-X", "-P", "-A", account, "--allusers", "-o", "state,exitcode", "-S", "now-1hours"
+    )
+    assert "FAILED|76:0" in rows.splitlines()
+    assert await settled(place, pi) == before
+
+
+async def settled(place: Place, pi: Person) -> int:
+    """GPU-milliseconds that the project was charged, once nothing is held."""
+
+    async def look() -> tuple[int, int] | None:
+        status, answer = await pi.api("GET", f"/projects/{place.project}")
+        assert status == 200, answer
+        (gpu,) = (one["balance"] for one in answer["allocations"] if one["unit"] == "gpu_ms")
+        return (gpu["charged"], gpu["held"]) if gpu["held"] == 0 else None
+
+    charged, _ = await eventually(look, within_s=90, what="everything is settled", every_s=1)
+    return charged
+
+
+async def test_a_thiefs_job_was_ended_within_a_minute_by_the_service_itself(place: Place, pi: Person) -> None:
+    assert place.stray
+
+    def row() -> list[str]:
+        form = "state,elapsedraw,end"
+        said = place.older.run("sacct", "-n", "-X", "-P", "-o", form, f"--name={place.stray}", "-S", "now-1hours")
+        return said.strip().split("|")
+
+    async def over() -> bool:
+        return row()[0].startswith("CANCELLED")
+
+    await eventually(over, within_s=max(1, place.strayed_at_s + 60 - time.time()), what="the stray is cancelled")
+    state, elapsed, _ = row()
+    assert int(elapsed) <= 60, state
+
+    async def booked() -> bool:
+        log_lines = " ".join(path.read_text(errors="replace") for path in (place.portal.data / "logs").glob("quota*"))
+        return re.search("runs without an open hold", log_lines) is not None
+
+    await eventually(booked, within_s=30, what="the service said so")

@@ -48,7 +48,8 @@ local function mismatch(job, uid, terms)
     if tostring(got[key]) ~= terms[key] then return key end
   end
   for _, key in ipairs({ "tres_per_job", "tres_per_socket", "tres_per_task" }) do -- other ways to ask for GPUs
-    if job[key] and job[key] ~= "" then return key end
+    -- sbatch of 24.11 says --cpus-per-task there, too
+    if job[key] and job[key] ~= "" and not string.match(job[key], "^cpu[:=]%d+$") then return key end
   end
   return nil
 end

@@ -12,17 +12,17 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 from dockerspawner import DockerSpawner
 from traitlets import Instance, Integer
 
 from spawners import container_spec as spec
 from spawners import gpu_inventory
-from spawners.container_engine import EngineRefusal, HelperCalls, Layers
+from spawners.container_engine import EngineRefusal, HelperCalls
 from spawners.container_settings import ContainersTable
 from spawners.delegate import BackendUnreachable, DeadlineRefused
 from spawners.devices import Busy, Device, Wish, choose
+from spawners.engine_sessions import Verdict
 from spawners.phrases import busy_text, say
 from spawners.profiles import Profile, Profiles
 from spawners.session_traits import RunningSession, SessionTraits, StopUnconfirmedError, refused
@@ -31,9 +31,8 @@ T = TypeVar("T")
 CHOICES_MAX: Final = 8  # a choice that another start was faster with is made again
 LOOK_S: Final = 0.05
 ALIVE_EVERY_S: Final = 0.5
+FAREWELL_S: Final = 5.0  # between a first program's last word and its end
 _OPENS_AT: Final = {"lab": "/lab"}
-# Addresses of the portal that a session reaches through its own network and not by the portal's public name.
-_INNER: Final = ("OPENAI_BASE_URL", "OPENAI_API_BASE", "ANTHROPIC_BASE_URL")
 
 
 class GPUContainerSpawner(SessionTraits, DockerSpawner):
@@ -48,7 +47,11 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
     )
 
     _executor = ThreadPoolExecutor(16, thread_name_prefix="engine")
+    _waiting = ThreadPoolExecutor(
+        128, thread_name_prefix="engine-wait"
+    )  # for answers that take as long as a session does
     _starting = False
+    _ready_told = False
     _address = ""
     _step: dict[str, Any] | None = None
 
@@ -75,8 +78,7 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
             running = await self.find_running()
             if running is not None:
                 self.log.warning("Adopting running session %s of %s", running.hold_id, self._log_name)
-                self.adopt(running)
-                await self._look()
+                await self._take_over(running)
             else:
                 await self._start_new()
         except BackendUnreachable as error:
@@ -97,26 +99,25 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
                 running = await self.find_running()
                 if running is None:
                     return 0
-                self.adopt(running)
+                await self._take_over(running)
             found = await self._look()
+            if found is None:
+                return 0
+            state = found["State"]
+            if state["Status"] in ("exited", "dead", "removing", "created"):
+                return int(state["ExitCode"])
+            await self._tell_ready()
         except (BackendUnreachable, EngineRefusal) as error:
             self.log.warning("Session %s of %s cannot be judged: %s", self.hold_id, self._log_name, error)
-            return None
-        if found is None:
-            return 0
-        state = found["State"]
-        if state["Status"] in ("exited", "dead", "removing", "created"):
-            return int(state["ExitCode"])
         return None
 
     async def stop(self, now: bool = False) -> None:
         """End it as `stop_order` says; raises StopUnconfirmedError where its end was not seen."""
         order = self.stop_order
         grace_s = self.containers.stop_grace if order.grace_s is None else order.grace_s
-        body = {"reason": order.reason, "grace_s": grace_s}
-        path = f"/commons/sessions/{self.hold_id}/stop"
+        within_s = grace_s + self.stop_margin_s + 1
         try:
-            await self._thread(lambda: self.helper.call("POST", path, body, within_s=grace_s + self.stop_margin_s + 1))
+            await self._wait(lambda: self.helper.end(self.hold_id, order.reason, grace_s, within_s))
         except EngineRefusal as error:
             if error.status != 404:
                 raise StopUnconfirmedError(f"session {self.hold_id}: {error}") from error
@@ -143,8 +144,9 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
         return None
 
     def adopt(self, running: RunningSession) -> None:
-        """Take over a session that this object did not start; the next look brings its address and API token."""
+        """Take over a session that this object did not start; `_take_over` brings its address and API token."""
         self.hold_id = running.hold_id
+        self._ready_told = False
 
     def get_state(self) -> dict[str, Any]:
         """The hold's id: everything else stands with the engine."""
@@ -161,7 +163,7 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
         """Forget the session."""
         super().clear_state()
         self.hold_id = self.object_id = self._address = ""
-        self._step = None
+        self._step, self._ready_told = None, False
 
     async def get_url(self) -> str:
         """Where it listens on its own network."""
@@ -185,9 +187,7 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
         profile, image = self._require_startable()
         for one in await self._mine():
             if one["State"] == "created":  # made by a hub that died before it could start it
-                left = one["Labels"][spec.HOLD]
-                body = {"reason": "abandoned", "grace_s": 0}
-                await self._thread(self.helper.call, "POST", f"/commons/sessions/{left}/stop", body)
+                await self._thread(self.helper.end, one["Labels"][spec.HOLD], "abandoned", 0)
         self._show(20, "folders")
         try:
             await self._fetch(image)
@@ -228,15 +228,11 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
         if await self._thread(self.helper.has_image, image):
             return
 
-        def pull() -> None:
-            layers = Layers()
-            for event in self.helper.pull(image):
-                layers.take(event)
-                figures = layers.figures
-                self._show(25 + figures["percent"] // 4, "image.layers", **figures)
+        def show(figures: Mapping[str, int]) -> None:
+            self._show(25 + figures["percent"] // 4, "image.layers", **figures)
 
         try:
-            await self._thread(pull)
+            await self._wait(lambda: self.helper.fetch(image, show))
         except (EngineRefusal, BackendUnreachable) as error:
             self.log.error("The image %s could not be fetched: %s", image, error)
             raise refused(self._say("no_image", why=error), reason="no_image", status_code=503) from None
@@ -288,8 +284,7 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
             inventory = await asyncio.to_thread(gpu_inventory.read_kept, self.containers.gpus, folders)
         except gpu_inventory.InventoryError as error:
             raise BackendUnreachable(f"the host's GPUs cannot be told: {error}") from error
-        sessions = (await self._thread(self.helper.call, "GET", "/commons/sessions"))["sessions"]
-        grants = [spec.grant_of({**one["labels"]}, one["due_ms"]) for one in sessions if one["holds_devices"]]
+        grants = await self._thread(self.helper.grants)
         chosen = choose(inventory, grants, Wish(profile.hardware, profile.gpus, profile.sessions_per_gpu))
         if isinstance(chosen, Busy):
             raise refused(busy_text(self.language, chosen), reason="devices_busy", status_code=503)
@@ -305,16 +300,19 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
             raise self._refused_by_engine(error) from None
         end = time.monotonic() + self.containers.start_deadline
         self._show(75, "probe")
-        while spec.PROBE_CONFIRMED not in await self._thread(self.helper.log_lines, name):
-            await self._require_alive(end)
+        said = await self._wait(lambda: self.helper.first_word(self.hold_id, self.containers.start_deadline + 10))
+        soon = min(end, time.monotonic() + FAREWELL_S)
+        while said != Verdict.CONFIRMED:
+            await self._require_alive(soon)
             await asyncio.sleep(LOOK_S)
         self._show(85, "notebook")
-        looked = 0.0
+        looked = time.monotonic()
         while not await self._listens():
             if time.monotonic() - looked >= ALIVE_EVERY_S:
                 await self._require_alive(end)
                 looked = time.monotonic()
             await asyncio.sleep(LOOK_S)
+        await self._tell_ready()
 
     async def _require_alive(self, end: float) -> None:
         """Raise a refusal with the last lines where the container has ended or takes too long."""
@@ -354,23 +352,16 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
 
     def _session_variables(self, gateway: str) -> dict[str, str]:
         """What the hub gives a server, with the portal's addresses as this session reaches them."""
-        home = spec.home_folder(self.login)
-        variables = {name: value for name, value in self.get_env().items() if not name.startswith("COMMONS_")}
-        variables |= {"HOME": home, "USER": self.login, "LOGNAME": self.login, "SHELL": "/bin/bash"}
-        variables |= self.session_environment
-        for name in _INNER:
-            if name in variables:
-                variables[name] = f"http://{gateway}:{self.quota_port}{urlsplit(variables[name]).path}"
-        return variables
+        given = {name: value for name, value in self.get_env().items() if not name.startswith("COMMONS_")}
+        variables = given | spec.person_variables(self.login) | self.session_environment
+        return spec.with_inner_addresses(variables, f"http://{gateway}:{self.quota_port}")
 
     async def _mine(self) -> list[dict[str, Any]]:
         """This person's and server's containers, newest first. Raises BackendUnreachable."""
         try:
-            listed = await self._thread(self.helper.ours)
+            return await self._thread(self.helper.of, self.user.name, self.name)
         except EngineRefusal as error:
             raise BackendUnreachable(str(error)) from error
-        mine = [one for one in listed if _labels(one) == (self.user.name, self.name)]
-        return sorted(mine, key=lambda one: -int(one["Created"]))
 
     async def _look(self) -> dict[str, Any] | None:
         """The container as the engine tells it; notes its address and API token."""
@@ -379,10 +370,26 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
             network = found["NetworkSettings"]["Networks"].get(spec.network_name(self.hold_id)) or {}
             self._address = network.get("IPAddress") or self._address
             self.object_id = found["Id"]
-            for line in found["Config"]["Env"] or ():
-                if line.startswith("JUPYTERHUB_API_TOKEN="):
-                    self.set_trait("api_token", line.partition("=")[2])
         return found
+
+    async def _take_over(self, running: RunningSession) -> None:
+        """Adopt it with its address and the API token that it already has."""
+        self.adopt(running)
+        if await self._look() is not None:
+            self.set_trait("api_token", await self._thread(self.helper.api_token, self.hold_id))
+            await self._tell_ready()
+
+    async def _tell_ready(self) -> None:
+        """Tell the helper that the notebook server answers: from then on the session is charged from its start; tried again at each poll."""
+        if not self._ready_told and await self._listens():
+            try:
+                await self._thread(self.helper.tell_ready, self.hold_id)
+                self._ready_told = True
+            except (BackendUnreachable, EngineRefusal) as error:
+                self.log.error("Session %s is ready, which could not be written down yet: %s", self.hold_id, error)
+
+    async def _wait(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._waiting, work)
 
     async def _thread(self, work: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work, *arguments)
@@ -392,8 +399,3 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
 
     def _say(self, code: str, **params: object) -> str:
         return say(self.language, code, **params)
-
-
-def _labels(listed: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    labels = listed.get("Labels") or {}
-    return labels.get(spec.USER), labels.get(spec.SERVER)

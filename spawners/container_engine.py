@@ -4,7 +4,7 @@ Invariant: silence and every 5xx is BackendUnreachable; a refusal of the engine 
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -14,6 +14,7 @@ import requests
 
 from spawners import container_spec as spec
 from spawners.delegate import BackendUnreachable
+from spawners.devices import Grant
 
 CALL_DEADLINE_S: Final = 90
 PULL_SILENCE_S: Final = 300
@@ -50,9 +51,11 @@ class HelperCalls:
         """Have the home keeper make or find the folder of this volume. Raises BackendUnreachable, EngineRefusal."""
         return str(_call(self._keeper, "PUT", f"/folders/{quote(volume)}", None, CALL_DEADLINE_S)["folder"])
 
-    def ours(self) -> list[dict[str, Any]]:
-        """All containers of ours, as the engine lists them."""
-        return list(self.call("GET", "/containers/json"))
+    def of(self, user: str, server: str) -> list[dict[str, Any]]:
+        """The containers of one person's server, as the engine lists them, newest first."""
+        listed = self.call("GET", "/containers/json")
+        mine = [one for one in listed if _whose(one) == (user, server)]
+        return sorted(mine, key=lambda one: -int(one["Created"]))
 
     def inspect(self, name: str) -> dict[str, Any] | None:
         """One container; None where the engine positively has none."""
@@ -63,6 +66,28 @@ class HelperCalls:
             if error.status == 404:
                 return None
             raise
+
+    def grants(self) -> list[Grant]:
+        """What sessions have of the host's devices, and until when."""
+        sessions = self.call("GET", "/commons/sessions")["sessions"]
+        return [spec.grant_of(one["labels"], one["due_ms"]) for one in sessions if one["holds_devices"]]
+
+    def end(self, hold_id: str, reason: str, grace_s: int, within_s: float = CALL_DEADLINE_S) -> None:
+        """Stop a session, and return once it has ended."""
+        body = {"reason": reason, "grace_s": grace_s}
+        self.call("POST", f"/commons/sessions/{hold_id}/stop", body, within_s=within_s)
+
+    def first_word(self, hold_id: str, within_s: float) -> str:
+        """Wait for what the session's first program says of its devices: a `Verdict` of `spawners.engine_sessions`."""
+        return str(self.call("GET", f"/commons/sessions/{hold_id}/first-word", within_s=within_s)["said"])
+
+    def tell_ready(self, hold_id: str) -> None:
+        """Have it written down that the session's notebook server answers."""
+        self.call("PUT", f"/commons/sessions/{hold_id}/ready")
+
+    def api_token(self, hold_id: str) -> str:
+        """The token that the session's server has for the hub."""
+        return str(self.call("GET", f"/commons/sessions/{hold_id}/api-token")["api_token"])
 
     def make_network(self, hold_id: str) -> str:
         """Make the session's own network; gives the host's address on it. One that was left over is made anew."""
@@ -90,6 +115,13 @@ class HelperCalls:
                 return False
             raise
 
+    def fetch(self, image: str, show: Callable[[Mapping[str, int]], None]) -> None:
+        """Fetch an image and show how far its layers are. Raises EngineRefusal, BackendUnreachable."""
+        layers = Layers()
+        for event in self.pull(image):
+            layers.take(event)
+            show(layers.figures)
+
     def pull(self, image: str) -> Iterator[dict[str, Any]]:
         """Fetch an image, giving the engine's events. Raises EngineRefusal, BackendUnreachable."""
         name, _, digest = image.partition("@")
@@ -110,6 +142,11 @@ class HelperCalls:
             return tuple(text.decode(errors="replace").splitlines())
         except (docker.errors.DockerException, requests.RequestException, BackendUnreachable):
             return ()
+
+
+def _whose(listed: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    labels = listed.get("Labels") or {}
+    return labels.get(spec.USER), labels.get(spec.SERVER)
 
 
 def _client(socket: str) -> docker.APIClient:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from spawners.container_settings import MIB, PROJECT_GID
 from spawners.devices import Device, Grant
@@ -30,6 +31,7 @@ PROBE_CONFIRMED: Final = "commons-session: devices confirmed"
 PROBE_MISSING: Final = "commons-session: device missing"
 DEVICE_MISSING_STATUS: Final = 78  # what images/base/commons-session exits with
 
+_INNER: Final = ("OPENAI_BASE_URL", "OPENAI_API_BASE", "ANTHROPIC_BASE_URL")
 _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _CDI: Final = re.compile(r"[a-z0-9.-]+/[a-z0-9._-]+=.+")
 
@@ -151,6 +153,17 @@ def container_body(order: ContainerOrder, limits: Limits) -> dict[str, Any]:
 def home_folder(login: str) -> str:
     """Where a person's home is mounted."""
     return f"/home/{login}"
+
+
+def person_variables(login: str) -> dict[str, str]:
+    """What programs read to know whose session it is."""
+    return {"HOME": home_folder(login), "USER": login, "LOGNAME": login, "SHELL": "/bin/bash"}
+
+
+def with_inner_addresses(variables: Mapping[str, str], portal: str) -> dict[str, str]:
+    """The gateway's addresses as the session reaches them: through its own network and not by the portal's public name."""
+    moved = {name: f"{portal}{urlsplit(variables[name]).path}" for name in _INNER if name in variables}
+    return {**variables, **moved}
 
 
 def device_requests(devices: tuple[Device, ...]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ Source: Docker Engine API 1.45.
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import aiohttp
 from spawners import container_spec as spec
 
 DEADLINE_S: Final = 30
+LOG_HEAD_BYTES: Final = 4096
 _NEVER: Final = "0001-01-01T00:00:00Z"
 
 
@@ -113,10 +114,11 @@ class Engine:
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise EngineAway(f"{method} {path.split('?')[0]}: {type(error).__name__}") from error
 
-    async def containers(self) -> list[Container]:
-        """All containers of ours. Raises EngineAway."""
+    async def containers(self, *, with_devices: bool = False) -> list[Container]:
+        """All containers of ours, or those only that may hold devices. Raises EngineAway."""
         listed = await self.call("GET", "/containers/json", query=ours())
-        found = await asyncio.gather(*(self.container(str(one["Names"][0]).lstrip("/")) for one in listed))
+        names = [str(one["Names"][0]).lstrip("/") for one in listed if not with_devices or _may_hold_devices(one)]
+        found = await asyncio.gather(*(self.container(name) for name in names))
         return [one for one in found if one is not None]
 
     async def container(self, name: str) -> Container | None:
@@ -132,15 +134,33 @@ class Engine:
 
     async def log_head(self, name: str, within_s: float = DEADLINE_S) -> str:
         """The first kilobytes of what a container wrote."""
-        timeout = aiohttp.ClientTimeout(total=within_s)
-        url = f"http://engine/containers/{name}/logs"
+        return await self._log(name, {}, within_s, lambda content: len(content) >= LOG_HEAD_BYTES)
+
+    async def first_line(self, name: str, within_s: float) -> str:
+        """Wait for the first line that a container writes; empty where it ended without one. Raises EngineAway after `within_s`."""
+        text = await self._log(name, {"follow": "1"}, within_s, lambda content: "\n" in unframed(content))
+        return text.partition("\n")[0]
+
+    async def _log(self, name: str, query: Mapping[str, str], within_s: float, enough: Callable[[bytes], bool]) -> str:
+        url, query = f"http://engine/containers/{name}/logs", {"stdout": "1", "stderr": "1", **query}
+        content = b""
         try:
-            async with self.session.get(url, params={"stdout": "1", "stderr": "1"}, timeout=timeout) as answer:
+            async with self.session.get(url, params=query, timeout=aiohttp.ClientTimeout(total=within_s)) as answer:
                 if answer.status != 200:
                     raise EngineAway(f"logs: status {answer.status}")
-                return unframed(await answer.content.read(4096))
+                async for part in answer.content.iter_any():
+                    content += part
+                    if enough(content):
+                        break
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise EngineAway(f"logs: {type(error).__name__}") from error
+        return unframed(content[:LOG_HEAD_BYTES])
+
+
+def _may_hold_devices(listed: Mapping[str, Any]) -> bool:
+    """By the engine's list; a label that says nothing has to be looked at."""
+    granted = (listed.get("Labels") or {}).get(spec.DEVICES, "")
+    return granted != "[]" and listed.get("State") not in ("exited", "dead", "removing")
 
 
 def ours() -> dict[str, str]:

@@ -5,8 +5,9 @@ socket only. Invariants: what `spawners.engine_rules` does not list is answered 
 network that does not carry our label is 404; creates go one at a time, and none hands out a device that another session has; an
 engine that is away is 503 and never 500, which DockerSpawner would read as "gone".
 
-Its own routes: `GET /commons/health`, `GET /commons/sessions`, `PUT /commons/sessions/<hold>/deadline` (`deadline_ms`),
-`POST /commons/sessions/<hold>/stop` (`reason`, `grace_s`), which answers once the session has ended.
+Its own routes: `GET /commons/health`, `GET /commons/sessions`, and of one session under `/commons/sessions/<hold>`: `GET first-word`,
+which answers once its first program has spoken of its devices or ended, `PUT ready`, `PUT deadline` (`deadline_ms`), `POST stop`
+(`reason`, `grace_s`), which answers once it has ended, and `GET api-token` for a hub that adopts it.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ import aiohttp
 from aiohttp import web
 
 from spawners import container_spec as spec
+from spawners import engine_answers
 from spawners.devices import Device, Grant, conflicts
 from spawners.engine_calls import Container, Engine, EngineAway, EngineRefused
 from spawners.engine_rules import Allowed, Denied, Request, Rules, Verb
@@ -65,6 +67,9 @@ class Helper:
         app = web.Application(client_max_size=LARGEST_BODY, middlewares=[_faults])
         app.router.add_get("/commons/health", self._tell_health)
         app.router.add_get("/commons/sessions", self._tell_sessions)
+        app.router.add_get("/commons/sessions/{hold}/first-word", self._tell_first_word)
+        app.router.add_get("/commons/sessions/{hold}/api-token", self._tell_api_token)
+        app.router.add_put("/commons/sessions/{hold}/ready", self._put_ready)
         app.router.add_put("/commons/sessions/{hold}/deadline", self._put_deadline)
         app.router.add_post("/commons/sessions/{hold}/stop", self._post_stop)
         app.router.add_route("*", "/{path:.*}", self._pass_on)
@@ -75,6 +80,28 @@ class Helper:
 
     async def _tell_sessions(self, request: web.Request) -> web.Response:
         return web.json_response({"sessions": await self._sessions.all()})
+
+    async def _tell_first_word(self, request: web.Request) -> web.Response:
+        container = await self._session(request)
+        if container is None:
+            return _error(404, "there is no such session")
+        return web.json_response({"said": (await self._sessions.first_word(container.name)).value})
+
+    async def _tell_api_token(self, request: web.Request) -> web.Response:
+        container = await self._session(request)
+        if container is None:
+            return _error(404, "there is no such session")
+        inspected = await self._engine.call("GET", f"/containers/{container.name}/json")
+        return web.json_response({"api_token": engine_answers.api_token(inspected)})
+
+    async def _put_ready(self, request: web.Request) -> web.Response:
+        container = await self._session(request)
+        if container is None:
+            return _error(404, "there is no such session")
+        if container.started_at == "":
+            return _error(409, "the session has not been started")
+        await asyncio.to_thread(self._sessions.note_ready, container.hold_id)
+        return web.json_response({"ready": True})
 
     async def _put_deadline(self, request: web.Request) -> web.Response:
         body = await _json(request)
@@ -139,7 +166,10 @@ class Helper:
         if not self._health.ready:
             return _error(503, f"no session is started: {self._health.reason}")
         wanted = spec.grant_of(body["Labels"], None)
-        held = [_grant(one) for one in await self._engine.containers() if self._sessions.holds_devices(one)]
+        if not wanted.ids:
+            return None
+        known = await self._engine.containers(with_devices=True)
+        held = [_grant(one) for one in known if self._sessions.holds_devices(one)]
         busy = conflicts(wanted.ids, self._inventory, held, wanted.sharing)
         if busy:
             return _error(409, f"these devices are in use: {', '.join(sorted(busy))}")
@@ -176,6 +206,8 @@ class Helper:
                 if answer.status >= 500:
                     return await _not_500(judged, answer)
                 headers = {name: answer.headers[name] for name in _FORWARDED if name in answer.headers}
+                if judged.verb is Verb.INSPECT and answer.status == 200:
+                    return web.json_response(engine_answers.shown(await answer.json()))
                 if judged.verb is not Verb.PULL:
                     return web.Response(status=answer.status, headers=headers, body=await answer.read())
                 passed = web.StreamResponse(status=answer.status, headers=headers)
@@ -184,7 +216,7 @@ class Helper:
                     await passed.write(chunk)
                 await passed.write_eof()
                 return passed
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise EngineAway(f"{request.method} {judged.path}: {type(error).__name__}") from error
 
     async def _clear_up(self, name: str) -> None:

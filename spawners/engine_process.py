@@ -20,8 +20,9 @@ from typing import Final
 from aiohttp import web
 
 from spawners import container_spec, engine_canary, gpu_inventory
+from spawners.address_pools import sessions_that_fit
 from spawners.container_ender import ContainerEnder
-from spawners.engine_calls import Engine, EngineAway
+from spawners.engine_calls import Engine, EngineAway, EngineRefused
 from spawners.engine_helper import Health, Helper, sweep_networks
 from spawners.engine_rules import Rules
 from spawners.engine_sessions import KIND, EngineSessions
@@ -33,6 +34,7 @@ from spawners.watchdog import ENDERS, Watchdog
 
 log = logging.getLogger("commons.engine")
 SWEEP_EVERY_S: Final = 300
+MANY_SESSIONS: Final = 256  # fewer than this are worth a warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ async def run_helper(host: Host, stop: asyncio.Event) -> None:
         helper = Helper(engine, rules, inventory, sessions, health)
         await serve(helper.app(), table.helper_socket(host.data), stack)
         tasks: list[Callable[[], Awaitable[None]]] = [
+            lambda: tell_room(engine),
             sessions.follow_pauses,
             lambda: keep_sweeping(engine),
         ]
@@ -98,7 +101,7 @@ async def run_helper(host: Host, stop: asyncio.Event) -> None:
         running = [asyncio.ensure_future(task()) for task in tasks]
         stopped = asyncio.ensure_future(stop.wait())
         try:
-            await asyncio.wait([stopped, *running[:2]], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([stopped, *running[1:3]], return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (*running, stopped):
                 task.cancel()
@@ -106,6 +109,17 @@ async def run_helper(host: Host, stop: asyncio.Event) -> None:
         faults = [one for one in results if isinstance(one, Exception)]
         if faults:
             raise faults[0]
+
+
+async def tell_room(engine: Engine) -> None:
+    """Write into the log for how many sessions at a time the engine's address pools are."""
+    try:
+        room = sessions_that_fit((await engine.call("GET", "/info")).get("DefaultAddressPools"))
+    except (EngineAway, EngineRefused, ValueError, KeyError, TypeError) as error:
+        log.warning("the engine's address pools cannot be told: %s", error)
+        return
+    level = logging.INFO if room >= MANY_SESSIONS else logging.WARNING
+    log.log(level, "the engine's address pools hold %d sessions (docs/howto/containers.md, daemon.json)", room)
 
 
 async def keep_sweeping(engine: Engine) -> None:

@@ -28,6 +28,7 @@ class Verb(StrEnum):
     """What a request that is let through does."""
 
     LOOK = "look"
+    INSPECT = "inspect"
     LIST = "list"
     CREATE = "create"
     START = "start"
@@ -111,7 +112,7 @@ def _pull(rules: Rules, path: str, request: Request, found: re.Match[str]) -> Al
 
 
 def _inspect(rules: Rules, path: str, request: Request, found: re.Match[str]) -> Allowed | Denied:
-    return _bare(request, set()) or Allowed(Verb.LOOK, path, container=path.split("/")[2])
+    return _bare(request, set()) or Allowed(Verb.INSPECT, path, container=path.split("/")[2])
 
 
 def _logs(rules: Rules, path: str, request: Request, found: re.Match[str]) -> Allowed | Denied:

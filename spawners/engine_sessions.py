@@ -1,9 +1,10 @@
 """The sessions of one engine as evidence sees them: what runs, since when, to when it may, how it ended.
 
 Invariants: instants are the engine's own. A container never started only where the engine says so (an error at its start), where it was
-given up or made too long ago to be started any more, or where its first program ended without having said that the devices are
-there; that word is believed from the log's first line only, which is written before anything that a person can change. Deadlines lie
-in the files that `spawners.watchdog` follows; a pause moves them by its length.
+given up or made too long ago to be started any more, or where it ended soon and before its notebook server had answered: the hub says
+when it has (`note_ready`), and until then nothing is charged. Why such a start failed is read from the log's first line, which is
+written before anything that a person can change. Deadlines lie in the files that `spawners.watchdog` follows; a pause moves them by
+its length.
 """
 
 import asyncio
@@ -51,7 +52,7 @@ class EngineSessions:
         self._deadline_folder = deadline_folder
         self._start_deadline_s = start_deadline_s
         self._writing = threading.Lock()
-        self._waiting: set[asyncio.Task[None]] = set()
+        self._words: dict[str, asyncio.Task[Verdict]] = {}
 
     async def all(self) -> list[dict[str, Any]]:
         """Every session with a container, for the evidence reader. Raises EngineAway."""
@@ -61,18 +62,18 @@ class EngineSessions:
         file, now_ms = self._file(container.hold_id), _now_ms()
         started_ms, finished_ms = instant_ms(container.started_at), instant_ms(container.finished_at)
         ended = finished_ms is not None and container.status in ("exited", "dead", "removing")
-        verdict = (
-            await self._verdict(container, file) if started_ms is not None and not file.confirmed else Verdict.CONFIRMED
+        unready = (
+            started_ms is not None and not file.ready and self._is_young(started_ms, finished_ms if ended else now_ms)
         )
-        in_time = ended and (finished_ms or 0) - (started_ms or 0) <= 2000 * self._start_deadline_s
-        missing = in_time and verdict is Verdict.MISSING
+        missing = ended and unready and await self._verdict(container) is Verdict.MISSING
         return {
             "hold_id": container.hold_id,
             "status": container.status,
             "started_at_ms": started_ms,
             "ended_at_ms": finished_ms if ended else None,
             "device_missing": missing,
-            "never_started": self.never_started(container, file) or (in_time and verdict is Verdict.SILENT),
+            "never_started": self.never_started(container, file) or (ended and unready and not missing),
+            "starting": container.lives and unready,
             "out_of_memory": ended and container.out_of_memory and container.exit_status == 137,
             "exit_status": container.exit_status if ended else None,
             "end_reason": file.end_reason if ended else "",
@@ -85,6 +86,10 @@ class EngineSessions:
             "due_ms": SessionFile(container.hold_id, self.deadline_ms(container, file), "", file.pauses).due_ms(now_ms),
             "seen_at_ms": now_ms,
         }
+
+    def _is_young(self, started_ms: int, to_ms: int | None) -> bool:
+        """Whether it is, or was, too young to count as started without the hub's word: two deadlines, since a stop takes time, too."""
+        return (to_ms or 0) - started_ms <= 2000 * self._start_deadline_s
 
     def never_started(self, container: Container, file: SessionFile | None = None) -> bool:
         """Whether it has no process and will get none: its start failed, was given up, or comes too late."""
@@ -114,6 +119,10 @@ class EngineSessions:
         paused_ms = self._files.read(hold_id).paused_ms(_now_ms())
         self._change(hold_id, lambda file: replace(file, deadline_ms=deadline_ms - paused_ms))
 
+    def note_ready(self, hold_id: str) -> None:
+        """Write down that its notebook server has answered: from its true start on it is charged."""
+        self._change(hold_id, lambda file: replace(file, ready=True))
+
     def note_stop(self, hold_id: str, reason: str) -> None:
         """Write down why it is stopped; the first reason stands."""
         self._change(hold_id, lambda file: replace(file, end_reason=file.end_reason or reason))
@@ -126,7 +135,7 @@ class EngineSessions:
     def _change(self, hold_id: str, change: Callable[[SessionFile], SessionFile]) -> None:
         """Write what changed, and the watchdog's deadline that follows from it; done twice, it is the same.
 
-        A stop comes on the event loop while a verdict is written by a thread: one at a time, so that neither undoes the other.
+        A stop comes on the event loop while a deadline is written by a thread: one at a time, so that neither undoes the other.
         """
         with self._writing:
             self._write_change(hold_id, change)
@@ -147,13 +156,9 @@ class EngineSessions:
         except SessionFileUnreadable as error:
             raise EngineAway(str(error)) from error
 
-    async def _verdict(self, container: Container, file: SessionFile) -> Verdict:
-        """What the container's first program said; a confirmation is written down, since a long log loses its beginning."""
-        head = await self._engine.log_head(container.name)
-        if head.startswith(spec.PROBE_CONFIRMED):
-            await asyncio.to_thread(self._change, container.hold_id, lambda file: replace(file, confirmed=True))
-            return Verdict.CONFIRMED
-        return Verdict.MISSING if head.startswith(spec.PROBE_MISSING) else Verdict.SILENT
+    async def _verdict(self, container: Container) -> Verdict:
+        """What the container's first program said, by the log's beginning."""
+        return verdict_of(await self._engine.log_head(container.name))
 
     async def stop(self, container: Container, reason: str, grace_s: int) -> None:
         """SIGTERM, SIGKILL `grace_s` later; returns once it has ended. Raises EngineAway, EngineRefused."""
@@ -172,23 +177,26 @@ class EngineSessions:
         deadline_ms = self.deadline_ms(container, file)
         if file.deadline_ms is None and deadline_ms is not None:
             await asyncio.to_thread(self.set_deadline, container.hold_id, deadline_ms)
-        task = asyncio.ensure_future(self._await_verdict(name))
-        self._waiting.add(task)
-        task.add_done_callback(self._waiting.discard)
+        self._listen(name)
 
-    async def _await_verdict(self, name: str) -> None:
-        """Take the first program's word as soon as it is there, before anything of the person's can fill the log."""
+    async def first_word(self, name: str) -> Verdict:
+        """Wait for what the container's first program says of its devices; SILENT where it ended, or the time for a start, without."""
+        return await asyncio.shield(self._words.get(name) or self._listen(name))
+
+    def _listen(self, name: str) -> "asyncio.Task[Verdict]":
+        task = self._words[name] = asyncio.ensure_future(self._await_word(name))
+        task.add_done_callback(lambda _: self._words.pop(name, None))
+        return task
+
+    async def _await_word(self, name: str) -> Verdict:
         end_s = time.monotonic() + self._start_deadline_s
-        while time.monotonic() < end_s:
+        while (left_s := end_s - time.monotonic()) > 0:
             try:
-                container = await self._engine.container(name)
-                if container is None or not container.lives:
-                    return
-                if await self._verdict(container, self._file(container.hold_id)) is not Verdict.SILENT:
-                    return
+                return verdict_of(await self._engine.first_line(name, left_s))
             except EngineAway:
                 log.info("the first word of %s is not heard yet", name)
             await asyncio.sleep(_LOOK_S)
+        return Verdict.SILENT
 
     async def follow_pauses(self) -> None:
         """Write down when sessions are paused and go on, from the engine's events, until cancelled."""
@@ -211,6 +219,13 @@ class EngineSessions:
         pausing = event["Action"] == "pause"
         self._change(hold_id, lambda file: (file.paused if pausing else file.resumed)(at_ns // 10**6))
         return f"{at_ns // 10**9}.{at_ns % 10**9:09d}"
+
+
+def verdict_of(log: str) -> Verdict:
+    """What the first program said, by its first line."""
+    if log.startswith(spec.PROBE_CONFIRMED):
+        return Verdict.CONFIRMED
+    return Verdict.MISSING if log.startswith(spec.PROBE_MISSING) else Verdict.SILENT
 
 
 def instant_ms(text: str) -> int | None:

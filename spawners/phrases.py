@@ -48,12 +48,12 @@ PHRASES: Final[dict[str, dict[str, str]]] = JOB_PHRASES | {
         "zh": "分配的 GPU 在容器内不可用，因此会话被拒绝，不会计费。请重试；如果仍然如此，请告知门户运维人员。",
     },
     "ended_early": {
-        "en": "The session ended while it started (status {status}). Its last lines are below.",
-        "zh": "会话在启动时结束（状态 {status}）。最后的输出如下。",
+        "en": "The session ended while it started (status {status}), so nothing is charged. Its last lines are below.",
+        "zh": "会话在启动时结束（状态 {status}），不会计费。最后的输出如下。",
     },
     "too_slow": {
-        "en": "The session did not come up within {seconds} s and was stopped. Its last lines are below.",
-        "zh": "会话未能在 {seconds} 秒内启动，已被停止。最后的输出如下。",
+        "en": "The session did not come up within {seconds} s and was stopped; nothing is charged. Its last lines are below.",
+        "zh": "会话未能在 {seconds} 秒内启动，已被停止，不会计费。最后的输出如下。",
     },
     "engine_away": {
         "en": "The host that runs sessions does not answer, so nothing was started and nothing is charged. Running sessions go on. "

@@ -21,13 +21,14 @@ class SessionFileUnreadable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SessionFile:
-    """One session. `pauses` are [from, to] pairs, `to` None while it is paused; `confirmed`: the probe has found its devices."""
+    """One session. `pauses` are [from, to] pairs, `to` None while it is paused; `ready`: its notebook server
+    has answered, so that it counts as started."""
 
     hold_id: str
     deadline_ms: int | None = None
     end_reason: str = ""
     pauses: tuple[tuple[int, int | None], ...] = field(default_factory=tuple)
-    confirmed: bool = False
+    ready: bool = False
 
     def paused_ms(self, now_ms: int) -> int:
         """How long it was paused until now."""
@@ -97,4 +98,4 @@ def _checked(hold_id: str, content: dict[str, Any]) -> SessionFile:
     if content["hold_id"] != hold_id or not (deadline is None or type(deadline) is int):
         raise ValueError("another session, or no instant")
     pauses = tuple((int(since), None if to is None else int(to)) for since, to in content["pauses"])
-    return SessionFile(hold_id, deadline, str(content["end_reason"]), pauses, content["confirmed"] is True)
+    return SessionFile(hold_id, deadline, str(content["end_reason"]), pauses, content.get("ready") is True)

@@ -82,6 +82,7 @@ ENGINE_PROGRAMS = {
 NEEDS = (
     Need("postgresql", frozenset({"integration"}), _has_postgresql),
     *(Need(package, _SLURM_PARTS, _installed(package)) for package in (*SLURM_PACKAGES, "debootstrap")),
+    Need("systemd", frozenset({"integration"}), _has_program("systemd-analyze")),
     Need("chromium", frozenset({"browser"}), _has_chromium),
     Need("fonts-noto-cjk", frozenset({"browser"}), _has_chinese_font),
     *(Need(package, ENGINE_PARTS, _has_program(name)) for package, name in ENGINE_PROGRAMS.items()),

@@ -107,7 +107,7 @@ def _read(hold_id: HoldId, told: Mapping[str, Any]) -> Evidence:
         return Evidence(hold_id, None, None, None, EndReason.DEVICE_MISSING)
     if told["never_started"]:
         return Evidence(hold_id, None, None, None, EndReason.NEVER_STARTED, note=error)
-    if told["started_at_ms"] is None:
+    if told["started_at_ms"] is None or told["starting"]:
         return Evidence(hold_id, None, None, None)
     started_at, ended = _instant(told["started_at_ms"]), told["ended_at_ms"] is not None
     to_at = max(_instant(told["ended_at_ms"] if ended else told["seen_at_ms"]), started_at)

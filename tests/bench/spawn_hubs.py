@@ -17,7 +17,7 @@ import httpx
 from jupyterhub import __version__
 
 from spawners import processes
-from tests.bench import stub_server
+from tests.bench import stock_hub, stub_server
 from tests.integration.hub_process import Browser, HubProcess, until
 from tests.people import Person
 from tests.portal import ROOT, Portal
@@ -30,21 +30,10 @@ _OURS: Final = """
 from spawners.dispatch import DispatchSpawner as Stock
 from tests.bench import timed_start
 timed_start.time_holds()
-load_subconfig(os.environ["TEST_CONFIG"])
 """
 _VANILLA: Final = """
 from jupyterhub.spawner import SimpleLocalProcessSpawner as Stock
 from tests.bench import timed_start
-DATA = os.environ["COMMONS_DATA"]
-c.JupyterHub.bind_url = os.environ["COMMONS_PUBLIC_URL"]
-c.JupyterHub.hub_bind_url = f"http://127.0.0.1:{os.environ['COMMONS_HUB_PORT']}"
-c.JupyterHub.db_url = f"sqlite:///{DATA}/hub/jupyterhub.sqlite"
-c.JupyterHub.cookie_secret_file = f"{DATA}/secrets/hub_cookie_secret"
-c.ConfigurableHTTPProxy.should_start = False
-c.ConfigurableHTTPProxy.api_url = f"http://127.0.0.1:{os.environ['COMMONS_PROXY_API_PORT']}"
-c.JupyterHub.cleanup_servers = False
-c.JupyterHub.authenticator_class = "dummy"
-c.Authenticator.allow_all = True
 c.SimpleLocalProcessSpawner.home_dir_template = f"{DATA}/homes/{{username}}"
 c.Spawner.cmd = [os.path.join(os.path.dirname(sys.executable), "jupyterhub-singleuser")]
 c.Spawner.args = ["--allow-root"] if os.geteuid() == 0 else []
@@ -81,9 +70,8 @@ class Hubs:
     """Ours and the stock one, up and with somebody signed in: a context manager."""
 
     def __init__(self, folder: Path, program: Program) -> None:
-        head = "import os, sys\n"
-        self.ours = HubProcess(folder / "ours", site=head + _OURS + _BOTH, fake_quota=False)
-        self.vanilla = HubProcess(folder / "vanilla", site=head + _VANILLA + _BOTH, fake_quota=False)
+        self.ours = HubProcess(folder / "ours", site=_OURS + stock_hub.OURS + _BOTH, fake_quota=False)
+        self.vanilla = HubProcess(folder / "vanilla", site=stock_hub.HEAD + _VANILLA + _BOTH, fake_quota=False)
         for hub in (self.ours, self.vanilla):
             hub.environment |= program.environment
         self._quota: subprocess.Popen[bytes] | None = None
@@ -94,9 +82,7 @@ class Hubs:
             self.vanilla.start()
             self.ours.start()
             self._await_quota()
-            self.at_vanilla = Browser(self.vanilla, WHO)
-            assert self.at_vanilla.try_sign_in("any").status_code == 302
-            self.at_vanilla.http.get("/hub/home", headers={"Sec-Fetch-Mode": "navigate"})
+            self.at_vanilla = stock_hub.sign_in(self.vanilla, WHO)
             self.at_ours = Browser(self.ours, WHO).sign_in()
             self.project_id = asyncio.run(self._project())
         except BaseException:

@@ -35,7 +35,7 @@ class ContainerPortal:
         self.site.start()
         self.portal = Portal(data, model=self._model, portal_file=self.site.portal_file).up()
         self.ports = json.loads((data / "ports.json").read_text())
-        self.site.load_rules(self.ports["hub"], self.ports["quota"])
+        self.site.load_rules_as_at_boot(self.ports["hub"], self.ports["quota"])
         return self.portal
 
     def stop(self) -> None:

@@ -25,7 +25,7 @@ from tests.engine.namespace import Namespace
 
 # The helper's user: the only one beside root who may open the engine's socket.
 HELPER_ID: Final = 64055
-POOL: Final = "10.200.0.0/16"
+POOLS: Final[list[dict[str, Any]]] = [{"base": "10.200.0.0/16", "size": 28}]
 LOCK_DEADLINE_S: Final = 900
 _START_DEADLINE_S: Final = 60
 _MANAGED: Final = "org.compute-commons.hold"
@@ -97,6 +97,12 @@ class Engine:
         self._process.terminate()
         self._process.wait(60)
 
+    def restart(self, *, cdi: bool) -> None:
+        """Start anew with or without support for devices; what ran runs on."""
+        self.down()
+        self._cdi = cdi
+        self.up()
+
     def stop(self) -> None:
         """Remove containers and networks, then everything that the engine put on the machine."""
         try:
@@ -125,7 +131,7 @@ class Engine:
             "live-restore": True,
             "storage-driver": "overlay2",
             "log-driver": "json-file",
-            "default-address-pools": [{"base": POOL, "size": 28}],
+            "default-address-pools": POOLS,
             "features": {"cdi": self._cdi},
             "cdi-spec-dirs": [str(self.cdi_folder)] if self._cdi else [],
         }

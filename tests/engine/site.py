@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,10 +19,10 @@ import httpx
 from spawners import session_firewall
 from tests.engine import gpus
 from tests.engine.engine import HELPER_ID, Engine
+from tests.engine.units import SYSTEMD_PATH, Unit
 from tests.portal import ROOT
 
 READY_WITHIN_S: Final = 60
-ALONE: Final = ["setpriv", f"--reuid={HELPER_ID}", f"--regid={HELPER_ID}", "--clear-groups"]
 
 TABLES: Final = """
 [containers]
@@ -111,41 +110,56 @@ class ContainerSite:
         )
 
     def load_rules(self, *ports: int) -> None:
-        """Load the packet rules, as a host does at boot; this process is in the namespace."""
+        """Load the packet rules; this process is in the namespace."""
         session_firewall.load(session_firewall.render(ports, [0]))
+
+    def load_rules_as_at_boot(self, hub: int, quota: int) -> None:
+        """Load them by the host's own unit."""
+        unit = Unit.read("commons-firewall")
+        environment = self._environment() | {
+            "COMMONS_HUB_PORT": str(hub),
+            "COMMONS_QUOTA_PORT": str(quota),
+            "COMMONS_PORTAL_UIDS": "0",
+        }
+        argv = [*unit.confined(), *unit.argv(environment)]
+        done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
 
     def start(self) -> ContainerSite:
         """Start helper and keeper and wait until sessions may start."""
         self.start_helper()
-        self._start("homes", [])
+        self._start("commons-homes", None)
         self.start_watchdog()
         self._until(lambda: self.keeper.exists(), "the home keeper listens")
         return self
 
     def start_watchdog(self) -> subprocess.Popen[bytes]:
         """Start the watchdog under the helper's user."""
-        return self._start("watchdog", ALONE)
+        return self._start("commons-engine-watchdog", HELPER_ID)
 
     def start_helper(self, *, wait: bool = True) -> subprocess.Popen[bytes]:
         """Start the helper under its own user."""
-        process = self._start("helper", ALONE)
+        process = self._start("commons-engine-helper", HELPER_ID)
         if wait:
             self._until(lambda: self.health().get("ready") is True, "the helper is ready", process)
         return process
 
-    def _start(self, name: str, prefix: list[str]) -> subprocess.Popen[bytes]:
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
+    def _environment(self) -> dict[str, str]:
+        return {
+            "PATH": SYSTEMD_PATH,
             "COMMONS_PORTAL_FILE": str(self.portal_file),
             "COMMONS_DATA": str(self.folder),
             "COMMONS_ENGINE_STATE": str(self.state),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+
+    def _start(self, name: str, uid: int | None) -> subprocess.Popen[bytes]:
+        """Start a unit of deploy/systemd, as confined as there."""
+        unit, environment = Unit.read(name), self._environment()
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "spawners.engine_process", name],
-                cwd="/",
+                [*unit.confined(uid), *unit.argv(environment)],
+                cwd=ROOT,
                 env=environment,
                 stdout=log,
                 stderr=log,
@@ -159,7 +173,7 @@ class ContainerSite:
         while not look():
             alive = process is None or process.poll() is None
             if not alive or time.monotonic() >= end:
-                raise AssertionError(f"not: {what}: {self.log('helper')[-3000:]}")
+                raise AssertionError(f"not: {what}: {self.log('commons-engine-helper')[-3000:]}")
             time.sleep(0.05)
 
     def log(self, name: str) -> str:

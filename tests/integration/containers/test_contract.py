@@ -12,8 +12,6 @@ from jupyterhub.spawner import SpawnException
 
 from spawners import container_spec as spec
 from tests.delegate_contract import BackendUnderTest, DelegateContract
-from tests.engine.engine import Engine
-from tests.engine.images import Images
 from tests.engine.sessions import Sessions
 from tests.engine.site import ContainerSite
 
@@ -67,16 +65,6 @@ def _pools() -> list[Any]:
     return [*container_engine._sessions.values(), *container_engine.HelperCalls._known.values()]
 
 
-@pytest.fixture(scope="module")
-def site(inside: Engine, images: Images) -> Iterator[ContainerSite]:
-    one = ContainerSite(inside, images.stub())
-    try:
-        one.load_rules(1, 2)
-        yield one.start()
-    finally:
-        one.stop()
-
-
 @pytest.fixture
 def backend(site: ContainerSite) -> Iterator[BackendUnderTest]:
     yield ContainersUnderTest(site)
@@ -87,10 +75,14 @@ class TestContainers(DelegateContract):
     """Every rule, on a real engine."""
 
 
-async def test_a_session_that_dies_while_it_starts_shows_its_last_lines_and_charges_nothing_more(
+async def test_a_session_that_dies_before_its_server_answers_shows_its_last_lines_and_never_started(
     backend: ContainersUnderTest,
 ) -> None:
     with pytest.raises(SpawnException) as refused:
         await backend.spawner(backend.hold_id(), program="broken").start()
+    told = backend.site.sessions()[backend.hold_id()]
+    assert told["never_started"]
+    assert not told["device_missing"]
+    assert "nothing is charged" in refused.value.jupyterhub_message
     assert "no licence" in refused.value.jupyterhub_html_message
     assert "status 3" in refused.value.jupyterhub_message

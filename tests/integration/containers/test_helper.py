@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from uuid import uuid4
 
 import httpx
@@ -16,6 +18,8 @@ from jupyterhub.spawner import SpawnException
 
 from spawners import container_spec as spec
 from spawners import session_firewall
+from spawners.address_pools import DOCKERS_OWN
+from spawners.container_engine import HelperCalls
 from spawners.devices import Device
 from spawners.engine_process import limits_of
 from spawners.settings import load
@@ -28,21 +32,7 @@ from tests.engine.site import ContainerSite
 from tests.unit.spawners.test_engine_rules import FORBIDDEN, REFUSED_VERBS
 from tests.waiting import eventually
 
-
-@pytest.fixture(scope="module")
-def site(inside: Engine, images: Images) -> Iterator[ContainerSite]:
-    one = ContainerSite(inside, images.stub())
-    try:
-        one.load_rules(1, 2)
-        yield one.start()
-    finally:
-        one.stop()
-
-
-@pytest.fixture
-def sessions(site: ContainerSite) -> Iterator[Sessions]:
-    yield Sessions(site)
-    site.engine.remove_containers()
+NETWORKS: Final = 300 if os.environ.get("COMMONS_FULL") == "1" else DOCKERS_OWN + 1
 
 
 @pytest.fixture
@@ -256,6 +246,56 @@ async def test_a_failed_start_of_the_engine_is_refused_with_its_reason_and_costs
     told = site.sessions()[hold_id]
     assert told["never_started"]
     assert not told["holds_devices"]
+
+
+def test_no_look_at_a_session_shows_its_credentials_but_the_adopting_hubs_own(
+    sessions: Sessions, helper: httpx.Client
+) -> None:
+    hold_id = uuid4().hex
+    spawner = sessions.spawner(hold_id, profile="cpu")
+    spawner.session_environment = {**spawner.session_environment, "OPENAI_API_KEY": "key-of-the-gateway"}
+    asyncio.run(spawner.start())
+    secrets = ("token-of-the-first", "key-of-the-gateway")
+    engines_word = json.dumps(sessions.container(hold_id))
+    assert all(one in engines_word for one in secrets)
+    network = f"/networks/{spec.network_name(hold_id)}"
+    for path in (f"/containers/cc-{hold_id}/json", "/containers/json", "/commons/sessions", network):
+        answer = helper.get(path)
+        assert answer.status_code == 200, path
+        assert not any(one in answer.text for one in secrets), path
+    told = helper.get(f"/commons/sessions/{hold_id}/api-token")
+    assert told.json() == {"api_token": "token-of-the-first"}
+    assert helper.get(f"/commons/sessions/{uuid4().hex}/api-token").status_code == 404
+
+
+def test_a_session_counts_from_its_true_start_once_its_server_answers_and_not_before(
+    site: ContainerSite, sessions: Sessions, helper: httpx.Client
+) -> None:
+    hold_id = uuid4().hex
+    prepare(helper, site, hold_id)
+    body = body_of(site, hold_id)
+    assert create(helper, hold_id, body).status_code == 201
+    assert helper.put(f"/commons/sessions/{hold_id}/ready").status_code == 409  # not started
+    assert helper.post(f"/containers/cc-{hold_id}/start").status_code == 204
+    assert helper.get(f"/commons/sessions/{hold_id}/first-word").json() == {"said": "confirmed"}
+    assert site.sessions()[hold_id]["starting"]
+    assert helper.put(f"/commons/sessions/{hold_id}/ready").status_code == 200
+    told = site.sessions()[hold_id]
+    assert (told["starting"], told["started_at_ms"]) == (False, sessions.started_ms(hold_id))
+
+
+def test_hundreds_of_sessions_have_a_network_each_and_leave_none(site: ContainerSite, sessions: Sessions) -> None:
+    """More than Docker's own pools hold; in `--full` as many as a large site runs."""
+    calls = HelperCalls(str(site.helper), str(site.keeper))
+    holds = [uuid4().hex for _ in range(NETWORKS)]
+    gateways = [calls.make_network(hold_id) for hold_id in holds]
+    assert len(set(gateways)) == NETWORKS
+    label = {"label": spec.HOLD}
+    assert len(sessions.client.networks.list(filters=label)) == NETWORKS
+    for hold_id in holds:
+        calls.call("DELETE", f"/networks/{spec.network_name(hold_id)}")
+    assert sessions.client.networks.list(filters=label) == []
+    assert "address pools hold 4096 sessions" in site.log("commons-engine-helper")
 
 
 def test_the_helpers_user_is_not_root(site: ContainerSite) -> None:

@@ -47,6 +47,7 @@ def test_the_base_image_has_what_a_notebook_needs_and_runs_as_the_person(engine:
 
 
 @pytest.mark.full  # PyTorch alone is some 200 MB to fetch and 900 MB of image
+@pytest.mark.timeout(1200)
 def test_the_pytorch_image_calculates(engine: Engine, images: Images) -> None:
     told = smoke(images, images.gpu_pytorch(), "gpu-pytorch")
     assert told["device"] == "cpu"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,12 +14,11 @@ from jupyterhub.spawner import SpawnException
 from spawners import container_spec as spec
 from spawners.phrases import instant
 from tests.engine import gpus
-from tests.engine.engine import Engine
-from tests.engine.images import Images
 from tests.engine.sessions import Sessions
 from tests.engine.site import ContainerSite
 from tests.waiting import eventually
 
+HOMES = "loop"  # with a size limit, see tests/engine/fixtures.py
 MAKE_AND_OPEN = """
 import errno, os, stat, sys
 for number, minor in enumerate({minors}):
@@ -63,22 +61,6 @@ os.killpg(0, 9)
 """
 
 
-@pytest.fixture(scope="module")
-def site(inside: Engine, images: Images) -> Iterator[ContainerSite]:
-    one = ContainerSite(inside, images.stub(), homes="loop")
-    try:
-        one.load_rules(1, 2)
-        yield one.start()
-    finally:
-        one.stop()
-
-
-@pytest.fixture
-def sessions(site: ContainerSite) -> Iterator[Sessions]:
-    yield Sessions(site)
-    site.engine.remove_containers()
-
-
 def fresh() -> str:
     return uuid4().hex
 
@@ -117,7 +99,7 @@ async def test_a_session_is_shut_in(sessions: Sessions) -> None:
     for line in ("CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
         assert line in output
     assert "/opt/x': Read-only file system" in output
-    assert output.endswith("tmp\n")
+    assert "tmp" in output.splitlines()  # beside what was refused, which comes on another stream
     # the engine's socket and everything else of the host are not there to be opened
     _, output = sessions.execute(hold_id, "sh", "-c", "ls /run /var/run; ls -d /proc/[0-9]* | wc -l")
     assert "docker" not in output

@@ -16,6 +16,7 @@ from spawners import container_spec as spec
 from tests.engine.container_portal import ContainerPortal, engines_ms
 from tests.engine.engine import Engine
 from tests.engine.images import Images
+from tests.integration.hub_process import text_of
 from tests.integration.test_survival import settled_charge
 from tests.people import Kernel, Person
 from tests.portal import Portal
@@ -182,7 +183,23 @@ async def test_a_container_that_is_killed_while_the_hub_is_down_is_charged_to_th
     await nothing_left(running)
 
 
-async def test_a_session_goes_on_while_the_engine_and_its_helper_are_restarted_and_is_charged_once(
+async def extended(running: ContainerPortal, owner: Person, hold_id: str, *, hours: int) -> int:
+    """Extend a session as its page does, by a further hold; gives its end by the helper, moved by exactly that."""
+    before_ms = running.site.sessions()[hold_id]["due_ms"]
+
+    async def done() -> bool:
+        path = f"/sessions/{hold_id}/extensions/extend-{hold_id[:12]}"
+        status, answer = await owner.api("PUT", path, {"seconds": 3600 * hours})
+        assert status in (201, 409, 503), answer  # not yet seen to run: the same id is asked again
+        return status == 201
+
+    await eventually(done, within_s=60, what="the session is extended")
+    moved_ms = int(running.site.sessions()[hold_id]["due_ms"])
+    assert moved_ms - before_ms == 3_600_000 * hours
+    return moved_ms
+
+
+async def test_an_extended_session_goes_on_while_the_engine_and_its_helper_are_restarted_and_is_charged_once(
     running: ContainerPortal, people: tuple[Person, Person], project: dict[str, str]
 ) -> None:
     pi, _ = people
@@ -192,6 +209,7 @@ async def test_a_session_goes_on_while_the_engine_and_its_helper_are_restarted_a
     kernel = await Kernel(pi).open()
     await kernel.run("kept = 42")
     container = running.only_container("pi")
+    moved_ms = await extended(running, pi, container.labels[spec.HOLD], hours=1)
     await asyncio.to_thread(running.site.engine.down)
     running.site.stop_helper()
     assert await kernel.run("print(kept)") == "42\n"
@@ -204,9 +222,68 @@ async def test_a_session_goes_on_while_the_engine_and_its_helper_are_restarted_a
     assert (await pi.server() or {}).get("ready") is True
     await asyncio.to_thread(running.site.engine.up)
     await asyncio.to_thread(running.site.start_helper)
+    assert running.site.sessions()[container.labels[spec.HOLD]]["due_ms"] == moved_ms
     assert await kernel.run("print(kept)") == "42\n"
     assert (await pi.server() or {}).get("ready") is True
     await pi.stop()
     charged = await settled_charge(pi, project_id) - before
     assert abs(charged - running.lived_ms(container)) <= running.told_later_ms
+    await nothing_left(running)
+
+
+async def refusal_of(person: Person, project_id: str, profile: str = "gpu1") -> str:
+    """Start what cannot start; gives what the person reads on the page."""
+    options = {"project": project_id, "profile": profile, "runtime_s": 3600}
+    await person.hub("POST", f"/users/{person.name}/servers/", {"user_options": options})
+
+    async def over() -> bool:
+        server = await person.server()
+        assert not (server or {}).get("ready"), server
+        return server is None or not server["pending"]
+
+    await eventually(over, within_s=60, what="the start is refused")
+    async with person.http.get(f"{person.portal.url}hub/spawn-pending/{person.name}") as page:
+        return text_of(await page.text())
+
+
+async def test_an_engine_without_gpu_support_refuses_with_the_reason_at_no_charge(
+    running: ContainerPortal, people: tuple[Person, Person], project: dict[str, str]
+) -> None:
+    pi, _ = people
+    project_id = await made(running, project, pi)
+    before = await settled_charge(pi, project_id)
+    await asyncio.to_thread(running.site.engine.restart, cdi=False)
+    try:
+        said = await refusal_of(pi, project_id)
+    finally:
+        await asyncio.to_thread(running.site.engine.restart, cdi=True)
+    assert "could not select device driver" in said
+    assert "nothing is charged" in said
+    assert await settled_charge(pi, project_id) == before
+    await nothing_left(running)
+
+
+async def test_a_notebook_that_dies_before_it_answers_is_refused_with_its_last_lines_at_no_charge(
+    running: ContainerPortal, people: tuple[Person, Person], project: dict[str, str]
+) -> None:
+    pi, _ = people
+    project_id = await made(running, project, pi)
+    await pi.start(project_id, profile="cpu")
+    kernel = await Kernel(pi).open()
+    broken = "import os\nprint('the licence server is away', flush=True)\nos._exit(3)\n"
+    wrote = await kernel.run(
+        "import os, pathlib\n"
+        "path = pathlib.Path.home() / '.jupyter' / 'jupyter_server_config.py'\n"
+        f"path.parent.mkdir(exist_ok=True)\npath.write_text({broken!r})\nprint(pathlib.Path.home().name)"
+    )
+    await pi.stop()
+    before = await settled_charge(pi, project_id)
+    try:
+        said = await refusal_of(pi, project_id)
+    finally:
+        (running.site.home_root / f"cc-home-{wrote.strip()}" / ".jupyter" / "jupyter_server_config.py").unlink()
+    assert "the licence server is away" in said
+    assert "status 3" in said
+    assert "nothing is charged" in said
+    assert await settled_charge(pi, project_id) == before
     await nothing_left(running)

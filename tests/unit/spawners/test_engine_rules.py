@@ -217,7 +217,7 @@ def test_a_verb_that_is_not_listed_is_refused(method: str, path: str) -> None:
 ALLOWED_VERBS = [
     ("GET", "/version", Verb.LOOK),
     ("GET", f"/images/{IMAGE}/json", Verb.LOOK),
-    ("GET", "/containers/cc-h1/json", Verb.LOOK),
+    ("GET", "/containers/cc-h1/json", Verb.INSPECT),
     ("GET", "/containers/cc-h1/logs", Verb.LOOK),
     ("POST", "/containers/cc-h1/start", Verb.START),
     ("DELETE", "/containers/cc-h1", Verb.REMOVE),

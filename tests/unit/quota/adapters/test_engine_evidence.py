@@ -29,6 +29,7 @@ def told(**changes: Any) -> dict[str, Any]:
         "ended_at_ms": None,
         "device_missing": False,
         "never_started": False,
+        "starting": False,
         "out_of_memory": False,
         "exit_status": None,
         "end_reason": "",
@@ -127,6 +128,10 @@ async def test_what_never_ran_costs_nothing_and_says_why(look: Look) -> None:
 
 async def test_a_container_that_is_about_to_start_is_on_its_way(look: Look) -> None:
     assert await look(status="created", started_at_ms=None) == Evidence(HOLD, None, None, None)
+
+
+async def test_a_container_whose_server_has_not_answered_yet_is_on_its_way_and_not_charged(look: Look) -> None:
+    assert await look(starting=True) == Evidence(HOLD, None, None, None)
 
 
 async def test_a_pause_is_not_billed(look: Look) -> None:

@@ -62,7 +62,7 @@ class FakeLedger:
             hold, known = self.books.holds[order.id]
             if known != print_:
                 raise IdConflict("another body", hold_id=order.id)
-            return replace(hold, replayed=True)
+            return hold._replace(replayed=True)
         account = self.books.allocations.get(order.allocation_id)
         if account is None:
             raise Unknown("allocation")
@@ -88,14 +88,14 @@ class FakeLedger:
         if known is not None:
             if known != amount:
                 raise IdConflict("another amount")
-            return replace(self.books.holds[hold_id][0], replayed=True)
+            return self.books.holds[hold_id][0]._replace(replayed=True)
         hold = self._open(hold_id)
         available = self.books.allocations[hold.allocation_id].balance.available
         if amount > available:
             return Refused(RefusalCode.INSUFFICIENT_BALANCE, {"requested": amount, "available": available})
         self.books.top_ups[hold_id, line_id] = amount
         self.books.move(Line("top_up", hold.allocation_id, hold.actor, at, hold.id, held=amount))
-        self._keep(replace(hold, amount=hold.amount + amount, lease_until=max(hold.lease_until, lease_until)))
+        self._keep(hold._replace(amount=hold.amount + amount, lease_until=max(hold.lease_until, lease_until)))
         return self.books.holds[hold_id][0]
 
     async def withdraw(self, hold_id: HoldId, line_id: str, at: datetime) -> Hold:
@@ -106,7 +106,7 @@ class FakeLedger:
         if amount and hold.state is HoldState.HELD:
             self.books.top_ups[hold_id, line_id] = 0
             self.books.move(Line("withdraw", hold.allocation_id, hold.actor, at, hold.id, held=-amount))
-            self._keep(replace(hold, amount=hold.amount - amount))
+            self._keep(hold._replace(amount=hold.amount - amount))
         return self.books.holds[hold_id][0]
 
     async def charge_many(self, usages: Sequence[Usage]) -> Sequence[Charged | QuotaError]:
@@ -132,7 +132,7 @@ class FakeLedger:
             Line("charge", hold.allocation_id, hold.actor, usage.to_at, hold.id, held=-within, charged=usage.amount,
                  params=hold.details, usage=usage)
         )  # fmt: skip
-        hold = replace(hold, charged=hold.charged + usage.amount, next_seq=hold.next_seq + 1, charged_to=usage.to_at)
+        hold = hold._replace(charged=hold.charged + usage.amount, next_seq=hold.next_seq + 1, charged_to=usage.to_at)
         self._keep(hold)
         return Charged(hold, applied=True, overrun=usage.amount - within)
 
@@ -157,7 +157,7 @@ class FakeLedger:
         self._in_force()
         hold = self._open(hold_id)
         self.leases.append(hold_id)
-        self._keep(replace(hold, lease_until=max(hold.lease_until, lease_until)))
+        self._keep(hold._replace(lease_until=max(hold.lease_until, lease_until)))
         return self.books.holds[hold_id][0]
 
     async def hold(self, hold_id: HoldId) -> Hold | None:
@@ -190,7 +190,7 @@ class FakeLedger:
         self.books.move(
             Line(_CLOSING[state], hold.allocation_id, hold.actor, at, hold.id, held=-left, params=hold.details)
         )
-        self._keep(replace(hold, state=state))
+        self._keep(hold._replace(state=state))
         return self.books.holds[hold.id][0]
 
     def _keep(self, hold: Hold) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from quota.domain.errors import Refused
 from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
@@ -77,9 +78,8 @@ def body_hash(body: Mapping[str, object]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """A hold as it stands. `amount` and `charged` are the sums of its lines."""
+class Hold(NamedTuple):
+    """A hold as it stands. `amount` and `charged` are the sums of its lines. A tuple, since each operation makes one."""
 
     id: HoldId
     kind: HoldKind

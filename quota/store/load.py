@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from quota.store import statements as sql
+from quota.store.memory import Memory
 from quota.store.operations import Charge, Fenced, Operation, PlaceHold, Plain, Settle, TopUp, Withdraw
 from quota.store.wire import Wire
 from quota.store.working_set import (
@@ -24,17 +25,13 @@ from quota.store.working_set import (
 )
 
 
-def load(wire: Wire, operations: Iterable[Operation]) -> WorkingSet:
-    """Lock and read all rows that `operations` touch."""
+def load(wire: Wire, operations: Sequence[Operation], memory: Memory | None = None) -> WorkingSet:
+    """Lock and read all rows that `operations` touch; with a `memory`, holds that it has and ids that look new are not looked up."""
     ws = WorkingSet()
-    operations = _unfenced(wire, ws, list(operations))
-    orders = [op.order for op in operations if isinstance(op, PlaceHold)]
-    hold_ids: set[str] = {op.hold_id for op in operations if not isinstance(op, PlaceHold)}
-    hold_ids.update(order.id for order in orders)
-    for row in wire.select(sql.HOLDS, _keys(hold_ids)):
-        ws.holds[row[0]] = stored_hold(row)
-    account_ids: set[str] = {order.allocation_id for order in orders}
-    account_ids.update(hold.account_id for hold in ws.holds.values())
+    operations = _unfenced(wire, ws, operations)
+    _load_holds(wire, ws, operations, memory)
+    account_ids: set[str] = {op.order.allocation_id for op in operations if isinstance(op, PlaceHold)}
+    account_ids.update([hold.account_id for hold in ws.holds.values()])
     for row in wire.select(sql.LOCK_ACCOUNTS, _keys(account_ids)) if account_ids else []:
         ws.accounts[row[0]] = AccountRow(*row)
     _load_lines(wire, ws, operations)
@@ -44,11 +41,40 @@ def load(wire: Wire, operations: Iterable[Operation]) -> WorkingSet:
     return ws
 
 
+def _load_holds(wire: Wire, ws: WorkingSet, operations: Sequence[Plain], memory: Memory | None) -> None:
+    hold_ids = {op.order.id if isinstance(op, PlaceHold) else op.hold_id for op in operations}
+    if memory is not None:
+        hold_ids -= _believed(ws, operations, memory)
+    if hold_ids:
+        for row in wire.select(sql.HOLDS, _keys(hold_ids)):
+            ws.holds[row[0]] = stored_hold(row)
+
+
+def _believed(ws: WorkingSet, operations: Sequence[Plain], memory: Memory) -> set[str]:
+    """Ids of holds whose rows are remembered or that are taken for new: of those, each operation writes under a guard."""
+    new: set[str] = set()
+    known: set[str] = set()
+    read: set[str] = set()
+    for op in operations:
+        if isinstance(op, PlaceHold):
+            (read if op.order.id in memory else new).add(op.order.id)
+        elif isinstance(op, Settle | Charge) and op.hold_id in memory:
+            known.add(op.hold_id)
+        else:
+            read.add(op.hold_id)
+    known -= read
+    for hold_id in known:
+        ws.holds[hold_id] = memory.take(hold_id)
+    ws.believed = known | (new - read)
+    return ws.believed
+
+
 def _unfenced(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) -> list[Plain]:
     """The operations themselves. Who names an epoch keeps it in force until this transaction ends."""
     names = {op.fence.name for op in operations if isinstance(op, Fenced)}
-    if names:
-        ws.fences.update((row[0], row[1]) for row in wire.select(sql.FENCES, _keys(names)))
+    if not names:
+        return operations  # type: ignore[return-value]
+    ws.fences.update((row[0], row[1]) for row in wire.select(sql.FENCES, _keys(names)))
     return [op.operation if isinstance(op, Fenced) else op for op in operations]
 
 
@@ -67,7 +93,8 @@ def _load_lines(wire: Wire, ws: WorkingSet, operations: Sequence[Plain]) -> None
 
 def _load_usages(wire: Wire, ws: WorkingSet, operations: Sequence[Plain]) -> None:
     charges = [op.charge if isinstance(op, Settle) else op for op in operations if isinstance(op, Charge | Settle)]
-    keys = {(one.usage.source, one.usage.event_id) for one in charges if one is not None}
+    believed = ws.believed
+    keys = {(c.usage.source, c.usage.event_id) for c in charges if c is not None and c.hold_id not in believed}
     if keys:
         for row in wire.select(sql.USAGES, sorted(keys)):
             ws.usages[row[0], row[1]] = UsageRow(*row)

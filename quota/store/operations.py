@@ -109,13 +109,15 @@ def charge(usage: Usage) -> Charge:
         raise Invalid([("to_at", "ends_before_start")])
     payload = dump(usage.payload) if usage.payload else "{}"
     said = _lengths(
-        usage.hold_id,
-        str(from_us),
-        str(to_us_),
-        str(usage.quantity),
-        str(usage.amount),
-        str(usage.estimated),
-        payload,
+        (
+            usage.hold_id,
+            str(from_us),
+            str(to_us_),
+            str(usage.quantity),
+            str(usage.amount),
+            str(usage.estimated),
+            payload,
+        )
     )
     return Charge(usage, from_us, to_us_, payload, hashlib.sha256(said.encode()).hexdigest())
 
@@ -137,21 +139,24 @@ def top_up(hold_id: str, line_id: str, amount: int, at_us: int, lease_until_us: 
 
 def _order_hash(order: HoldOrder, details: str) -> str:
     # Without the instants: a retry of the same request comes later.
+    limits = dump({use.limit_id: use.amount for use in order.limits}) if order.limits else "{}"
     said = _lengths(
-        order.kind.value,
-        order.subject,
-        order.actor,
-        order.project_id,
-        order.allocation_id,
-        order.unit.value,
-        str(order.amount),
-        dump({use.limit_id: use.amount for use in order.limits}) if order.limits else "{}",
-        details,
+        (
+            order.kind,
+            order.subject,
+            order.actor,
+            order.project_id,
+            order.allocation_id,
+            order.unit,
+            str(order.amount),
+            limits,
+            details,
+        )
     )
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _lengths(*texts: str) -> str:
+def _lengths(texts: tuple[str, ...]) -> str:
     """The texts as one, lengths before them, so that none can be read as two."""
     return "".join([f"{len(one)}:{one}" for one in texts])
 

@@ -6,8 +6,10 @@ Invariant: each guarded statement changes exactly the rows that the plan changed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final
 
 from quota.store import statements as sql
 from quota.store.chain import link_hash
@@ -24,12 +26,17 @@ class Head:
     hash: str
 
 
+as_placed: Final[Callable[[HoldRow], Row]] = attrgetter(*sql.PLACED_COLUMNS)
+
+
 def persist(wire: Wire, ws: WorkingSet, head: Head) -> Head:
     """Write the changes and the next link; the new head, or the same where nothing changed. Raises Interference."""
     wrote = _change_counters(wire, ws)
-    wrote |= _insert(wire, sql.ADD_HOLDS, [as_row(hold) for hold in ws.holds.values() if hold.fresh])
-    changed = [hold for hold in ws.holds.values() if hold.changed and not hold.fresh]
-    wrote |= _guarded(wire, sql.CHANGE_HOLDS, [_hold_change(hold) for hold in changed])
+    fresh = [hold for hold in ws.holds.values() if hold.fresh]
+    wrote |= _insert(wire, sql.PLACE_HOLDS, [as_placed(hold) for hold in fresh if hold.only_placed], (head.epoch,))
+    wrote |= _insert(wire, sql.ADD_HOLDS, [as_row(hold) for hold in fresh if not hold.only_placed])
+    changed = [_hold_change(hold) for hold in ws.holds.values() if hold.changed and not hold.fresh]
+    wrote |= _guarded(wire, sql.CHANGE_HOLDS, changed)
     wrote |= _write_lines(wire, ws)
     refused = ws.new_refused_lines
     wrote |= _insert(
@@ -106,8 +113,8 @@ def _write_link(wire: Wire, ws: WorkingSet, head: Head) -> Head:
     # The head first: who holds its table still (checkpoints.at_rest) knows that nobody has taken a number.
     _guarded(wire, sql.MOVE_HEAD, [(new.epoch, new.n, new.hash)])
     link = wire.select(sql.ADD_LINK, [row])[0][0]
-    _insert(wire, sql.ADD_USAGES, [(*row, link) for row in usages])
-    _insert(wire, sql.ADD_ENTRIES, [(*row, link) for row in ws.entries])
+    _insert(wire, sql.ADD_USAGES, usages, (link,))
+    _insert(wire, sql.ADD_ENTRIES, ws.entries, (link,))
     return new
 
 
@@ -119,9 +126,9 @@ def _guarded(wire: Wire, statement: Statement, rows: Sequence[Row]) -> bool:
     return True
 
 
-def _insert(wire: Wire, insert: Insert, rows: Sequence[Row]) -> bool:
+def _insert(wire: Wire, insert: Insert, rows: Sequence[Row], shared: Row = ()) -> bool:
     if not rows:
         return False
-    if wire.insert(insert, rows) != len(rows):
+    if wire.insert(insert, rows, shared) != len(rows):
         raise Interference(insert.table)
     return True

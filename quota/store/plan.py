@@ -44,6 +44,7 @@ from quota.store.working_set import (
     RefusedLine,
     UsageRow,
     WorkingSet,
+    fresh_hold,
     hold_from,
     refused_from,
 )
@@ -92,40 +93,16 @@ def _place(ws: WorkingSet, op: PlaceHold, epoch: int) -> Hold:
     refusal = _why_not(ws, op)
     if refusal is not None:
         ws.keep_refusal(order.actor)
-    row = HoldRow(
-        id=order.id,
-        kind=order.kind.value,
-        state=(HoldState.HELD if refusal is None else HoldState.REFUSED).value,
-        subject=order.subject,
-        actor=order.actor,
-        project_id=order.project_id,
-        account_id=order.allocation_id,
-        unit=order.unit.value,
-        amount=order.amount,
-        charged=0,
-        next_seq=0,
-        line_count=0 if refusal is not None else 1,
-        limit_count=0 if refusal is not None else len(order.limits),
-        placed_us=op.at_us,
-        lease_until_us=op.lease_until_us,
-        charged_to_us=None,
-        closed_us=None,
-        close_reason=None,
-        body_hash=op.body_hash,
-        details=op.details,
-        refusal_code=None if refusal is None else refusal.code.value,
-        refusal_params=None if refusal is None else dump(refusal.params),
-        epoch=epoch,
-        fresh=True,
-    )
-    ws.holds[row.id] = row
+    row = fresh_hold(op, refusal, epoch)
+    ws.holds[order.id] = row
     if refusal is None:
-        _set_aside(ws, row, row.amount, f"h:{row.id}", "hold", op.at_us)
-        ws.hold_limits[row.id] = [HoldLimitRow(use.limit_id, use.amount, 0, fresh=True) for use in order.limits]
-        for use in order.limits:
-            limit = ws.limits[use.limit_id]
-            limit.move(held=use.amount, charged=0)
-            limit.overruns = limit.overruns or use.beyond
+        _set_aside(ws, row, order.amount, f"h:{order.id}", "hold", op.at_us)
+        if order.limits:
+            ws.hold_limits[order.id] = [HoldLimitRow(use.limit_id, use.amount, 0, fresh=True) for use in order.limits]
+            for use in order.limits:
+                limit = ws.limits[use.limit_id]
+                limit.move(held=use.amount, charged=0)
+                limit.overruns = limit.overruns or use.beyond
     return hold_from(row, details=order.details)
 
 
@@ -192,7 +169,7 @@ def _top_up(ws: WorkingSet, op: TopUp) -> Hold | Refused:
         return refusal
     ws.add_line(hold, LineRow(op.line_id, "top_up", op.amount, 0, op.at_us, fresh=True))
     hold.amount += op.amount
-    hold.lease_until_us = max(hold.lease_until_us, op.lease_until_us)
+    hold.lease_until_us, hold.lease_until = max(hold.lease_until_us, op.lease_until_us), None
     hold.changed = True
     _set_aside(ws, hold, op.amount, f"t:{hold.id}:{op.line_id}", "top_up", op.at_us)
     for use in ws.hold_limits.get(hold.id, ()):
@@ -278,24 +255,15 @@ def _record(ws: WorkingSet, hold: HoldRow, op: Charge) -> int:
                 raise InvariantBroken("this usage overlaps what was charged already", hold_id=hold.id)
     excess = max(0, usage.amount - hold.rest)
     row = UsageRow(
-        source=usage.source,
-        event_id=usage.event_id,
-        hold_id=hold.id,
-        seq=hold.next_seq,
-        from_us=op.from_us,
-        to_us=op.to_us,
-        quantity=usage.quantity,
-        amount=usage.amount,
-        overrun=excess,
-        estimated=usage.estimated,
-        payload=op.payload,
-        payload_hash=op.payload_hash,
-    )
+        usage.source, usage.event_id, hold.id, hold.next_seq, op.from_us, op.to_us, usage.quantity, usage.amount, excess,
+        usage.estimated, op.payload, op.payload_hash,
+    )  # fmt: skip
     ws.usages[usage.source, usage.event_id] = row
     ws.new_usages.append(row)
     _spend(ws, hold, row, op.to_us)
     hold.next_seq += 1
-    hold.charged_to_us = op.to_us if hold.charged_to_us is None else max(hold.charged_to_us, op.to_us)
+    if hold.charged_to_us is None or op.to_us > hold.charged_to_us:
+        hold.charged_to_us = op.to_us
     hold.changed = True
     return excess
 
@@ -306,9 +274,10 @@ def _spend(ws: WorkingSet, hold: HoldRow, usage: UsageRow, at_us: int) -> None:
     account = ws.accounts[hold.account_id]
     account.move(held=-within, charged=usage.amount)
     account.overruns = account.overruns or usage.overrun > 0
+    txn_id = f"u:{ref}"
     for bucket, amount in (("available", -usage.overrun), ("held", -within), ("charged", usage.amount)):
         if amount != 0:
-            ws.entries.append((f"u:{ref}", account.id, bucket, amount, hold.id, ref, "charge", at_us, hold.actor))
+            ws.entries.append((txn_id, account.id, bucket, amount, hold.id, ref, "charge", at_us, hold.actor))
     if hold.line_count > 1 or usage.overrun > 0:
         _spend_lines(ws, hold, usage, at_us)
     hold.charged += usage.amount
@@ -383,7 +352,7 @@ def _close(ws: WorkingSet, hold: HoldRow, state: HoldState, at_us: int, txn_id: 
 def _extend(ws: WorkingSet, op: ExtendLease) -> Hold:
     hold = _known(ws, op.hold_id)
     if hold.open and op.lease_until_us > hold.lease_until_us:
-        hold.lease_until_us = op.lease_until_us
+        hold.lease_until_us, hold.lease_until = op.lease_until_us, None
         hold.changed = True
     return hold_from(hold)
 

@@ -106,6 +106,12 @@ CHANGE_HOLD_LIMITS: Final = Statement(
 
 # -- additions --------------------------------------------------------------------------------------------------------------------
 
+_OPEN: Final = {"state": "'held'", "charged": "0", "next_seq": "0", "line_count": "1"}
+_LATER: Final = ("charged_to_us", "closed_us", "close_reason", "refusal_code", "refusal_params")
+PLACED_COLUMNS: Final = tuple(name for name in HOLD_COLUMNS if name not in (*_OPEN, *_LATER, "epoch"))
+PLACE_HOLDS: Final = Insert(
+    "hold", {name: _HOLD_TYPES[name] for name in PLACED_COLUMNS}, once=True, shared={"epoch": _I}, fixed=_OPEN
+)  # holds that the batch left as they are placed; refused ones, and those that it closed again, are added whole
 ADD_HOLDS: Final = Insert("hold", _HOLD_TYPES, once=True)
 ADD_LINES: Final = Insert(
     "hold_line", {"hold_id": _T, "line_id": _T, "kind": _T, "amount": _I, "charged": _I, "at_us": _I}
@@ -120,16 +126,18 @@ ADD_USAGES: Final = Insert(
     "usage_record",
     {
         "source": _T, "event_id": _T, "hold_id": _T, "seq": _I, "from_us": _I, "to_us": _I, "quantity": _I, "amount": _I,
-        "overrun": _I, "estimated": _B, "payload": _T, "payload_hash": _T, "link": _I,
+        "overrun": _I, "estimated": _B, "payload": _T, "payload_hash": _T,
     },
     once=True,
+    shared={"link": _I},
 )  # fmt: skip
 ADD_ENTRIES: Final = Insert(
     "entry",
     {
         "txn_id": _T, "account_id": _T, "bucket": _T, "amount": _I, "hold_id": _T, "usage_ref": _T, "kind": _T, "at_us": _I,
-        "actor": _T, "link": _I,
+        "actor": _T,
     },
+    shared={"link": _I},
 )  # fmt: skip
 
 # -- the chain: one link a batch, each writer its own -------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import psycopg
@@ -29,11 +29,21 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """Rows for a table; with `once`, those whose key exists are left out and not counted."""
+    """Rows for a table; with `once`, those whose key exists are left out and not counted.
+
+    `shared` columns have one value for all rows, given once; `fixed` ones have the SQL value that stands here.
+    """
 
     table: str
     columns: Mapping[str, str]
     once: bool = False
+    shared: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> str:
+        """Shared columns first."""
+        return ", ".join((*self.shared, *self.columns, *self.fixed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +67,8 @@ class Wire(Protocol):
     def update(self, statement: Statement, rows: Sequence[Row]) -> int:
         """Run a statement over all rows at once; the number of rows that it changed."""
 
-    def insert(self, insert: Insert, rows: Sequence[Row]) -> int:
-        """Insert all rows, in their order; the number that went in."""
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = ()) -> int:
+        """Insert all rows, in their order, each with the `shared` values; the number that went in."""
 
 
 def open_wire(database: Database) -> Wire:
@@ -79,7 +89,7 @@ class SqliteWire:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._texts: dict[tuple[str, int], str] = {}
+        self._texts: dict[tuple[int, int], str] = {}  # by statement and number of rows
 
     def begin(self) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
@@ -100,14 +110,14 @@ class SqliteWire:
     def update(self, statement: Statement, rows: Sequence[Row]) -> int:
         return sum(cursor.rowcount for cursor in self._run(statement, rows))
 
-    def insert(self, insert: Insert, rows: Sequence[Row]) -> int:
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = ()) -> int:
         count = start = 0
         size = self._LARGEST
         while start < len(rows):
             if len(rows) - start < size:
                 size //= 2
                 continue
-            values = tuple(itertools.chain.from_iterable(rows[start : start + size]))
+            values = (*shared, *itertools.chain.from_iterable(rows[start : start + size]))
             count += self._connection.execute(self._insert(insert, size), values).rowcount
             start += size
         return count
@@ -121,21 +131,24 @@ class SqliteWire:
             yield self._connection.execute(self._text(statement, size), values)
 
     def _text(self, statement: Statement, size: int) -> str:
-        text = self._texts.get((statement.sql, size))
+        text = self._texts.get((id(statement), size))
         if text is None:
             names = statement.rows.columns
             columns = ", ".join(f"column{number} AS {name}" for number, name in enumerate(names, start=1))
             source = f"(SELECT {columns} FROM (VALUES {_values(len(names), size)}))"  # noqa: S608
-            text = self._texts[statement.sql, size] = statement.sql.format(rows=source, **self._WORDS)
+            text = self._texts[id(statement), size] = statement.sql.format(rows=source, **self._WORDS)
         return text
 
     def _insert(self, insert: Insert, size: int) -> str:
-        text = self._texts.get((insert.table, size))
+        text = self._texts.get((id(insert), size))
         if text is None:
-            values = _values(len(insert.columns), size)
-            text = f"INSERT INTO {insert.table} ({', '.join(insert.columns)}) VALUES {values}"  # noqa: S608
+            # Only what is shared has a number: SQLite searches its numbered parameters one by one.
+            shared = [f"?{at}" for at in range(1, len(insert.shared) + 1)]
+            each = ", ".join((*shared, *"?" * len(insert.columns), *insert.fixed.values()))
+            values = ", ".join([f"({each})"] * size)
+            text = f"INSERT INTO {insert.table} ({insert.names}) VALUES {values}"  # noqa: S608
             text += " ON CONFLICT DO NOTHING" if insert.once else ""
-            self._texts[insert.table, size] = text
+            self._texts[id(insert), size] = text
         return text
 
 
@@ -154,7 +167,7 @@ class PostgresWire:
         for method in ("seqscan", "hashjoin", "mergejoin", "bitmapscan"):
             self._cursor.execute(f"SET enable_{method} = off".encode())
         connection.commit()
-        self._texts: dict[str, str] = {}
+        self._texts: dict[int, str] = {}
 
     def begin(self) -> None:
         """The first statement begins the transaction."""
@@ -176,22 +189,26 @@ class PostgresWire:
         self._run(statement, rows)
         return self._cursor.rowcount
 
-    def insert(self, insert: Insert, rows: Sequence[Row]) -> int:
-        text = self._texts.get(insert.table)
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = ()) -> int:
+        text = self._texts.get(id(insert))
         if text is None:
-            text = self._texts[insert.table] = (
-                f"INSERT INTO {insert.table} ({', '.join(insert.columns)}) "  # noqa: S608
-                f"SELECT {_columns(insert.columns)} FROM jsonb_array_elements(%s::jsonb) WITH ORDINALITY AS t(r, n) ORDER BY n"
-                + (" ON CONFLICT DO NOTHING" if insert.once else "")
+            values = (
+                *(f"%s::{kind}" for kind in insert.shared.values()),
+                _columns(insert.columns),
+                *insert.fixed.values(),
             )
-        self._cursor.execute(text.encode(), (dump_rows(rows).decode(),))
+            source = "jsonb_array_elements(%s::jsonb) WITH ORDINALITY AS t(r, n) ORDER BY n"
+            text = f"INSERT INTO {insert.table} ({insert.names}) SELECT {', '.join(values)} FROM {source}"  # noqa: S608
+            text += " ON CONFLICT DO NOTHING" if insert.once else ""
+            self._texts[id(insert)] = text
+        self._cursor.execute(text.encode(), (*shared, dump_rows(rows).decode()))
         return self._cursor.rowcount
 
     def _run(self, statement: Statement, rows: Sequence[Row]) -> None:
-        text = self._texts.get(statement.sql)
+        text = self._texts.get(id(statement))
         if text is None:
             source = f"(SELECT {_columns(statement.rows.columns)} FROM jsonb_array_elements(%s::jsonb) AS t(r))"  # noqa: S608
-            text = self._texts[statement.sql] = statement.sql.format(rows=source, **self._WORDS)
+            text = self._texts[id(statement)] = statement.sql.format(rows=source, **self._WORDS)
         self._cursor.execute(text.encode(), (dump_rows(rows).decode(),))
 
 

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +18,8 @@ from quota.domain.hold import Hold, HoldKind, HoldState
 from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
 from quota.domain.units import Unit
 from quota.store.instants import from_us, from_us_or_none
-from quota.store.json_text import load
+from quota.store.json_text import dump, load
+from quota.store.operations import PlaceHold
 from quota.store.refusals import RefusalWindow
 
 FIRST_LINE: Final = ""  # the line that a hold is placed with; top-ups bring the caller's ids
@@ -63,13 +65,13 @@ class AccountRow:
 class HoldRow:
     """A hold's row, columns in the order of HOLD_COLUMNS."""
 
-    id: str
+    id: HoldId
     kind: str
     state: str
     subject: str
-    actor: str
-    project_id: str
-    account_id: str
+    actor: PersonId
+    project_id: ProjectId
+    account_id: AllocationId
     unit: str
     amount: int
     charged: int
@@ -91,6 +93,9 @@ class HoldRow:
     seen_next_seq: int = 0
     seen_line_count: int = 0
     seen_amount: int = 0
+    # The two instants as they were given, where they were given as UTC: converting them costs more than the rest of an answer.
+    placed_at: datetime | None = None
+    lease_until: datetime | None = None
 
     @property
     def rest(self) -> int:
@@ -98,13 +103,23 @@ class HoldRow:
 
     @property
     def open(self) -> bool:
-        return self.state == HoldState.HELD
+        return self.state == "held"
+
+    @property
+    def only_placed(self) -> bool:
+        """Whether nothing happened to a fresh hold since."""
+        return self.next_seq == 0 and self.line_count == 1 and self.state == "held"
+
+    def written(self) -> None:
+        """The database has the row as it stands: what its next change compares with."""
+        self.fresh = self.changed = False
+        self.seen_next_seq, self.seen_line_count, self.seen_amount = self.next_seq, self.line_count, self.amount
 
 
 def stored_hold(row: Sequence[Any]) -> HoldRow:
     """A row as read, with what the guards of its change compare."""
     hold = HoldRow(*row)
-    hold.seen_next_seq, hold.seen_line_count, hold.seen_amount = hold.next_seq, hold.line_count, hold.amount
+    hold.written()
     return hold
 
 
@@ -191,6 +206,7 @@ Entry = tuple[str, str, str, int, str | None, str | None, str, int, str]
 class WorkingSet:
     """Everything that was read for a batch, and what the batch adds."""
 
+    believed: set[str] = field(default_factory=set)  # holds that were not looked up
     fences: dict[str, int] = field(default_factory=dict)
     accounts: dict[str, AccountRow] = field(default_factory=dict)
     holds: dict[str, HoldRow] = field(default_factory=dict)
@@ -235,6 +251,22 @@ class WorkingSet:
 _KINDS: Final = {one.value: one for one in HoldKind}
 _STATES: Final = {one.value: one for one in HoldState}
 _UNITS: Final = {one.value: one for one in Unit}
+_values: Final[dict[str, str]] = {one: one.value for some in (HoldKind, Unit) for one in some}
+
+
+def fresh_hold(op: PlaceHold, refusal: Refused | None, epoch: int) -> HoldRow:
+    """The row of a hold that is placed, or of its refusal. Fields by position: this runs once an operation."""
+    order = op.order
+    allowed = refusal is None
+    row = HoldRow(
+        order.id, _values[order.kind], "held" if allowed else "refused", order.subject, order.actor, order.project_id,
+        order.allocation_id, _values[order.unit], order.amount, 0, 0, 1 if allowed else 0, len(order.limits) if allowed else 0,
+        op.at_us, op.lease_until_us, None, None, None, op.body_hash, op.details,
+        None if refusal is None else refusal.code.value, None if refusal is None else dump(refusal.params), epoch, True,
+    )  # fmt: skip
+    if order.at.tzinfo is UTC and order.lease_until.tzinfo is UTC:
+        row.placed_at, row.lease_until = order.at, order.lease_until
+    return row
 
 
 def hold_from(row: HoldRow, *, replayed: bool = False, details: Mapping[str, object] | None = None) -> Hold:
@@ -243,24 +275,10 @@ def hold_from(row: HoldRow, *, replayed: bool = False, details: Mapping[str, obj
     if row.refusal_code is not None:
         refusal = refused_from(row.refusal_code, row.refusal_params or "{}")
     return Hold(
-        id=HoldId(row.id),
-        kind=_KINDS[row.kind],
-        state=_STATES[row.state],
-        subject=row.subject,
-        actor=PersonId(row.actor),
-        project_id=ProjectId(row.project_id),
-        allocation_id=AllocationId(row.account_id),
-        unit=_UNITS[row.unit],
-        amount=row.amount,
-        charged=row.charged,
-        placed_at=from_us(row.placed_us),
-        lease_until=from_us(row.lease_until_us),
-        details=load(row.details) if details is None else details,
-        refusal=refusal,
-        next_seq=row.next_seq,
-        charged_to=from_us_or_none(row.charged_to_us),
-        replayed=replayed,
-    )
+        row.id, _KINDS[row.kind], _STATES[row.state], row.subject, row.actor, row.project_id, row.account_id, _UNITS[row.unit],
+        row.amount, row.charged, row.placed_at or from_us(row.placed_us), row.lease_until or from_us(row.lease_until_us),
+        load(row.details) if details is None else details, refusal, row.next_seq, from_us_or_none(row.charged_to_us), replayed,
+    )  # fmt: skip
 
 
 def refused_from(code: str, params: str) -> Refused:

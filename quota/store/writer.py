@@ -28,6 +28,7 @@ from quota.store import plan
 from quota.store import statements as sql
 from quota.store.database import Database
 from quota.store.load import load
+from quota.store.memory import Memory
 from quota.store.operations import Operation
 from quota.store.persist import Head, persist
 from quota.store.refusals import RefusalWindow
@@ -81,12 +82,14 @@ class Writer:
         self._refusals = refusals
         self._outside = outside
         self._waiting: deque[tuple[Operation, Ticket]] = deque()
-        self._wake = threading.Condition()
+        self._queue = threading.Lock()
+        self._wake = threading.Condition(self._queue)
         self._idle = False
         self._open = False
         self._closing = False
         self._wire: Wire | None = None
         self._head: Head | None = None
+        self._memory = Memory()
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
 
     def start(self) -> None:
@@ -109,7 +112,7 @@ class Writer:
 
     def submit(self, operation: Operation, ticket: Ticket) -> None:
         """Queue an operation. Raises Unavailable where the queue is full or the writer is closed."""
-        with self._wake:
+        with self._queue:  # the lock itself: the condition's own door costs a Python call
             if not self._open:
                 raise Unavailable("the ledger is closed")
             if len(self._waiting) >= self._queue_max:
@@ -160,7 +163,16 @@ class Writer:
         while len(failures) < _ATTEMPTS:
             try:
                 return self._transact(operations)
-            except Interference as error:
+            except (Interference, *_BAD_VALUES, *_BROKEN) as error:
+                if self._memory.serves:  # what was remembered may be behind: plan again on what is read
+                    self._memory.doubt()
+                    continue
+                if not isinstance(error, Interference):
+                    if len(operations) > 1:
+                        return [outcome for operation in operations for outcome in self._answers([operation])]
+                    if failures or not isinstance(error, _BROKEN):
+                        return [_own_fault(error)]
+                # A hold that changed after it was read can break a CHECK, too: plan it again first.
                 failures.append(error)
                 self._outside.pause(len(failures))
             except Unavailable:
@@ -171,12 +183,6 @@ class Writer:
                     if failures:
                         raise Unavailable(f"the database does not answer: {type(error).__name__}") from error
                 failures.append(error)
-            except (*_BAD_VALUES, *_BROKEN) as error:
-                if len(operations) > 1:
-                    return [outcome for operation in operations for outcome in self._answers([operation])]
-                if failures or not isinstance(error, _BROKEN):
-                    return [_own_fault(error)]
-                failures.append(error)  # a hold that changed after it was read can break a CHECK: plan it again first
         raise Unavailable("other writers keep interfering") from failures[-1]
 
     def _transact(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
@@ -184,9 +190,12 @@ class Writer:
             wire, head = self._connected()
             try:
                 wire.begin()
-                ws = load(wire, operations)
+                ws = load(wire, operations, self._memory if self._memory.serves else None)
                 ws.refusals = self._refusals
-                outcomes = [plan.run(ws, operation, head.epoch) for operation in operations]
+                epoch = head.epoch
+                outcomes = [plan.run(ws, operation, epoch) for operation in operations]
+                if ws.believed and _has_error(outcomes):
+                    raise Interference("an error must not rest on what was only remembered")
                 new_head = persist(wire, ws, head)
             except BaseException:
                 self._undo(wire)
@@ -197,6 +206,7 @@ class Writer:
                 self._find_out(new_head, error)
             self._head = new_head
             self._refusals.add(ws.refused)
+            self._memory.keep(ws.holds.values())
             return outcomes
 
     def _find_out(self, sent: Head, error: Exception) -> None:
@@ -245,9 +255,14 @@ class Writer:
 
     def _disconnect(self) -> None:
         wire, self._wire, self._head = self._wire, None, None
+        self._memory.clear()
         if wire is not None:
             with suppress(sqlite3.Error, psycopg.Error):
                 wire.close()
+
+
+def _has_error(outcomes: Sequence[Outcome]) -> bool:
+    return any(issubclass(kind, QuotaError) for kind in set(map(type, outcomes)))
 
 
 def _transient(error: Exception) -> bool:

@@ -6,6 +6,7 @@ production locks make it rare; here it is made on purpose, without locks, so tha
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from quota.store.instants import to_us
 from quota.store.ledger import LedgerStore
 from quota.store.load import load
 from quota.store.persist import Head, persist
+from quota.store.refusals import RefusalWindow
 from quota.store.unit_of_work import SqlTransaction
 from quota.store.verify import verify
 from quota.store.wire import Interference, Wire, open_wire
@@ -172,6 +174,35 @@ def what_is_left_returns(books: Books) -> None:
     assert again.state is HoldState.HELD
 
 
+def a_stored_refusal_is_replayed_where_no_more_are_stored(books: Books) -> None:
+    """The writer takes an id for new until the database says otherwise: what it would say of a new one must not be the answer."""
+    order = books.order(1000, hold_id="hold-0001")
+
+    async def twice() -> tuple[Hold, Hold]:
+        async with LedgerStore(books.database, refusals=RefusalWindow(1)) as ledger:
+            return await ledger.place_hold(order), await ledger.place_hold(order)
+
+    first, again = asyncio.run(twice())
+    assert again == first._replace(replayed=True)
+
+
+def what_another_writer_did_to_a_remembered_hold_is_seen(books: Books) -> None:
+    """A writer remembers the hold that it placed; meanwhile a second one charges and closes it."""
+    first, second = HoldId("hold-0001"), HoldId("hold-0002")
+
+    async def both() -> None:
+        async with LedgerStore(books.database) as here, LedgerStore(books.database) as there:
+            for hold_id, amount in ((first, 20), (second, 20), (HoldId("hold-0003"), 50)):
+                await here.place_hold(books.order(amount, hold_id=hold_id))
+            await there.settle(second, ledgers.NOW)
+            assert (await here.settle(second, ledgers.NOW, usage(second, "event-2", 7))).charged == 0
+            await there.charge(usage(first, "event-1", 5))
+            assert not (await here.charge(usage(first, "event-1", 5))).applied
+
+    asyncio.run(both())
+    assert verify(books.database) == []
+
+
 def a_replaced_hub_is_refused(books: Books) -> None:
     with books.database.writing() as connection:
         fences = SqlTransaction(connection).fences
@@ -225,6 +256,8 @@ SCENARIOS: tuple[Callable[[Books], None], ...] = (
     a_refusal_stays_a_refusal,
     overruns_are_charged_whole,
     what_is_left_returns,
+    a_stored_refusal_is_replayed_where_no_more_are_stored,
+    what_another_writer_did_to_a_remembered_hold_is_seen,
     a_replaced_hub_is_refused,
     refunds_end_with_what_was_charged,
     accounts_are_locked_in_id_order,

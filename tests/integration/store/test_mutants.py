@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import psycopg
 import pytest
 
+from quota.domain.errors import QuotaError
 from quota.domain.hold import HoldState
-from quota.store import persist, plan
+from quota.store import persist, plan, writer
 from quota.store import statements as sql
 from quota.store.database import Database
 from quota.store.refunds import SqlRefunds
@@ -65,6 +66,10 @@ MUTANTS = (
            _without("hold.amount = d.seen_amount")),
     Mutant("a refund of a limit goes unseen", sql, "CHANGE_HOLD_LIMITS", guards.charges_a_limit_of_which_another_gave_back,
            _without("hold_limit.charged = d.seen_charged", "hold_limit.amount = d.seen_amount")),
+    Mutant("an error rests on what was remembered", writer, "_has_error",
+           guards.a_stored_refusal_is_replayed_where_no_more_are_stored, lambda _: lambda outcomes: False),
+    Mutant("what is remembered is believed", sql, "CHANGE_HOLDS", guards.what_another_writer_did_to_a_remembered_hold_is_seen,
+           _without("hold.state = 'held' AND hold.next_seq = d.seen_next_seq")),
     Mutant("a hold goes in twice", persist, "_insert", guards.places_an_id_that_another_placed, lambda _: _insert_uncounted),
     Mutant("usage goes in twice", persist, "_insert", guards.records_usage_that_another_recorded, lambda _: _insert_uncounted),
     Mutant("locks in another order", sql, "LOCK_ACCOUNTS", guards.accounts_are_locked_in_id_order,
@@ -82,8 +87,8 @@ MUTANTS = (
 )  # fmt: skip
 
 
-def _insert_uncounted(wire: Wire, insert: Insert, rows: list[Row]) -> bool:
-    return bool(rows) and wire.insert(insert, rows) >= 0
+def _insert_uncounted(wire: Wire, insert: Insert, rows: list[Row], shared: Row = ()) -> bool:
+    return bool(rows) and wire.insert(insert, rows, shared) >= 0
 
 
 def _clamped(old: object) -> object:
@@ -114,5 +119,5 @@ def test_a_missing_guard_is_noticed(books: Books, mutant: Mutant, monkeypatch: p
         return  # one lock on the whole database: there is no order to get wrong
     monkeypatch.setattr(mutant.owner, mutant.name, mutant.change(getattr(mutant.owner, mutant.name)))
     # Either the scenario sees the wrong outcome, or the database's CHECK stands behind the guard.
-    with pytest.raises((AssertionError, sqlite3.IntegrityError, psycopg.IntegrityError)):
+    with pytest.raises((AssertionError, QuotaError, sqlite3.IntegrityError, psycopg.IntegrityError)):
         mutant.noticed_by(books)

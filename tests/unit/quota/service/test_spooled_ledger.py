@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import pytest
@@ -60,7 +60,7 @@ class AwayLedger(FakeLedger):
 
 
 def _replayed(hold: Hold) -> Hold:
-    return replace(hold, replayed=True)
+    return hold._replace(replayed=True)
 
 
 @dataclass

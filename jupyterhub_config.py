@@ -6,7 +6,7 @@ Invariant: the hub is a singleton that may restart at any time: servers and rout
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hub import addresses, admission, pages, roles, settings, sign_in
+from hub import addresses, admission, courses, pages, roles, settings, sign_in
 from hub.authenticators import PortalAuthenticator
 from hub.content_security import Guarded
 from hub.fence import HubFence
@@ -35,6 +35,7 @@ except SettingsError as error:
 client = QuotaClient(site.quota_url, site.secrets.hub_credential, deadline_s=site.tables.hub.quota_deadline)
 people = People(client, known_names=KnownNames(site.data / "hub" / "known_names.sqlite"))
 fence, rescue = HubFence(client), Rescue(client, site.data / "hub" / "rescue.sqlite")
+teaching = courses.Courses(client, site)
 c = get_config()
 
 c.merge(addresses.traits(site))
@@ -59,8 +60,13 @@ c.PortalAuthenticator.demo = sign_in.demo(site)
 c.PortalAuthenticator.providers = sign_in.providers(site)
 c.PortalAuthenticator.outage_grace_s = site.tables.sign_in.outage_grace
 c.PortalAuthenticator.people = people
-c.PortalAuthenticator.pages = lambda: pages.handlers(pages.doors(site, client, people, rescue), fence)
-c.PortalAuthenticator.watch = Revalidation(people, site.tables.sign_in.refresh).start
+c.PortalAuthenticator.pages = lambda: [
+    *pages.handlers(pages.doors(site, client, people, rescue), fence),
+    *courses.handlers(teaching),
+]
+revalidation = Revalidation(people, site.tables.sign_in.refresh)
+# Functions, since traitlets copies what a bound method is bound to.
+c.PortalAuthenticator.watches = [lambda *them: revalidation.start(*them), lambda app, _: teaching.start(app)]
 c.Authenticator.any_allow_config = True  # PortalAuthenticator.check_allowed decides, by portal.toml
 c.Authenticator.enable_auth_state = True
 c.Authenticator.manage_groups = True

@@ -165,6 +165,8 @@ def session_environment(
         "COMMONS_RUNTIME_S": str(held.runtime_s),
         "COMMONS_PUBLIC_URL": public_url,
     }
+    if held.course:
+        variables["COMMONS_COURSE"] = held.course
     if profile is not None and profile.simulated:
         variables["COMMONS_SIMULATED_GPUS"] = str(profile.gpus)
     return variables

@@ -15,6 +15,7 @@ from jupyterhub.handlers.base import BaseHandler
 from tornado import web
 from traitlets import Callable as CallableTrait
 from traitlets import Dict, Float, Instance
+from traitlets import List as ListTrait
 
 from hub import roles
 from hub.demo_sign_in import DEMO_ISSUER, DemoSignIn
@@ -49,8 +50,8 @@ class PortalAuthenticator(Authenticator):
     outage_grace_s = Float(3600, help="How long people stay signed in while their provider does not answer.").tag(
         config=True
     )
-    watch = CallableTrait(
-        default_value=None, allow_none=True, help="Called with the hub's application once it serves."
+    watches = ListTrait(
+        help="Each is called with the hub's application and this authenticator as the hub's loop begins."
     ).tag(config=True)
     now_s: Callable[[], float] = staticmethod(time.time)
 
@@ -60,8 +61,8 @@ class PortalAuthenticator(Authenticator):
 
     def get_handlers(self, app: Any) -> list[Any]:
         """Ours first: the hub takes the first match, so they can stand in for stock routes."""
-        if self.watch is not None:
-            self.watch(app, self)
+        for watch in self.watches:
+            watch(app, self)
         external = [
             route
             for name, sign_in in self.providers.items()

@@ -69,6 +69,7 @@ class Held:
     text: str
     login: str
     uid: int
+    course: str = ""  # the course that pays, where its owner is in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,7 +376,7 @@ def _held(hold_id: str, body: Mapping[str, Any]) -> Held:
         raise ValueError("another hold")
     texts = {name: str(body[name]) for name in ("allocation_id", "gateway_key", "gateway_path", "text", "login")}
     amounts = {name: _integer(body[name]) for name in ("amount", "runtime_s", "margin_s", "uid")}
-    return Held(hold_id=hold_id, **texts, **amounts)  # type: ignore[arg-type]
+    return Held(hold_id=hold_id, course=str(body.get("course") or ""), **texts, **amounts)  # type: ignore[arg-type]
 
 
 def _integer(value: object) -> int:

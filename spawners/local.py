@@ -33,6 +33,7 @@ _ROOT: Final = Path(__file__).resolve().parents[1]
 # nbgrader's configuration: its exchange is the portal's
 EXCHANGE: Final = Path(__file__).resolve().parent.parent / "images" / "nbgrader_exchange" / "config"
 LAB_DEFAULTS: Final = Path(__file__).resolve().parent / "lab"  # JupyterLab asks nobody about news or updates
+WITHOUT_COURSE: Final = LAB_DEFAULTS.with_name("without_course")  # nbgrader's extensions are for sessions of a course
 _OPENS_AT: Final = {"lab": "/lab"}
 _HUB_SECRETS: Final = frozenset({"CONFIGPROXY_AUTH_TOKEN", "JUPYTERHUB_CRYPT_KEY", "JUPYTERHUB_COOKIE_SECRET"})
 
@@ -175,9 +176,12 @@ class LocalSpawner(SessionTraits, Spawner):
             if name not in _HUB_SECRETS and not name.startswith("COMMONS_")
         }
         environment |= {"HOME": home, "USER": self.user.name, "LOGNAME": self.user.name, "SHELL": "/bin/bash"}
-        environment["JUPYTER_CONFIG_PATH"] = os.pathsep.join([str(LAB_DEFAULTS), str(EXCHANGE)])
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         environment |= self.session_environment
+        folders = [LAB_DEFAULTS, EXCHANGE]
+        if "COMMONS_COURSE" not in environment:
+            folders.insert(0, WITHOUT_COURSE)
+        environment["JUPYTER_CONFIG_PATH"] = os.pathsep.join(str(one) for one in folders)
         environment[HOLD_VARIABLE] = self.hold_id
         return environment
 

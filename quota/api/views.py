@@ -82,6 +82,7 @@ def session_hold(one: SessionHold, translate: Translate) -> Json:
         "gateway_path": "services/gateway/v1",
         "login": one.owner.login,
         "uid": one.owner.uid,
+        "course": one.course or None,
         "text": _hold_text(one, translate),
     }
 

@@ -62,6 +62,7 @@ class SessionHold:
     gateway_key: str
     owner: Person  # whose login and uid the session runs under
     replayed: bool
+    course: str = ""  # whose work it may be: the name of the course that pays, where the owner is in it
 
     @property
     def ends_within_ms(self) -> int:
@@ -153,19 +154,21 @@ async def answer_of(services: Services, hold: Hold) -> SessionHold | Refused:
     terms = SessionTerms.from_details(hold.details)
     if hold.state is HoldState.REFUSED:
         return explained(hold, terms)
-    available, owner = await services.store.write(lambda tx: _record(tx, hold))
+    available, owner, course = await services.store.write(lambda tx: _record(tx, hold))
     key = session_key(services.session_key_secret, hold.id)
-    return SessionHold(hold, terms, available, key, owner, hold.replayed)
+    return SessionHold(hold, terms, available, key, owner, hold.replayed, course)
 
 
-def _record(tx: Transaction, hold: Hold) -> tuple[int, Person]:
+def _record(tx: Transaction, hold: Hold) -> tuple[int, Person, str]:
     if tx.sessions.get(hold.id) is None:
         tx.sessions.upsert(session_of(hold))
     allocation = tx.accounts.get(hold.allocation_id)
     owner = tx.people.by_id(hold.actor)
     if owner is None:
         raise Unknown("person", person=hold.actor)
-    return (allocation.balance.available if allocation is not None else 0), owner
+    course = tx.courses.of_project(hold.project_id)
+    slug = course.slug if course is not None and tx.courses.role(hold.project_id, hold.actor) is not None else ""
+    return (allocation.balance.available if allocation is not None else 0), owner, slug
 
 
 def explained(hold: Hold, terms: SessionTerms) -> Refused:

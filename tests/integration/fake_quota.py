@@ -91,6 +91,7 @@ class FakeQuota:
         app.router.add_put(ROOT + "/people/{name}", self._put_person)
         app.router.add_get(ROOT + "/people/{name}/payers", self._payers)
         app.router.add_post(ROOT + "/quotes", self._quote)
+        app.router.add_get(ROOT + "/courses", self._courses)
         app.router.add_put(ROOT + "/holds/{id}", self._hold)
         app.router.add_post(ROOT + "/holds/{id}/ended", self._ended)
         app.router.add_get(ROOT + "/admin/projects", self._projects)
@@ -138,6 +139,9 @@ class FakeQuota:
         name = request.match_info["name"]
         self.book.people[name] = await request.json()
         return web.json_response({"person_id": f"person-{name}", "hub_name": name, "login": f"cc-{name}"})
+
+    async def _courses(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"courses": []})
 
     async def _payers(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from jupyterhub.auth import Authenticator
 
-from hub import pages
+from hub import courses, pages
 from hub.authenticators import PortalAuthenticator
 from hub.external_sign_in import ExternalSignIn
 from hub.relay import Doors
@@ -92,6 +92,7 @@ ROWS = (
     Row(r"/commons/static/(.*)", "GET", "/commons/static/commons.css", ALL),
     Row(r"/sign-in/campus", "GET", "/sign-in/campus", NOBODY_AT_ALL, refusals=(404,)),
     Row(r"/sign-in/campus/back", "GET", "/sign-in/campus/back", NOBODY_AT_ALL, refusals=(404,)),
+    Row(r"/services/([a-z][a-z0-9-]{0,39})(/.*)?", "GET", "/services/art/formgrader", NOBODY_AT_ALL),  # teachers: test_hub_courses
     Row(r"/commons/sign-out-everywhere", "GET", "/commons/sign-out-everywhere", READS),
 )  # fmt: skip
 
@@ -188,7 +189,8 @@ def test_no_route_of_ours_is_missing_from_the_matrix(tmp_path: Path) -> None:
     campus = ExternalSignIn("campus", table, "secret", "http://127.0.0.1/back")
     doors: Any = Doors.__new__(Doors)
     fence: Any = None
-    ours = PortalAuthenticator(pages=lambda: pages.handlers(doors, fence), providers={"campus": campus}).get_handlers(
-        None
-    )
+    teaching: Any = None
+    ours = PortalAuthenticator(
+        pages=lambda: [*pages.handlers(doors, fence), *courses.handlers(teaching)], providers={"campus": campus}
+    ).get_handlers(None)
     assert {pattern for pattern, *_ in ours} - STOCK == {row.pattern for row in ROWS}

@@ -1,0 +1,153 @@
+"""The formgrader of a course as a process: started when somebody of the course opens it, started again when it dies, gone with the course.
+
+A single-user server in the course's own folder, under the service's own token and without terminals. It runs as the hub's own account,
+as sessions of the local profile do: for one machine and people who trust each other. Invariants: it dies with the hub
+(PR_SET_PDEATHSIG), so that a restarted hub never meets an old one; its environment holds the service's token and nothing else of the hub's.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import httpx
+from jupyterhub.utils import random_port
+
+from hub.settings import LOOPBACK
+
+READY_S: Final = 120.0
+_POLL_S: Final = 0.1
+_STOP_S: Final = 10.0
+_KEPT: Final = ("LANG", "LC_ALL", "TZ", "PATH", "PYTHONPATH")
+_SERVER: Final = """\
+c = get_config()  # written by the hub at each start
+c.ServerApp.terminals_enabled = False
+c.HubOAuth.cache_max_age = 10  # who is no teacher any more is out within seconds
+c.ServerApp.jpserver_extensions = {"nbgrader.server_extensions.formgrader": True, "nbgrader.server_extensions.assignment_list": False}
+"""
+_COURSE: Final = """\
+# Written once, by the hub; yours to change, but for the two lines that say where the course is.
+c = get_config()
+c.CourseDirectory.course_id = {slug!r}
+c.CourseDirectory.root = {root!r}
+"""
+
+log = logging.getLogger("jupyterhub.commons")
+
+
+class NotReady(Exception):
+    """The formgrader did not answer in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a formgrader is started with. `credential` is its service's token."""
+
+    slug: str
+    credential: str
+    folder: Path
+    api_url: str
+    base_url: str
+
+    @property
+    def prefix(self) -> str:
+        """Where the proxy shows it."""
+        return f"{self.base_url}services/{self.slug}/"
+
+
+class Formgrader:
+    """One course's process."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starting = asyncio.Lock()
+        self.wanted = False
+
+    @property
+    def runs(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    async def ensure(self) -> int:
+        """Have it run and answer; the port. Raises NotReady."""
+        async with self._starting:
+            self.wanted = True
+            if not self.runs:
+                await asyncio.to_thread(self._launch)
+            await self._until_it_answers()
+            return self.port
+
+    async def stop(self) -> None:
+        """End it for good."""
+        self.wanted = False
+        if self._process is not None:
+            await asyncio.to_thread(_end, self._process)
+
+    def _launch(self) -> None:
+        place = self.place
+        place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config = place.folder / "nbgrader_config.py"
+        if not config.exists():
+            config.write_text(_COURSE.format(slug=place.slug, root=str(place.folder)), encoding="utf-8")
+        home = place.folder / ".home"
+        home.mkdir(mode=0o700, exist_ok=True)
+        server = home / "formgrader_config.py"
+        server.write_text(_SERVER, encoding="utf-8")
+        self.port = random_port()
+        argv = ["setpriv", "--pdeathsig", "TERM", "--", str(Path(sys.executable).with_name("jupyterhub-singleuser"))]
+        argv += [f"--config={server}", f"--ip={LOOPBACK}", f"--port={self.port}"]
+        argv += ["--allow-root"] if os.geteuid() == 0 else []
+        with (home / "formgrader.log").open("ab") as output:
+            self._process = subprocess.Popen(
+                argv, cwd=place.folder, env=self._environment(home), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )  # fmt: skip
+        log.info("The formgrader of %s starts as process %s", place.slug, self._process.pid)
+
+    def _environment(self, home: Path) -> dict[str, str]:
+        place = self.place
+        scopes = json.dumps([f"access:services!service={place.slug}"])
+        return {
+            **{name: os.environ[name] for name in _KEPT if name in os.environ},
+            "HOME": str(home),
+            "JUPYTERHUB_USER": f"course-{place.slug}",  # nbgrader's pages ask for one; nothing is decided by it
+            "JUPYTERHUB_API_TOKEN": place.credential,
+            "JUPYTERHUB_API_URL": place.api_url,
+            "JUPYTERHUB_BASE_URL": place.base_url,
+            "JUPYTERHUB_CLIENT_ID": f"service-{place.slug}",
+            "JUPYTERHUB_SERVICE_NAME": place.slug,
+            "JUPYTERHUB_SERVICE_PREFIX": place.prefix,
+            "JUPYTERHUB_SERVICE_URL": f"http://{LOOPBACK}:{self.port}{place.prefix}",
+            "JUPYTERHUB_OAUTH_SCOPES": scopes,
+            "JUPYTERHUB_OAUTH_ACCESS_SCOPES": scopes,
+            "JUPYTERHUB_ROOT_DIR": str(place.folder),
+            "COMMONS_COURSE": place.slug,
+        }
+
+    async def _until_it_answers(self) -> None:
+        give_up = time.monotonic() + READY_S
+        url = f"http://{LOOPBACK}:{self.port}{self.place.prefix}api"
+        async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
+            while time.monotonic() < give_up and self.runs:
+                try:
+                    if (await http.get(url)).status_code < 500:
+                        return
+                except httpx.HTTPError:
+                    await asyncio.sleep(_POLL_S)
+        raise NotReady(f"the formgrader of {self.place.slug} does not answer")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

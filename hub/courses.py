@@ -37,8 +37,9 @@ class Courses:
         self._client = client
         self._site = site
         self._running: PeriodicCallback | None = None
-        # A formgrader runs as the hub's account: only where sessions do, too.
-        self._serves = any(one.backend is Backend.LOCAL for one in site.profiles)
+        # A formgrader runs as the hub's account and shows what students wrote on the portal's own origin: only where sessions do both.
+        local = any(one.backend is Backend.LOCAL for one in site.profiles)
+        self._serves = local and not site.tables.hub.user_domains
         self._formgraders: dict[str, Formgrader] = {}
         self._rounds = asyncio.Lock()
 

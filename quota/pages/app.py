@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from quota.domain.errors import QuotaError
 from quota.pages import (
     applications,
+    course_work,
     courses,
     failures,
     home,
@@ -106,6 +107,7 @@ def routes(assets: Assets) -> list[Route]:
         Route("/courses/{slug}/invitations", form(courses.invite), methods=["POST"]),
         Route("/courses/{slug}/end", page(courses.confirm_end), methods=["GET"]),
         Route("/courses/{slug}/end", form(courses.end), methods=["POST"]),
+        Route("/courses/{slug}/grades.csv", page(course_work.download), methods=["GET"]),
         Route("/join", page(courses.offer), methods=["GET"]),
         Route("/join", form(courses.join), methods=["POST"]),
         Route("/profile", page(profile.show), methods=["GET"]),

@@ -18,7 +18,7 @@ from quota.domain.errors import Forbidden, Invalid, WrongState
 from quota.domain.ids import PersonId, ProjectId
 from quota.domain.project import ProjectRole
 from quota.domain.units import Unit
-from quota.pages import limits
+from quota.pages import course_work, limits
 from quota.pages.figures import plain_number
 from quota.pages.forms import Read, gpu_ms, tokens
 from quota.pages.said import said
@@ -193,6 +193,7 @@ async def _page(visit: Visit, outcome: Outcome, status: int = 200) -> Response:
         limits=await _shares(visit, view),
         invitations=[one for one in invitations if one.expires_at > at],
         outcome=outcome,
+        work=await course_work.rows_of(visit, view),
     )
 
 

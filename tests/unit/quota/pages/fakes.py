@@ -34,6 +34,7 @@ from tests.fake_books import Books
 from tests.fake_courses import FakeCourses
 from tests.fake_gateway import FakeGatewayKeys, FakeModelUsage
 from tests.fake_notices import FakeIdleStates, FakeNotices, NoticeBooks
+from tests.fake_work import FakeWork
 
 T = TypeVar("T")
 NOW = datetime(2026, 3, 10, 12, 4, tzinfo=UTC)
@@ -64,6 +65,7 @@ class World:
     shares: dict[str, LimitStanding] = field(default_factory=dict)
     used: dict[ProjectId, dict[Unit, dict[date, int]]] = field(default_factory=dict)
     books: Books = field(default_factory=Books)
+    work: FakeWork = field(default_factory=FakeWork)
     down: bool = False
 
     def person(self, name: str, display: str = "") -> Person:
@@ -312,6 +314,7 @@ class FakeStore:
         self.model_usage = FakeModelUsage(world.books)
         self.idle = FakeIdleStates(world.told)
         self.limits = _Limits(world)
+        self.exchange = world.work
 
     @property
     def courses(self) -> FakeCourses:

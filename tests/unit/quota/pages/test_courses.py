@@ -8,6 +8,7 @@ from html import unescape
 
 import pytest
 
+from quota.domain.exchange import Assignment, Dates, Grade, Stored, Submission
 from quota.domain.ids import ProjectId
 from quota.domain.project import ProjectRole
 from tests.unit.quota.pages.browser import Browser, Site, text_of
@@ -149,3 +150,27 @@ async def test_an_instructor_changes_dates_and_ends_it_and_grades_stay_readable(
         page = await rui.get("courses/ml-101")
         assert "The course is over" in text_of(page)
         assert "commons/start" not in page.text
+
+
+async def test_a_teacher_reads_counts_and_everybodys_grades_and_a_student_their_own() -> None:
+    site, project = await taught()
+    async with site.browser("ada") as ada:
+        await ada.submit("courses/ml-101/people", {"people": "rui\neve"})
+    work, due = site.world.work, NOW - timedelta(hours=1)
+    rui, eve = site.world.person("rui").id, site.world.person("eve").id
+    bundle = Stored("0" * 64, 10)
+    work.released.append(Assignment(project, "ps1", "release-1", bundle, NOW - timedelta(days=1), Dates(due, None)))
+    for person, name, at in ((rui, "rui", NOW), (eve, "eve", NOW - timedelta(hours=2))):
+        work.received.append(Submission(f"s-{name}", project, "ps1", person, name, 1, bundle, at, due))
+    work.given.append(Grade(rui, "rui", "ps1", 8500, 10_000, 500, NOW))
+    work.given.append(Grade(eve, "=eve", "ps1", 9000, 10_000, 0, NOW))
+    async with site.browser("ada") as ada, site.browser("rui") as rui_browser, site.browser("zoe") as zoe:
+        page = text_of(await ada.get("courses/ml-101"))
+        assert "ps1 2026-03-10 12:04 (Europe/Berlin) 2 2" in page
+        csv = (await ada.get("courses/ml-101/grades.csv")).text
+        assert "ps1,rui,Rui Chen,8.5,10,0.5," in csv
+        assert "ps1,'=eve,Eve,9,10,0," in csv
+        own = text_of(await rui_browser.get("courses/ml-101"))
+        assert "submitted 2026-03-10 13:04 (Europe/Berlin) late 8 / 10" in own
+        assert "eve" not in (await rui_browser.get("courses/ml-101/grades.csv")).text
+        assert (await zoe.get("courses/ml-101/grades.csv")).status_code == 404

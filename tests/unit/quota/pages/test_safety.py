@@ -50,7 +50,7 @@ GETS += [
     "projects/p/members/m/limits",
     "profile",
 ]
-GETS += ["projects/p/course", "courses/ml", "courses/ml/settings", "courses/ml/end", "join"]
+GETS += ["projects/p/course", "courses/ml", "courses/ml/settings", "courses/ml/end", "courses/ml/grades.csv", "join"]
 GETS += ["projects/p/usage", "projects/p/usage.csv", "projects/p/keys", "projects/p/keys/k/revoke", "tiers"]
 
 

@@ -6,7 +6,8 @@ cookies have the `__Host-` prefix: then no page of a subdomain can put one of it
 Source: JupyterHub 6.1.1, app.py (`subdomain_host`, `cookie_host_prefix_enabled`); RFC 6265bis, 4.1.3.
 """
 
-from typing import Final
+from ipaddress import ip_address
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from jupyterhub.utils import subdomain_hook_idna
@@ -45,3 +46,21 @@ def notebook_host(site: Settings, user_name: str) -> str | None:
         return None
     port = f":{parts.port}" if parts.port else ""
     return domain_of(user_name, parts.hostname or "", USER) + port
+
+
+def client_address(request: Any) -> str:
+    """Where a request comes from: what the proxy, and nobody else, says of it.
+
+    The last entry of X-Forwarded-For is the proxy's own; those before it, X-Real-Ip and whatever a session sends to the hub directly
+    from another address are the sender's to choose. Tornado's `remote_ip` believes X-Real-Ip, so it is not used.
+    """
+    peer = str(request.connection.context.address[0])
+    said = [one.strip() for one in request.headers.get("X-Forwarded-For", "").split(",")]
+    return said[-1] if said[-1] and _is_loopback(peer) else peer
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False

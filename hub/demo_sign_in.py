@@ -1,7 +1,7 @@
 """The demo's sign-ins: random passwords from the data folder, on a loopback address only.
 
-Invariants: passwords are compared in constant time, unknown names too; guesses are throttled by name; it refuses to run where
-anybody but this machine could reach it.
+Invariants: passwords are compared in constant time, unknown names too; guesses are throttled by name and by where they come from,
+so that nobody's guesses keep the name's owner out elsewhere; it refuses to run where anybody but this machine could reach it.
 """
 
 import hashlib
@@ -15,11 +15,14 @@ from urllib.parse import urlsplit
 
 from tornado import web
 
+from hub.addresses import client_address
 from hub.language import language_of, translator
 from hub.settings import DemoUser
 
 DEMO_ISSUER: Final = "urn:commons:demo"
 WAIT_S: Final = 60
+NAMES: Final = 20
+_ANY_NAME: Final = ""
 
 
 class NotLoopback(ValueError):
@@ -27,31 +30,40 @@ class NotLoopback(ValueError):
 
 
 class Throttle:
-    """Counts wrong guesses by name; after `guesses` of them the name waits WAIT_S since the last one."""
+    """Counts wrong guesses by name and address; after `guesses` of them the pair waits WAIT_S since the last one.
+
+    An address that guesses at many names waits, too, after NAMES times as many.
+    """
 
     def __init__(self, guesses: int, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._guesses = guesses
         self._monotonic = monotonic
-        self._failed: dict[str, tuple[int, float]] = {}
+        self._failed: dict[tuple[str, str], tuple[int, float]] = {}
 
-    def wait_s(self, name: str) -> int:
-        """Seconds that this name has to wait; 0 where it may guess."""
-        count, last = self._failed.get(name, (0, 0.0))
-        left_s = last + WAIT_S - self._monotonic()
-        if left_s <= 0:
-            self._failed.pop(name, None)
-            return 0
-        return int(left_s) + 1 if count >= self._guesses else 0
+    def wait_s(self, name: str, address: str) -> int:
+        """Seconds that guesses at this name from there have to wait; 0 where one may guess."""
+        return max(
+            self._left_s((name, address), self._guesses), self._left_s((_ANY_NAME, address), self._guesses * NAMES)
+        )
 
-    def failed(self, name: str) -> None:
-        """Count one wrong guess; names that waited long enough are forgotten, so that the table stays small."""
+    def failed(self, name: str, address: str) -> None:
+        """Count one wrong guess; what waited long enough is forgotten, so that the table stays small."""
         now = self._monotonic()
         self._failed = {one: (count, last) for one, (count, last) in self._failed.items() if now - last < WAIT_S}
-        self._failed[name] = (self._failed.get(name, (0, now))[0] + 1, now)
+        for key in ((name, address), (_ANY_NAME, address)):
+            self._failed[key] = (self._failed.get(key, (0, now))[0] + 1, now)
 
-    def succeeded(self, name: str) -> None:
+    def succeeded(self, name: str, address: str) -> None:
         """Forget the wrong guesses of somebody who knew."""
-        self._failed.pop(name, None)
+        self._failed.pop((name, address), None)
+
+    def _left_s(self, key: tuple[str, str], most: int) -> int:
+        count, last = self._failed.get(key, (0, 0.0))
+        left_s = last + WAIT_S - self._monotonic()
+        if left_s <= 0:
+            self._failed.pop(key, None)
+            return 0
+        return int(left_s) + 1 if count >= most else 0
 
 
 class DemoSignIn:
@@ -70,7 +82,8 @@ class DemoSignIn:
         """The user whose name and password these are; raises 429 where the name has to wait."""
         name, password = (_text(data.get(one)) for one in ("username", "password"))
         name = self._normalize(name)
-        wait_s = self._throttle.wait_s(name)
+        address = client_address(handler.request)
+        wait_s = self._throttle.wait_s(name, address)
         if wait_s:
             _ = translator(language_of(handler))
             text = _("Too many wrong passwords for this name. Wait %(number)s s, then try again.")
@@ -80,9 +93,9 @@ class DemoSignIn:
         expected = user.password if user is not None else "no such person"
         right = hmac.compare_digest(_digest(expected), _digest(password))
         if user is None or not right:
-            self._throttle.failed(name)
+            self._throttle.failed(name, address)
             return None
-        self._throttle.succeeded(name)
+        self._throttle.succeeded(name, address)
         return user
 
     def user(self, name: str) -> DemoUser | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
 from tornado import web
 
 from hub.authenticators import PortalAuthenticator
-from hub.demo_sign_in import DEMO_ISSUER, WAIT_S, DemoSignIn, NotLoopback, Throttle, require_loopback
+from hub.demo_sign_in import DEMO_ISSUER, NAMES, WAIT_S, DemoSignIn, NotLoopback, Throttle, require_loopback
 from hub.people import People
 from hub.settings import DemoUser
 from quota.client import Person
@@ -37,6 +38,14 @@ class Handler:
         self.users = {user.name: user for user in users}
         self.request = self
         self.headers: dict[str, str] = {}
+        self.connection = self.context = self  # as Tornado nests them
+        self.address = ("127.0.0.1", 40_000)
+
+    def said(self, forwarded_for: str, peer: str = "127.0.0.1") -> Handler:
+        """What the proxy, or whoever else is the peer, says of the sender."""
+        self.headers["X-Forwarded-For"] = forwarded_for
+        self.address = (peer, 40_000)
+        return self
 
     def find_user(self, name: str) -> User | None:
         return self.users.get(name)
@@ -122,25 +131,70 @@ async def test_guessing_is_slowed_down_even_for_the_right_password() -> None:
     assert await sign_in(one, "admin", "admin-word") is not None  # another name is not locked out by it
 
 
+async def test_guesses_at_a_name_keep_nobody_out_elsewhere() -> None:
+    one = authenticator(guesses=2)
+    for _ in range(10):
+        with contextlib.suppress(web.HTTPError):
+            await sign_in(one, "pi", "wrong", Handler().said("203.0.113.9"))
+    assert await sign_in(one, "pi", "pi-word", Handler().said("198.51.100.1")) is not None
+
+
+@pytest.mark.parametrize(
+    "forged", ["198.51.100.{n}, 203.0.113.9", "{n}.{n}.{n}.{n},203.0.113.9", ",,{n} , 203.0.113.9"]
+)
+async def test_a_guesser_does_not_choose_where_they_come_from(forged: str) -> None:
+    """Everything but the last entry, which the proxy wrote, is the sender's; X-Real-Ip as well."""
+    one = authenticator(guesses=2)
+    for number in range(2):
+        handler = Handler().said(forged.format(n=number))
+        handler.headers["X-Real-Ip"] = f"198.51.100.{number}"
+        assert await sign_in(one, "pi", "wrong", handler) is None
+    with pytest.raises(web.HTTPError) as refusal:
+        await sign_in(one, "pi", "pi-word", Handler().said("203.0.113.9"))
+    assert refusal.value.status_code == 429
+
+
+async def test_who_is_not_the_proxy_says_nothing_of_where_they_come_from() -> None:
+    one = authenticator(guesses=2)
+    for number in range(2):
+        assert await sign_in(one, "pi", "wrong", Handler().said(f"198.51.100.{number}", peer="172.20.0.7")) is None
+    with pytest.raises(web.HTTPError):
+        await sign_in(one, "pi", "pi-word", Handler().said("198.51.100.9", peer="172.20.0.7"))
+
+
+def test_an_address_that_guesses_at_many_names_waits_and_the_table_stays_small() -> None:
+    now = [0.0]
+    throttle = Throttle(2, monotonic=lambda: now[0])
+    guessed = 0
+    while not throttle.wait_s(f"name-{guessed}", "203.0.113.9"):
+        throttle.failed(f"name-{guessed}", "203.0.113.9")
+        guessed += 1
+    assert guessed == 2 * NAMES
+    assert throttle.wait_s("name-1", "198.51.100.1") == 0
+    now[0] = WAIT_S + 1
+    throttle.failed("other", "198.51.100.1")
+    assert len(throttle._failed) == 2
+
+
 def test_a_name_may_guess_again_after_a_while() -> None:
     now = [0.0]
     throttle = Throttle(2, monotonic=lambda: now[0])
-    throttle.failed("pi")
-    assert throttle.wait_s("pi") == 0
-    throttle.failed("pi")
-    assert throttle.wait_s("pi") == WAIT_S + 1
+    throttle.failed("pi", "here")
+    assert throttle.wait_s("pi", "here") == 0
+    throttle.failed("pi", "here")
+    assert throttle.wait_s("pi", "here") == WAIT_S + 1
     now[0] = WAIT_S
-    assert throttle.wait_s("pi") == 0
-    throttle.failed("pi")
-    assert throttle.wait_s("pi") == 0
+    assert throttle.wait_s("pi", "here") == 0
+    throttle.failed("pi", "here")
+    assert throttle.wait_s("pi", "here") == 0
 
 
 def test_a_success_forgets_the_wrong_guesses() -> None:
     throttle = Throttle(2, monotonic=lambda: 0.0)
-    throttle.failed("pi")
-    throttle.succeeded("pi")
-    throttle.failed("pi")
-    assert throttle.wait_s("pi") == 0
+    throttle.failed("pi", "here")
+    throttle.succeeded("pi", "here")
+    throttle.failed("pi", "here")
+    assert throttle.wait_s("pi", "here") == 0
 
 
 async def test_a_refresh_asks_again_who_may_be_here() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import daemons, documents, lanes
+from tests import daemons, dependency_audit, documents, lanes
 from tests.bench import runner
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +48,7 @@ def check_steps() -> list[Step]:
         program("import rules", "lint-imports", "--no-logo"),
         Step("templates", lambda: documents.broken_templates(ROOT) or None),
         Step("links in the documentation", lambda: documents.broken_links(ROOT) or None),
+        Step("known vulnerabilities", lambda: dependency_audit.step(ROOT)),
     ]
 
 

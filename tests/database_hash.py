@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 # What a look at a page may move: when somebody was last seen, and the pages' own sign-in at the hub.
-_HUB_SEEN: Final = frozenset({"last_activity", "auth_state"})
+_HUB_SEEN: Final = frozenset({"last_activity", "expires_at", "encrypted_auth_state"})
 _HUB_SIGN_INS: Final = frozenset({"oauth_codes", "api_tokens"})
 
 

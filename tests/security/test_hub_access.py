@@ -6,6 +6,7 @@ are asked through ours. Each row's request is good but for who sends it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,7 @@ from hub.authenticators import PortalAuthenticator
 from hub.external_sign_in import ExternalSignIn
 from hub.relay import Doors
 from hub.sign_in_settings import ProviderTable
+from tests.database_hash import table_hash
 from tests.integration.hub_process import Browser, HubProcess
 
 STOCK = {pattern for pattern, *_ in Authenticator().get_handlers(None)}
@@ -194,3 +196,71 @@ def test_no_route_of_ours_is_missing_from_the_matrix(tmp_path: Path) -> None:
         pages=lambda: [*pages.handlers(doors, fence), *courses.handlers(teaching)], providers={"campus": campus}
     ).get_handlers(None)
     assert {pattern for pattern, *_ in ours} - STOCK == {row.pattern for row in ROWS}
+
+
+# A look moves when somebody was seen; a refresh seals the same auth_state anew.
+SEEN = {"last_activity", "expires_at", "encrypted_auth_state"}
+WAYS: dict[str, tuple[dict[str, str], str]] = {
+    "JSON as text, from a subdomain": ({"Origin": "http://pi.127.0.0.1.nip", "Sec-Fetch-Site": "same-site"}, "text/plain"),
+    "a plain form, from a subdomain": ({"Origin": "http://pi.127.0.0.1.nip", "Sec-Fetch-Site": "same-site"}, "application/x-www-form-urlencoded"),
+    "JSON, from another site": ({"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}, "application/json"),
+    "a form with a file": ({"Origin": "null"}, "multipart/form-data; boundary=x"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_another_sites_page_changes_nothing_with_the_admins_cookie(people: People, way: str) -> None:
+    """Every changing route of ours and the stock ones that hand out tokens; the browser of the admin carries its cookie along."""
+    headers, kind = WAYS[way]
+    before = table_hash(people.hub.data / "hub" / "jupyterhub.sqlite", columns=SEEN)
+    adjustments = len(people.hub.quota.book.adjustments)
+    routes = [(row.method, f"/hub{row.path}", row.body) for row in ROWS if row.method != "GET"]
+    routes += [
+        ("POST", "/hub/api/users/admin/tokens", {"note": "mine"}),
+        ("POST", "/hub/api/users/mallory", {}),
+        ("PATCH", "/hub/api/users/pi", {"admin": True}),
+        ("DELETE", "/hub/api/users/pi/servers/kept", {}),
+        ("POST", "/hub/api/groups/quota-admins/users", {"users": ["pi"]}),
+        ("POST", "/hub/commons/sign-out-everywhere", {}),
+        ("POST", "/hub/spawn/admin", {}),
+        ("POST", "/hub/api/shutdown", {}),
+    ]
+    for method, path, body in routes:
+        content = "note=mine&profile=cpu" if "urlencoded" in kind else json.dumps(body)
+        answer = people.admin.http.request(
+            method, path, content=content, headers={**headers, "Content-Type": kind}, follow_redirects=False
+        )
+        assert answer.status_code in (400, 401, 403, 404, 405, CUT), (
+            method,
+            path,
+            answer.status_code,
+            answer.text[:300],
+        )
+    assert len(people.hub.quota.book.adjustments) == adjustments
+    after = table_hash(people.hub.data / "hub" / "jupyterhub.sqlite", columns=SEEN)
+    assert after == before
+
+
+def test_reading_the_hubs_pages_changes_nothing(people: People) -> None:
+    """Every GET route of ours, with addresses that ask for a start: the stock hub starts a server for /hub/spawn?option=value."""
+    hub = people.hub
+    before = table_hash(hub.data / "hub" / "jupyterhub.sqlite", columns=SEEN)
+    for row in ROWS:
+        if row.method != "GET" or "sign-out" in row.path or "progress" in row.path:
+            continue
+        for query in ("", "profile=cpu&project=p1&application=lab&runtime_s=600&_method=POST&action=stop"):
+            mark = "&" if "?" in row.path else "?"
+            for browser in (people.pi, people.admin):
+                headers = {"Sec-Fetch-Mode": "navigate", "X-HTTP-Method-Override": "DELETE"}
+                browser.http.get(f"/hub{row.path}{mark}{query}", headers=headers, follow_redirects=False)
+    assert table_hash(hub.data / "hub" / "jupyterhub.sqlite", columns=SEEN) == before
+    assert len(hub.live_sessions()) == 1
+
+
+def test_nobody_guesses_on_by_claiming_to_come_from_elsewhere(hub: HubProcess) -> None:
+    """Through the real proxy, which adds the true address at the end of what the guesser wrote."""
+    guesser, answers = Browser(hub, "nobody-at-all"), []
+    for number in range(8):
+        guesser.http.headers.update({"X-Forwarded-For": f"198.51.100.{number}", "X-Real-Ip": f"198.51.100.{number}"})
+        answers.append(guesser.try_sign_in("a guess").status_code)
+    assert answers == [403] * 5 + [429] * 3

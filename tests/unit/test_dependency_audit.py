@@ -1,0 +1,86 @@
+"""The audit of dependencies: what it asks, what it says, and that silence is neither a yes nor a wait."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from tests.commands import ROOT, check_steps
+from tests.dependency_audit import NotAsked, Package, known, pinned, step
+
+Answer = Callable[[Any], bytes]
+
+
+@pytest.fixture
+def database() -> Iterator[tuple[str, list[Answer]]]:
+    """A database on this machine; what it answers stands in the list."""
+    says: list[Answer] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = says[0](json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/", says
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_every_pinned_package_is_asked_about() -> None:
+    names = {(one.ecosystem, one.name) for one in pinned(ROOT)}
+    assert {
+        ("PyPI", "jupyterhub"),
+        ("PyPI", "cryptography"),
+        ("PyPI", "playwright"),
+        ("npm", "configurable-http-proxy"),
+    } <= names
+    lines = (ROOT / "requirements" / "run.txt").read_text().splitlines()
+    assert len([one for one in names if one[0] == "PyPI"]) >= len([line for line in lines if "==" in line])
+
+
+def test_a_known_vulnerability_fails_the_check_and_names_package_and_advisory(
+    database: tuple[str, list[Answer]],
+) -> None:
+    url, says = database
+
+    def answer(asked: Any) -> bytes:
+        results = [{"vulns": [{"id": "GHSA-x"}]} if one["package"]["name"] == "bad" else {} for one in asked["queries"]]
+        return json.dumps({"results": results}).encode()
+
+    says.append(answer)
+    found = known([Package("PyPI", "bad", "1.0"), Package("npm", "good", "2.0")], url)
+    assert found == ["PyPI bad 1.0: GHSA-x"]
+
+
+@pytest.mark.parametrize("nonsense", [b"", b"{}", b"<html>", b'{"results": []}', b'{"results": 1}'])
+def test_nonsense_is_no_answer(database: tuple[str, list[Answer]], nonsense: bytes) -> None:
+    url, says = database
+    says.append(lambda _: nonsense)
+    with pytest.raises(NotAsked):
+        known([Package("PyPI", "bad", "1.0")], url)
+
+
+def test_where_nobody_answers_that_is_said_and_nothing_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    began = time.monotonic()
+    assert step(ROOT, "http://127.0.0.1:9/", 1.0) is None
+    assert time.monotonic() - began < 30
+    assert "not checked" in capsys.readouterr().out
+
+
+def test_check_runs_it() -> None:
+    assert "known vulnerabilities" in [one.name for one in check_steps()]

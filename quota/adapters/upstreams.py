@@ -14,16 +14,15 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Network, ip_address
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
 
 from quota.adapters.upstream_connection import Connection, HttpAnswer
+from quota.domain.network import is_public
 from quota.service.upstreams import NotReached, Target, TooLarge, UpstreamError
 
 _KEEP_ALIVE_S: Final = 15.0
-_NAT64: Final = IPv6Network("64:ff9b::/96")
 _HEALTH: Final = "/models"
 _HEALTH_DEADLINE_S: Final = 5.0
 _HEALTH_BYTES_MAX: Final = 2**20
@@ -201,23 +200,9 @@ def address_allowed(url: str, allowed_hosts: Collection[str]) -> bool:
     if host in allowed_hosts:
         return True
     try:
-        ip_address(host.partition("%")[0])
+        return is_public(host)
     except ValueError:
         return host != ""
-    return is_public(host)
-
-
-def is_public(address: str) -> bool:
-    """Whether an address is one of the internet's, also where it wraps another (IPv4 in IPv6, 6to4, NAT64)."""
-    found = ip_address(address.partition("%")[0])
-    if not found.is_global or found.is_multicast:
-        return False
-    if isinstance(found, IPv4Address):
-        return True
-    wrapped = found.ipv4_mapped or found.sixtofour
-    if found in _NAT64:
-        wrapped = IPv4Address(found.packed[-4:])
-    return not found.is_site_local and (wrapped is None or is_public(str(wrapped)))
 
 
 async def _resolved(host: str, port: int) -> list[str]:

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
 from enum import StrEnum
 from fractions import Fraction
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from quota.domain.network import is_public
 from quota.gateway.dialects import Endpoint
 from quota.gateway.models import CapField, Limits, Model, Models, Server, Tokenizer
 from quota.service.upstreams import Target
@@ -302,6 +302,6 @@ def _read_keys(tables: Mapping[str, ModelTable], secrets: Path) -> tuple[dict[st
 
 def _is_inside(host: str) -> bool:
     try:
-        return not ip_address(host).is_global
+        return not is_public(host)
     except ValueError:
         return host == "localhost" or host.endswith((".localhost", ".internal", ".local"))

@@ -12,8 +12,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from quota.adapters.upstreams import HttpUpstreams, is_public
+from quota.adapters.upstreams import HttpUpstreams
 from quota.domain.ids import HoldId
+from quota.domain.network import is_public
 from quota.gateway.models import Models, Tokenizer
 from tests.integration.gateway_service import Running, running_gateway, stub_model
 from tests.integration.tls import ELSEWHERE, HERE, Authority

@@ -9,13 +9,11 @@ import asyncio
 import logging
 import os
 import socket
-import time
 from typing import Final
 
 from quota.client import QuotaClient, QuotaUnavailable, Refused
 
 log = logging.getLogger("jupyterhub.commons")
-_ASKED_EVERY_S: Final = 5.0
 _RETRY_S: Final = 1.0
 
 
@@ -25,7 +23,6 @@ class HubFence:
     def __init__(self, client: QuotaClient) -> None:
         self._client = client
         self._replaced = False
-        self._asked_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self._taking = asyncio.Lock()
 
@@ -43,13 +40,12 @@ class HubFence:
         async with self._taking:
             if self.epoch is None:
                 self._client.epoch = await self._client.take_epoch(f"{socket.gethostname()}:{os.getpid()}")
-                self._asked_at = time.monotonic()
                 log.info("This hub has epoch %s", self.epoch)
 
     async def replaced(self) -> bool:
-        """Whether a newer hub took over; asked at most every few seconds, and never again once it is so."""
-        if self._replaced or (self.epoch is not None and time.monotonic() < self._asked_at + _ASKED_EVERY_S):
-            return self._replaced
+        """Whether a newer hub took over; asked before each start and stop, and never again once it is so."""
+        if self._replaced:
+            return True
         try:
             if self.epoch is None:
                 await self.take()
@@ -57,7 +53,6 @@ class HubFence:
         except QuotaUnavailable as error:
             log.warning("Whether another hub took over cannot be asked: %s", error)
             return False
-        self._asked_at = time.monotonic()
         self._replaced = isinstance(answer, Refused) and answer.code == "stale_epoch"
         if self._replaced:
             log.error("A newer hub took over: this one (epoch %s) stops and starts nothing any more", self.epoch)

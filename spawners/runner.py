@@ -28,6 +28,9 @@ TICK_S: Final = 1.0
 DEADLINE_GRACE_S: Final = 60
 # A killed process that is still there after this long hangs in the kernel; waiting longer frees nothing.
 SWEEP_NS: Final = 10 * 10**9
+# The log of a session that prints without end is cut to its last part: looked at each tick.
+LOG_MAX_BYTES: Final = 8 * 2**20
+LOG_KEPT_BYTES: Final = 2**20
 # How long an ended session's record is retried on a full disk before its last heartbeat has to do as the end.
 LAST_WRITE_NS: Final = 3600 * 10**9
 
@@ -60,6 +63,7 @@ class Runner:
             self._follow_deadline()
             self._kill_when_due()
             self._heartbeat_when_due()
+            _cut_log(self._folder / records.LOG)
             received = signal.sigtimedwait(_SIGNALS, TICK_S)
             if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
                 self._stop_as_told()
@@ -236,6 +240,21 @@ def _become_session(
         os.write(failed_write, str(error).encode()[:4000])
     finally:
         os._exit(_EXEC_FAILED)
+
+
+def _cut_log(path: Path) -> None:
+    """Keep the last part of a log that grew beyond its size; its writers append (O_APPEND), so that they go on behind it."""
+    try:
+        if os.stat(path).st_size <= LOG_MAX_BYTES:
+            return
+        with path.open("r+b") as log:
+            log.seek(-LOG_KEPT_BYTES, os.SEEK_END)
+            kept = log.read(LOG_KEPT_BYTES)
+            log.truncate(0)
+        with path.open("ab") as log:
+            log.write(b"runner: what stood here was cut: the log had grown too long\n" + kept)
+    except OSError as error:  # a full disk: tried again at the next tick
+        _say(f"the log cannot be cut: {error}")
 
 
 def _boottime_ns() -> int:

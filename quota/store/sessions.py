@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
@@ -131,13 +132,19 @@ class SqlSessions:
         return [_session(row) for row in self._connection.execute(query)]
 
 
+@lru_cache(maxsize=16_384)
+def _terms(text: str) -> SessionTerms:
+    """What a hold pinned never changes, and each pass reads it again for all that run."""
+    return SessionTerms.from_details(json.loads(text))
+
+
 def _session(row: Row[Any]) -> Session:
     return Session(
         hold_id=HoldId(row.hold_id),
         person_id=PersonId(row.person_id),
         project_id=ProjectId(row.project_id),
         allocation_id=AllocationId(row.allocation_id),
-        terms=SessionTerms.from_details(json.loads(row.terms)),
+        terms=_terms(row.terms),
         state=SessionState(row.state),
         held_at=from_us(row.held_us),
         started_at=from_us_or_none(row.started_us),

@@ -265,3 +265,12 @@ def test_a_record_of_another_boot_or_of_a_recycled_pid_is_dead(session: Session)
     values = {name: getattr(record, name) for name in SessionRecord.__slots__}
     assert not records.is_alive(SessionRecord(**{**values, "boot_id": "another"}))
     assert not records.is_alive(SessionRecord(**{**values, "runner_started": record.runner_started + 1}))
+
+
+def test_the_log_of_a_session_that_prints_without_end_keeps_its_last_part(session: Session) -> None:
+    code = "import time; print('x' * 9 * 2**20); print('the last', flush=True); time.sleep(60)"
+    session.start(code)
+    log = session.folder / records.LOG
+    eventually(lambda: log.exists() and log.stat().st_size < 2 * 2**20 and b"the last\n" in log.read_bytes())
+    assert log.read_bytes().startswith((b"runner: what stood here was cut", b"x"))
+    assert session.running().ended is False

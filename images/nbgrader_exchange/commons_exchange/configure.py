@@ -1,8 +1,20 @@
-"""Makes the portal nbgrader's exchange."""
+"""Makes the portal nbgrader's exchange, and a cage the place where a student's code is graded."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from nbconvert.preprocessors import ClearMetadataPreprocessor, CSSHTMLHeaderPreprocessor
+from nbgrader.preprocessors import (
+    AssignLatePenalties,
+    CheckCellMetadata,
+    GetGrades,
+    IgnorePattern,
+    LimitOutput,
+    SaveAutoGrades,
+)
+
+from commons_exchange.isolated import CagedExecute, HideTests
 
 
 def configure(config: Any) -> None:
@@ -17,3 +29,13 @@ def configure(config: Any) -> None:
     factory.collect = "commons_exchange.teacher.ExchangeCollect"
     factory.release_feedback = "commons_exchange.teacher.ExchangeReleaseFeedback"
     config.Authenticator.plugin_class = "commons_exchange.exchange.PortalAuth"
+    config.Autograde.autograde_preprocessors = [
+        CagedExecute,
+        IgnorePattern,
+        ClearMetadataPreprocessor,
+        LimitOutput,
+        SaveAutoGrades,
+        AssignLatePenalties,
+        CheckCellMetadata,
+    ]
+    config.GenerateFeedback.preprocessors = [GetGrades, HideTests, CSSHTMLHeaderPreprocessor]

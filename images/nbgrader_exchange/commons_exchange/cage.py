@@ -1,0 +1,107 @@
+"""A cage for a student's code: a Jupyter kernel that sees Python, a copy of one notebook's folder, and nothing else of the machine.
+
+Fresh mount, pid, network and IPC namespaces and a root of its own (cage.sh), a uid or user namespace of its own, no capability, no
+network, limits on memory, processes, file sizes and time. The kernel talks through Unix sockets only; whoever executes the notebook
+stays outside. Where the machine does not let namespaces be made nothing is executed. For demos and small courses: nothing limits all cages together.
+Sources: user_namespaces(7), pivot_root(2), setrlimit(2) (RLIMIT_NPROC is counted in each user namespace since Linux 5.14).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import secrets
+import shutil
+import site
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_SCRIPT = Path(__file__).resolve().with_name("cage.sh")
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64")
+_NAMESPACES = ("--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child")
+_FREE_UIDS = (2_000_000, 60_000)  # beyond every person's and every account's
+# What the kernel gets of the environment: no token, no address, no name.
+_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ")
+
+
+@dataclass(frozen=True)
+class CageLimits:
+    memory_mib: int = 2048  # address space of one process
+    disk_mib: int = 256  # everything that the notebook writes, in memory
+    file_mib: int = 64
+    processes: int = 128
+    seconds: int = 180  # of one notebook, kernel start included
+
+
+class NoCage(RuntimeError):
+    """Namespaces cannot be made here, so a student's code is not executed."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one notebook's files and sockets lie outside, and who its kernel is (None: ourselves)."""
+
+    folder: Path
+    uid: int | None
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "work"
+
+    @property
+    def sockets(self) -> Path:
+        return self.folder / "s"
+
+
+def make_place(source: Path) -> Place:
+    """A copy of `source` without its notebooks, and a folder for the kernel's sockets."""
+    uid = _FREE_UIDS[0] + secrets.randbelow(_FREE_UIDS[1]) if os.geteuid() == 0 else None
+    place = Place(Path(tempfile.mkdtemp(prefix="cage-", dir="/tmp")), uid)
+    shutil.copytree(source, place.work, symlinks=True, ignore=shutil.ignore_patterns("*.ipynb"))
+    place.sockets.mkdir(mode=0o700)
+    if uid is not None:
+        os.chown(place.sockets, uid, uid)
+    return place
+
+
+def command(place: Place, kernel: Sequence[str], limits: CageLimits) -> list[str]:
+    """What to start instead of `kernel`. Raises NoCage."""
+    own = [] if place.uid is not None else ["--user", "--map-root-user"]
+    check = subprocess.run(["unshare", *own, *_NAMESPACES, "true"], capture_output=True, text=True, timeout=30)
+    if check.returncode != 0:
+        raise NoCage(
+            f"A student's code runs in namespaces of its own only, and here none can be made: {check.stderr.strip()}"
+        )
+    visible = dict.fromkeys([*_SYSTEM, *_python()])
+    uid = "-" if place.uid is None else str(place.uid)
+    script = ["sh", str(_SCRIPT), str(place.work), str(place.sockets), str(limits.disk_mib), uid]
+    inside = ["unshare", *own, *_NAMESPACES, *script, *visible, "--", *kernel]
+    return ["timeout", "--foreground", "--signal=KILL", str(limits.seconds), *inside]
+
+
+def environment() -> dict[str, str]:
+    """What the kernel may know."""
+    return {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+
+
+def limit(limits: CageLimits) -> None:
+    """Runs in the child before the cage is built; what is limited here stays limited inside."""
+    mib = 1024 * 1024
+    for what, value in (
+        (resource.RLIMIT_AS, limits.memory_mib * mib),
+        (resource.RLIMIT_FSIZE, limits.file_mib * mib),
+        (resource.RLIMIT_NPROC, limits.processes),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 512),
+    ):
+        resource.setrlimit(what, (value, value))
+
+
+def _python() -> list[str]:
+    """Where this Python and its packages lie."""
+    found = [sys.prefix, sys.exec_prefix, os.path.realpath(sys.base_prefix), *site.getsitepackages()]
+    return [path for path in found if not path.startswith("/usr/")]

@@ -1,0 +1,133 @@
+"""nbgrader's Execute in a cage, and feedback that keeps hidden tests hidden.
+
+The notebook is executed from outside: a cell enters the cage only when its turn comes, so no code of a student runs where the
+gradebook, a token, or the hidden tests of later cells are. From the first cell with hidden tests on, what the kernel says may
+contain them; feedback shows of those cells only whether they passed. A cell that did not run to its end has an error, and scores nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import zmq
+import zmq.asyncio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.manager import AsyncKernelManager
+from nbformat.v4 import new_output
+from nbgrader.preprocessors import ClearHiddenTests, Execute, NbGraderPreprocessor
+from traitlets import Integer, default
+
+from commons_exchange import cage
+
+HIDDEN_MARK = "BEGIN HIDDEN TESTS"
+_MESSAGE_BYTES = 1024 * 1024
+_SHOWN = frozenset({"stream", "display_data", "execute_result", "update_display_data", "error"})
+
+
+class CagedClient(AsyncKernelClient):
+    """Takes no message that is larger than a sane one, and few at a time: a kernel that sends such is cut off."""
+
+    @default("context")
+    def _bounded_context(self) -> Any:
+        context = zmq.asyncio.Context()
+        context.setsockopt(zmq.MAXMSGSIZE, _MESSAGE_BYTES)
+        context.setsockopt(zmq.RCVHWM, 200)
+        return context
+
+
+class CagedManager(AsyncKernelManager):
+    """Starts its kernel in a cage, with copies of the files of its working folder."""
+
+    seconds = Integer(180, help="Longest time of one notebook.").tag(config=True)
+    memory_mib = Integer(2048, help="Most memory of one process.").tag(config=True)
+    processes = Integer(128, help="Most processes and threads.").tag(config=True)
+
+    def client(self, **more: Any) -> Any:
+        self.client_factory = CagedClient
+        return super().client(**more)
+
+    async def _async_pre_start_kernel(self, **more: Any) -> Any:
+        limits = cage.CageLimits(seconds=self.seconds, memory_mib=self.memory_mib, processes=self.processes)
+        self.place = cage.make_place(Path(more.pop("cwd", None) or "."))
+        self.transport, self.ip = "ipc", str(self.place.sockets / "k")
+        self.connection_file = str(self.place.sockets / "connection.json")
+        kernel, settings = await super()._async_pre_start_kernel(**more)
+        if self.place.uid is not None:
+            shutil.chown(self.connection_file, self.place.uid, self.place.uid)
+        settings["env"] = cage.environment()
+        settings["preexec_fn"] = functools.partial(cage.limit, limits)
+        settings["cwd"] = "/"
+        return cage.command(self.place, kernel, limits), settings
+
+    async def _async_cleanup_resources(self, restart: bool = False) -> None:
+        await super()._async_cleanup_resources(restart)
+        if hasattr(self, "place"):
+            shutil.rmtree(self.place.folder, ignore_errors=True)
+
+    pre_start_kernel = _async_pre_start_kernel
+    cleanup_resources = _async_cleanup_resources
+
+
+class CagedExecute(Execute):
+    """In place of nbgrader's Execute."""
+
+    output_bytes = Integer(1024 * 1024, help="Most bytes of output that one notebook may leave.").tag(config=True)
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        more["kernel_manager_class"] = CagedManager
+        super().__init__(*arguments, **more)
+
+    def preprocess(self, nb: Any, resources: Any, retries: Any = None) -> Any:
+        self._room, self._ended = self.output_bytes, set[int]()
+        self._first_hidden = next((n for n, cell in enumerate(nb.cells) if HIDDEN_MARK in cell.source), len(nb.cells))
+        for cell in nb.cells:
+            if cell.cell_type == "code":
+                cell.outputs = []
+        try:
+            super().preprocess(nb, resources)
+        except cage.NoCage:
+            raise
+        except Exception as error:  # the edge to a student's code: whatever it did, it is graded
+            self.log.warning("The notebook did not run to its end: %s: %s", type(error).__name__, error)
+        self._fail_what_did_not_run(nb)
+        return nb, resources
+
+    def on_cell_executed(self, **said: Any) -> None:
+        super().on_cell_executed(**said)
+        self._ended.add(said["cell_index"])
+
+    def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
+        if msg["msg_type"] == "update_display_data" and cell_index >= self._first_hidden:
+            return None  # would change what an earlier cell has said
+        if msg["msg_type"] in _SHOWN:
+            self._room -= len(str(msg["content"]))
+            if self._room < 0 and msg["msg_type"] != "error":
+                return None
+        return super().process_message(msg, cell, cell_index)
+
+    def _fail_what_did_not_run(self, nb: Any) -> None:
+        """nbgrader gives full points to a cell without an error: one that did not run to its end has one."""
+        for number, cell in enumerate(nb.cells):
+            if cell.cell_type == "code" and cell.source.strip() and number not in self._ended:
+                text = "This cell did not run to its end: a limit was reached, or the kernel died."
+                cell.outputs.append(new_output("error", ename="NotRun", evalue=text, traceback=[text]))
+
+
+class HideTests(NbGraderPreprocessor):
+    """In feedback: hidden tests are cut out, and of what the kernel said since one ran only a word is left."""
+
+    def preprocess(self, nb: Any, resources: Any) -> Any:
+        clear, seen = ClearHiddenTests(parent=self, enforce_metadata=False), False
+        nb.metadata.pop("widgets", None)
+        for cell in nb.cells:
+            seen = seen or HIDDEN_MARK in cell.source
+            if seen and cell.cell_type == "code":
+                failed = any(one.output_type == "error" for one in cell.outputs)
+                text = "An error ended this cell." if failed else "This cell ran to its end."
+                said = f"{text} What it said is not shown, since hidden tests had run.\n"
+                cell.outputs = [new_output("stream", name="stdout", text=said)]
+            clear._remove_hidden_test_region(cell)
+        return nb, resources

@@ -1,0 +1,129 @@
+"""The exchange as a process of its own on a database that outlives it, for tests that kill it: `python -m … FOLDER PORT STUDENTS`.
+
+The course `physics` is made at the first start; `token-of-NAME` is the token of NAME's session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+
+from quota.adapters.clock import SystemClock
+from quota.adapters.exchange_folder import ExchangeFolder
+from quota.adapters.profile_catalogue import Catalogue
+from quota.adapters.runner_records import RunnerRecords
+from quota.api.app import build_api
+from quota.api.front import Front
+from quota.api.principals import Parts
+from quota.domain.course import Course, CourseRole
+from quota.domain.ids import ProjectId
+from quota.domain.project import Project, ProjectRole, ProjectState
+from quota.main import Server, server_config
+from quota.service.callers import ACCESS_SCOPE
+from quota.service.meter import Meter
+from quota.service.ports import HubIdentity, Transaction
+from quota.service.services import Policy, Programme, Services
+from quota.store.database import open_database, url_for
+from quota.store.ledger import LedgerStore
+from quota.store.migrate import migrate
+from quota.store.unit_of_work import SqlStore
+from spawners.profiles import Profiles
+from tests import ledgers
+from tests.fakes import FakeHub
+from tests.integration.course_exchange import SLUG
+from tests.integration.quota_service import CREDENTIAL, PROFILES, ROOT
+from tests.portal import free_port
+
+PROJECT = ProjectId("project-physics")
+
+
+class NamedTokens:
+    """`token-of-NAME` belongs to NAME."""
+
+    async def introspect(self, token: str, *, fresh: bool = False) -> HubIdentity | None:
+        name = token.removeprefix("token-of-")
+        return None if name == token else HubIdentity(name, frozenset({ACCESS_SCOPE, "custom:quota:exchange"}))
+
+
+def student(number: int) -> str:
+    return f"student{number:03}"
+
+
+def _course(students: int, tx: Transaction) -> None:
+    if tx.courses.of_slug(SLUG) is not None:
+        return
+    now = SystemClock().now()
+    tx.projects.add(Project(PROJECT, SLUG, "Physics", ProjectState.ACTIVE, now), ledgers.register(tx, "pi").id)
+    tx.courses.add(Course(PROJECT, SLUG, "Physics", now, now + timedelta(days=90), "UTC", None, None, now))
+    for number in range(students):
+        person = ledgers.register(tx, student(number)).id
+        tx.projects.put_member(PROJECT, person, ProjectRole.MEMBER, now)
+        tx.courses.put_person(PROJECT, person, CourseRole.STUDENT, now)
+
+
+async def serve(folder: Path, port: int, students: int) -> None:
+    database = open_database(url_for(folder))
+    migrate(database)
+    async with LedgerStore(database) as ledger:
+        services = Services(
+            SystemClock(),
+            ledger,
+            SqlStore(database),
+            FakeHub(),
+            RunnerRecords(folder),
+            Catalogue(Profiles.from_tables(PROFILES)),
+            Policy(),
+            Programme(),
+            b"secret-of-the-tests",
+            objects=ExchangeFolder(folder / "exchange"),
+        )
+        await services.store.write(lambda tx: _course(students, tx))
+        parts = Parts(services, Meter(services), NamedTokens(), CREDENTIAL)
+        await Server(server_config(Front({ROOT: build_api(parts)}), port)).serve()
+
+
+@dataclass
+class ExchangeProcess:
+    """Started, killed and started again on one folder and one port."""
+
+    folder: Path
+    students: int
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        arguments = [str(self.folder), str(self.port), str(self.students)]
+        command = [sys.executable, "-m", "tests.integration.exchange_process", *arguments]
+        self.process = subprocess.Popen(command)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            with suppress(httpx.TransportError):
+                httpx.get(f"{self.url.rstrip('/')}{ROOT}/health", timeout=1)
+                return
+            assert self.process.poll() is None, "the exchange ended"
+            time.sleep(0.05)
+        raise AssertionError("the exchange did not answer within 60 s")
+
+    def kill(self) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

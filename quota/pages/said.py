@@ -29,6 +29,7 @@ SAID: Final[Mapping[str, str]] = {
     "profile_saved": msgid("Your profile is saved."),
     "linked": msgid("Both sign-ins lead to this account now, and its projects came along."),
     "limits_set": msgid("The limits were set; new starts and requests follow them."),
+    "refunded": msgid("The charge was given back; the statement shows it."),
     "course_made": msgid("The course is made. Add your students by a list or a link."),
     "course_changed": msgid("The course was changed."),
     "course_ended": msgid("The course is over. Grades stay readable."),

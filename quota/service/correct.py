@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quota.domain.errors import Forbidden, Invalid, Refused, Unknown
+from quota.domain.hold import Hold
 from quota.domain.ids import AdjustmentId, HoldId, ProjectId, RefundId
 from quota.domain.units import AMOUNT_MAX
 from quota.service.adjust import check_reason
@@ -34,6 +35,16 @@ class ReversalRequest:
     reversal_id: AdjustmentId
     adjustment_id: AdjustmentId
     reason: str
+
+
+async def refundable(services: Services, caller: Caller, hold_id: HoldId) -> Hold:
+    """What an admin may give back something of. Raises Forbidden, also for their own project, and Unknown('hold')."""
+    caller.must(Power.ADMIN)
+    hold = await services.ledger.hold(hold_id)
+    if hold is None:
+        raise Unknown("hold", hold_id=hold_id)
+    await services.store.read(lambda tx: _must_not_be_theirs(tx, caller, hold.project_id))
+    return hold
 
 
 async def refund(services: Services, caller: Caller, request: RefundRequest) -> Adjusted | Refused:

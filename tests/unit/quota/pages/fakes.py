@@ -21,7 +21,6 @@ from quota.domain.units import Balance, Unit
 from quota.service.ports import (
     HubIdentity,
     HubView,
-    Ledger,
     LimitStanding,
     PricedProfile,
     SessionEvidence,
@@ -30,11 +29,12 @@ from quota.service.ports import (
     Transaction,
 )
 from quota.service.services import Policy, Programme, Services
-from tests.fake_books import Books
+from tests.fake_books import Books, FakeRefunds
 from tests.fake_courses import FakeCourses
 from tests.fake_gateway import FakeGatewayKeys, FakeModelUsage
 from tests.fake_notices import FakeIdleStates, FakeNotices, NoticeBooks
 from tests.fake_work import FakeWork
+from tests.fakes import FakeLedger
 
 T = TypeVar("T")
 NOW = datetime(2026, 3, 10, 12, 4, tzinfo=UTC)
@@ -315,6 +315,7 @@ class FakeStore:
         self.idle = FakeIdleStates(world.told)
         self.limits = _Limits(world)
         self.exchange = world.work
+        self.refunds = FakeRefunds(world.books)
 
     @property
     def courses(self) -> FakeCourses:
@@ -439,10 +440,10 @@ class FakeSignIn:
 
 
 def services_of(world: World, clock: FixedClock | None = None) -> Services:
-    """The use cases' services over `world`; the ledger and evidence are not reached from the pages."""
+    """The use cases' services over `world`; evidence is not reached from the pages."""
     return Services(
         clock=clock or FixedClock(),
-        ledger=cast(Ledger, None),
+        ledger=FakeLedger(world.books),
         store=FakeStore(world),
         hub=FakeHub(world),
         evidence=cast(SessionEvidence, None),

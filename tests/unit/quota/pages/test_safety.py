@@ -40,6 +40,7 @@ POSTS = [
     "courses/ml/invitations",
     "courses/ml/end",
     "join",
+    "holds/hold-00000001/refund",
 ]
 GETS = ["", "now", "apply", "applications/a", "review", "review/a", "projects/p", "projects/p/statement.csv"]
 GETS += [
@@ -51,6 +52,7 @@ GETS += [
     "profile",
 ]
 GETS += ["projects/p/course", "courses/ml", "courses/ml/settings", "courses/ml/end", "courses/ml/grades.csv", "join"]
+GETS += ["holds/hold-00000001/refund"]
 GETS += ["projects/p/usage", "projects/p/usage.csv", "projects/p/keys", "projects/p/keys/k/revoke", "tiers"]
 
 

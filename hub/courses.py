@@ -20,6 +20,7 @@ from tornado.ioloop import PeriodicCallback
 
 from hub.formgrader import Formgrader, NotReady, Place
 from hub.language import language_of, translator
+from hub.roles import EXCHANGE_SCOPE, QUOTA_ACCESS
 from hub.settings import LOOPBACK, Settings
 from quota.client import QuotaClient, QuotaUnavailable
 from spawners.profiles import Backend
@@ -41,6 +42,7 @@ class Courses:
         local = any(one.backend is Backend.LOCAL for one in site.profiles)
         self._serves = local and not site.tables.hub.user_domains
         self._formgraders: dict[str, Formgrader] = {}
+        self._instructors: dict[str, tuple[str, ...]] = {}
         self._rounds = asyncio.Lock()
 
     def start(self, app: Any) -> None:
@@ -65,6 +67,7 @@ class Courses:
                 log.warning("The courses cannot be asked for, nothing changes: %s", error)
                 return
             live = {one.slug: one for one in rosters if not one.over}
+            self._instructors = {one.slug: one.instructors for one in live.values()}
             for roster in live.values():
                 self._group(f"formgrade-{roster.slug}", (*roster.instructors, *roster.graders))
                 self._group(f"nbgrader-{roster.slug}", roster.students)
@@ -77,8 +80,22 @@ class Courses:
     async def open(self, slug: str) -> None:
         """Have a course's formgrader run, and the proxy show it. Raises KeyError for no such course, NotReady."""
         formgrader = self._formgraders[slug]
+        if not formgrader.runs:
+            formgrader.exchange_token = self._exchange_token(slug)
         port = await formgrader.ensure()
         await self._route(slug, port)
+
+    def _exchange_token(self, slug: str) -> str:
+        """A new token of the course's first instructor who has been here, for the exchange alone; the one before is worth nothing."""
+        db, note = self._app.db, f"formgrader of {slug}"
+        for old in db.query(orm.APIToken).filter(orm.APIToken.note == note):
+            db.delete(old)
+        db.commit()
+        for name in self._instructors.get(slug, ()):
+            person = orm.User.find(db, name)
+            if person is not None:
+                return str(person.new_api_token(note=note, scopes=[QUOTA_ACCESS, EXCHANGE_SCOPE]))
+        raise NotReady(f"no instructor of {slug} has been here yet")
 
     def _group(self, name: str, people: Sequence[str]) -> None:
         """The group with exactly those of `people` who have been here; others join it in the round after their first sign-in."""
@@ -123,7 +140,8 @@ class Courses:
         roles.grant_role(db, orm.Group.find(db, f"formgrade-{slug}"), role)
         app.tornado_application.settings["oauth_no_confirm_list"].add(f"service-{slug}")  # read at the hub's start only
         folder = self._site.data / "courses" / slug
-        return Formgrader(Place(slug, credential, folder, f"{self._hub_url}{app.hub.base_url}api", app.base_url))
+        api_url = f"{self._hub_url}{app.hub.base_url}api"
+        return Formgrader(Place(slug, credential, folder, api_url, self._site.public_url, app.base_url))
 
     @property
     def _hub_url(self) -> str:

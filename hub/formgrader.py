@@ -2,7 +2,8 @@
 
 A single-user server in the course's own folder, under the service's own token and without terminals. It runs as the hub's own account,
 as sessions of the local profile do: for one machine and people who trust each other. Invariants: it dies with the hub
-(PR_SET_PDEATHSIG), so that a restarted hub never meets an old one; its environment holds the service's token and nothing else of the hub's.
+(PR_SET_PDEATHSIG), so that a restarted hub never meets an old one; its environment holds the service's token, and
+one of an instructor's that is good for the exchange only: releases and grades are theirs in the audit.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ import httpx
 from jupyterhub.utils import random_port
 
 from hub.settings import LOOPBACK
+from spawners.local import EXCHANGE
 
 READY_S: Final = 120.0
 _POLL_S: Final = 0.1
@@ -53,6 +55,7 @@ class Place:
     credential: str
     folder: Path
     api_url: str
+    public_url: str
     base_url: str
 
     @property
@@ -70,6 +73,9 @@ class Formgrader:
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = asyncio.Lock()
         self.wanted = False
+        self.exchange_token = (
+            ""  # an instructor's, good for the exchange of courses and nothing else; read at each start
+        )
 
     @property
     def runs(self) -> bool:
@@ -128,6 +134,9 @@ class Formgrader:
             "JUPYTERHUB_OAUTH_SCOPES": scopes,
             "JUPYTERHUB_OAUTH_ACCESS_SCOPES": scopes,
             "JUPYTERHUB_ROOT_DIR": str(place.folder),
+            "JUPYTER_CONFIG_PATH": str(EXCHANGE),
+            "COMMONS_PUBLIC_URL": place.public_url,
+            "COMMONS_EXCHANGE_TOKEN": self.exchange_token,
             "COMMONS_COURSE": place.slug,
         }
 

@@ -21,9 +21,10 @@ HELP = """\
 usage: ./commons COMMAND [options]
 
 run the portal
-  up [--data DIR] [--port N] [--ready-file FILE] [--no-model] [--containers [SOCKET]]
+  up [--data DIR] [--port N] [--ready-file FILE] [--no-model] [--containers [SOCKET]] [--demo-course]
                          start everything on this machine; Ctrl-C settles what runs and stops it;
-                         --containers (as root): sessions in containers of this machine's engine, too
+                         --containers (as root): sessions in containers of this machine's engine, too;
+                         --demo-course: an example course with nbgrader, ready to try
 
   gateway --port N [--host ADDRESS] [--data DIR]
                          a gateway process of its own, as many as you like, over the portal's PostgreSQL

@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ LONGEST_SOCKET_PATH = 95
 UNUSABLE_CHARACTERS: Final = frozenset(";#\"'\\\n\r")
 
 DEMO_ROLES: Final[dict[str, list[str]]] = {"admin": ["admin"], "pi": [], "researcher": []}
+DEMO_COURSE_USERS: Final = ("instructor", "student1", "student2", "student3")
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,14 @@ class DataFolder:
     def demo_users(self) -> list[DemoUser]:
         """The demo's sign-ins."""
         return [DemoUser(**entry) for entry in json.loads(self.secret("demo_users.json"))]
+
+    def add_demo_users(self, names: Sequence[str]) -> None:
+        """Give those of `names` a sign-in that have none; the others keep theirs."""
+        known = self.demo_users()
+        missing = [name for name in names if name not in {one.user for one in known}]
+        if missing:
+            added = [*known, *(DemoUser(name, secrets.token_urlsafe(9), []) for name in missing)]
+            write_whole(self.path / "secrets" / "demo_users.json", json.dumps([asdict(one) for one in added]))
 
     def _make_secret(self, path: Path, generate: Callable[[], str]) -> None:
         if path.exists():

@@ -23,7 +23,15 @@ from deploy.onehost.bootstrap import Environment
 from deploy.onehost.console import CannotGoOn, Progress, report
 from deploy.onehost.container_demo import ENGINE_SOCKET, with_containers
 from deploy.onehost.containers import HELPER, engine_programs, load_packet_rules
-from deploy.onehost.data_folder import DataFolder, forget_holder, read_holder, try_lock, write_holder, write_whole
+from deploy.onehost.data_folder import (
+    DEMO_COURSE_USERS,
+    DataFolder,
+    forget_holder,
+    read_holder,
+    try_lock,
+    write_holder,
+    write_whole,
+)
 from deploy.onehost.programs import Site, public_address
 from deploy.onehost.readiness import wait_until_ready
 from deploy.onehost.stopping import CleanStop, live_runners
@@ -47,6 +55,7 @@ class Options:
     model: bool
     engine: str = ""  # the container engine's socket; empty: no sessions in containers beside those of portal.toml
     image: str = ""
+    demo_course: bool = False
 
 
 def parse(arguments: Sequence[str]) -> Options:
@@ -67,10 +76,15 @@ def parse(arguments: Sequence[str]) -> Options:
         help=f"also offer sessions in containers of the engine there ({ENGINE_SOCKET}); as root",
     )
     parser.add_argument("--container-image", default="", metavar="ID", help="use this image and build none")
+    parser.add_argument(
+        "--demo-course",
+        action="store_true",
+        help="make an example course: an instructor, three students, an assignment",
+    )
     found = parser.parse_args(arguments)
     ready_file = found.ready_file and found.ready_file.absolute()
     engine, image = found.containers, found.container_image
-    return Options(found.data.absolute(), found.port, ready_file, not found.no_model, engine, image)
+    return Options(found.data.absolute(), found.port, ready_file, not found.no_model, engine, image, found.demo_course)
 
 
 def _port(text: str) -> int:
@@ -97,6 +111,8 @@ class Launcher:
         portal_file = Path(os.environ.get("COMMONS_PORTAL_FILE", ROOT / "portal.toml")).absolute()
         check_portal_file(portal_file)
         self._data.make()
+        if self._options.demo_course:
+            self._data.add_demo_users(DEMO_COURSE_USERS)
         if self._options.engine:
             portal_file = with_containers(
                 self._data, portal_file, self._options.engine, self._options.image, self._progress
@@ -177,6 +193,12 @@ class Launcher:
         supervisor.start()
         try:
             if wait_until_ready(site, supervisor, self._progress, self._stop):
+                if self._options.demo_course:
+                    from deploy.onehost import (
+                        demo_course,  # its HTTP client is not there yet when the command line is read
+                    )
+
+                    demo_course.make(site, self._progress)
                 self._announce(site)
                 Watch(site, supervisor, self._progress).until(self._stop)
             CleanStop(site, self._progress, self._hurry).run()

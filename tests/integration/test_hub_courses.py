@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -30,7 +31,7 @@ FORMGRADER = "services/{}/formgrader"
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def portal(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Portal]:
-    made = Portal(tmp_path_factory.mktemp("courses") / "data", model=False)
+    made = Portal(tmp_path_factory.mktemp("courses") / "data", model=False, options=["--demo-course"])
     await asyncio.to_thread(made.up)
     yield made
     await asyncio.to_thread(made.down)
@@ -90,6 +91,30 @@ def process_of(slug: str) -> psutil.Process | None:
         except psutil.Error:
             continue
     return None
+
+
+async def test_the_demo_course_is_ready_with_an_assignment_released_and_stays_as_it_is_at_the_next_start(
+    portal: Portal,
+) -> None:
+    async with Person(portal, "instructor") as teacher, Person(portal, "student2") as student:
+        assert {one["user"] for one in portal.ready["demo"]} >= {"instructor", "student1", "student2", "student3"}  # type: ignore[attr-defined]
+        status, seen = await student.api("GET", "/exchange/courses/example/assignments")
+        assert (status, [one["assignment"] for one in seen["assignments"]]) == (200, ["ps1"])
+        assert (
+            "BEGIN SOLUTION" not in (portal.data / "courses" / "example" / "release" / "ps1" / "line.ipynb").read_text()
+        )
+
+        async def teaches() -> bool:
+            return "formgrade-example" in await groups_of(teacher)
+
+        await eventually(teaches, within_s=60, what="the instructor is in the teachers' group")
+        status, text = await opened(teacher, "services/example/formgrader/api/assignments")
+        assert (status, [(one["name"], one["status"], one["max_score"]) for one in json.loads(text)]) == (
+            200,
+            [("ps1", "released", 10.0)],
+        )
+        status, page = await opened(student, "services/quota/courses/example")
+        assert (status, "ps1" in page, "not submitted" in page, "student1" in page) == (200, True, True, False)
 
 
 async def test_a_course_gets_its_groups_and_formgrader_without_a_hub_restart_and_survives_kills(portal: Portal) -> None:

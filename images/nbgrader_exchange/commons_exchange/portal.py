@@ -45,7 +45,9 @@ class Portal:
     @classmethod
     def of_session(cls) -> Portal:
         """The portal that this session belongs to."""
-        root, token = os.environ.get("COMMONS_PUBLIC_URL", ""), os.environ.get("JUPYTERHUB_API_TOKEN", "")
+        root = os.environ.get("COMMONS_PUBLIC_URL", "")
+        # A course's formgrader is a service of the hub's and acts in an instructor's name.
+        token = os.environ.get("COMMONS_EXCHANGE_TOKEN") or os.environ.get("JUPYTERHUB_API_TOKEN", "")
         if not root or not token:
             raise PortalError("This is no session of a portal: COMMONS_PUBLIC_URL or JUPYTERHUB_API_TOKEN is not set.")
         return cls(root, token, Path(jupyter_data_dir()) / "commons-uploads")

@@ -24,6 +24,7 @@ from quota.domain.ids import HoldId
 from quota.store import operations as ops
 from quota.store.database import Database
 from quota.store.instants import to_us
+from quota.store.outbox import Outbox
 from quota.store.refusals import RefusalWindow
 from quota.store.tables import hold as hold_table
 from quota.store.working_set import HOLD_COLUMNS, HoldRow, hold_from
@@ -59,6 +60,7 @@ class LedgerStore:
             refusals=refusals or RefusalWindow(),
             outside=outside or Outside(),
         )
+        self._outbox = Outbox(self.writer)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="ledger-reader")
 
     def start(self) -> None:
@@ -67,6 +69,7 @@ class LedgerStore:
 
     def close(self) -> None:
         """Commit what waits and stop; blocks until it is done."""
+        self._outbox.flush()
         self.writer.close()
         self._readers.shutdown()
 
@@ -164,9 +167,7 @@ class LedgerStore:
         return answer
 
     def _send(self, operation: ops.Plain) -> Ticket:
-        ticket: Ticket = asyncio.get_running_loop().create_future()
-        self.writer.submit(operation if self._fence is None else ops.Fenced(operation, self._fence), ticket)
-        return ticket
+        return self._outbox.put(operation if self._fence is None else ops.Fenced(operation, self._fence))
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         def run() -> T:

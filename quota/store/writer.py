@@ -110,16 +110,27 @@ class Writer:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
+    @property
+    def threaded(self) -> bool:
+        """Whether a thread of its own does the work."""
+        return self._thread.is_alive()
+
     def submit(self, operation: Operation, ticket: Ticket) -> None:
         """Queue an operation. Raises Unavailable where the queue is full or the writer is closed."""
+        for _, error in self.submit_all([(operation, ticket)]):
+            raise error
+
+    def submit_all(self, asked: Sequence[tuple[Operation, Ticket]]) -> Sequence[tuple[Ticket, Unavailable]]:
+        """Queue operations in order, so that one batch takes them; those that were not taken, with the reason."""
         with self._queue:  # the lock itself: the condition's own door costs a Python call
-            if not self._open:
-                raise Unavailable("the ledger is closed")
-            if len(self._waiting) >= self._queue_max:
-                raise Unavailable("the ledger's queue is full")
-            self._waiting.append((operation, ticket))
+            room = self._queue_max - len(self._waiting) if self._open else 0
+            self._waiting.extend(asked[: max(room, 0)])
             if self._idle:
                 self._wake.notify()
+        if room >= len(asked):
+            return ()
+        reason = "the ledger's queue is full" if self._open else "the ledger is closed"
+        return [(ticket, Unavailable(reason)) for _, ticket in asked[max(room, 0) :]]
 
     def step(self) -> bool:
         """Commit one batch of what waits and deliver its answers; False where nothing waits."""

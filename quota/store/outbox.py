@@ -1,0 +1,49 @@
+"""What one turn of an event loop asks of the ledger's writer, handed over at its end in one go: a batch then holds all of it.
+
+Invariant: order is kept, and what was asked for reaches the writer whatever becomes of whoever asked; a refusal of the writer's is the
+answer. A writer without a thread (the simulator's) gets each operation at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from quota.domain.errors import Unavailable
+from quota.store.operations import Operation
+from quota.store.writer import Ticket, Writer
+
+
+class Outbox:
+    """Of one writer; used from event loops, flushed from any thread."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[Operation, Ticket]]] = {}
+
+    def put(self, operation: Operation) -> Ticket:
+        """Ask for an operation; its answer comes with the ticket. A writer without a thread raises Unavailable at once."""
+        loop = asyncio.get_running_loop()
+        ticket: Ticket = loop.create_future()
+        if not self._writer.threaded:
+            self._writer.submit(operation, ticket)
+            return ticket
+        waiting = self._waiting.get(loop)
+        if waiting is None:
+            waiting = self._waiting[loop] = []
+            loop.call_soon(self._hand_over, loop)
+        waiting.append((operation, ticket))
+        return ticket
+
+    def flush(self) -> None:
+        """Hand over what waits, before the writer closes."""
+        for loop in list(self._waiting):
+            self._hand_over(loop)
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        for ticket, error in self._writer.submit_all(self._waiting.pop(loop, ())):
+            loop.call_soon_threadsafe(_refuse, ticket, error)
+
+
+def _refuse(ticket: Ticket, error: Unavailable) -> None:
+    if not ticket.done():
+        ticket.set_exception(error)

@@ -1,0 +1,55 @@
+"""What is asked of the ledger together is committed together, and nothing that was asked for is lost on the way to the writer."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+from sqlalchemy import text
+
+from quota.domain.hold import Hold, HoldState
+from quota.store.database import Database
+from quota.store.ledger import LedgerStore
+from quota.store.verify import verify
+from tests import ledgers
+
+
+def count(database: Database, what: str) -> int:
+    with database.reading() as connection:
+        return int(connection.execute(text(f"SELECT count(*) FROM {what}")).scalar_one())
+
+
+async def test_what_is_asked_in_one_turn_of_the_loop_is_one_batch(database: Database) -> None:
+    books = ledgers.open_books(database, 100_000)
+    async with LedgerStore(database) as ledger:
+        before = count(database, "ledger_link")
+        orders = [books.order(5, hold_id=f"hold-{number:04}") for number in range(60)]
+        answers = await asyncio.gather(*(ledger.place_hold(one) for one in orders))
+        assert {one.state for one in answers} == {HoldState.HELD}
+        assert [one.id for one in answers] == [one.id for one in orders]
+        assert count(database, "ledger_link") == before + 1
+    assert verify(database) == []
+
+
+async def test_a_close_commits_what_was_asked_a_moment_before(database: Database) -> None:
+    books = ledgers.open_books(database, 100_000)
+    ledger = LedgerStore(database)
+    ledger.start()
+    asked = ledger.place_hold(books.order(5, hold_id="hold-last"))
+    asked.send(None)  # as far as its first wait; the loop has had no turn since
+    ledger.close()
+    asked.close()
+    assert count(database, "hold WHERE id = 'hold-last'") == 1
+
+
+async def test_what_was_asked_counts_though_nobody_waits_any_more(database: Database) -> None:
+    books = ledgers.open_books(database, 100_000)
+    async with LedgerStore(database) as ledger:
+        asked = asyncio.create_task(ledger.place_hold(books.order(5, hold_id="hold-left")))
+        await asyncio.sleep(0)
+        asked.cancel()
+        with suppress(asyncio.CancelledError):
+            await asked
+        again = await ledger.place_hold(books.order(5, hold_id="hold-left"))
+        assert isinstance(again, Hold)
+        assert again.replayed

@@ -16,6 +16,7 @@ from hub.people import People
 from hub.rescue import Rescue
 from hub.revalidation import Revalidation
 from hub.spawn_form import form_reader
+from hub.waits import Waits
 from quota.client import QuotaClient
 from spawners import slurm_wiring
 from spawners.dispatch import DispatchSpawner
@@ -55,13 +56,15 @@ c.JupyterHub.last_activity_interval = 5
 # A notebook that was starting when the hub died waits for the hub, and the hub would wait for the notebook.
 c.JupyterHub.init_spawners_timeout = 1
 
+queue_of = slurm_wiring.queues(site.slurm)
+waits = Waits(site.profiles, queue_of)
 c.JupyterHub.authenticator_class = PortalAuthenticator
 c.PortalAuthenticator.demo = sign_in.demo(site)
 c.PortalAuthenticator.providers = sign_in.providers(site)
 c.PortalAuthenticator.outage_grace_s = site.tables.sign_in.outage_grace
 c.PortalAuthenticator.people = people
 c.PortalAuthenticator.pages = lambda: [
-    *pages.handlers(pages.doors(site, client, people, rescue), fence),
+    *pages.handlers(pages.doors(site, client, people, rescue, waits), fence),
     *courses.handlers(teaching),
 ]
 revalidation = Revalidation(people, site.tables.sign_in.refresh)
@@ -89,7 +92,7 @@ c.Spawner.pre_spawn_hook = admission.pre_spawn_hook(client, people, site, rescue
 c.Spawner.post_stop_hook = admission.post_stop_hook(client)
 c.Spawner.poll_interval = 10
 c.Spawner.http_timeout = 60
-c.merge(slurm_wiring.traits(site.slurm, site.profiles))
+c.merge(slurm_wiring.traits(site.slurm, site.profiles, queue_of))
 c.JupyterHub.allow_named_servers = True
 c.JupyterHub.named_server_limit_per_user = site.tables.hub.named_servers
 

@@ -34,6 +34,7 @@ from hub.rescue import KnownPayer, Rescue
 from hub.roles import ADMIN_SCOPE, DECIDE_SCOPE
 from hub.settings import Settings
 from hub.spawn_form import FIELDS, Choice, choose, fresh_server_name, options_from_form, read_request, runtimes_s
+from hub.waits import Waits
 from quota.client import Payer, QuotaClient, QuotaUnavailable, Quoted, Refused
 from spawners import callback
 from spawners.profiles import Profile
@@ -65,9 +66,9 @@ def handlers(doors: Doors, fence: HubFence) -> list[tuple[Any, ...]]:
     ]
 
 
-def doors(site: Settings, client: QuotaClient, people: People, rescue: Rescue) -> Doors:
+def doors(site: Settings, client: QuotaClient, people: People, rescue: Rescue, waits: Waits) -> Doors:
     """What our handlers need of the site."""
-    return Doors(client, people, site.profiles, site.quota_path, site.tables.hub.named_servers, rescue)
+    return Doors(client, people, site.profiles, site.quota_path, site.tables.hub.named_servers, rescue, waits)
 
 
 def template_variables(site: Settings, client: QuotaClient) -> dict[str, Any]:
@@ -105,6 +106,7 @@ class Card:
     description: str
     notes: str
     per_hour: str  # GPU-hours charged for an hour, "" where there is no price
+    wait: str = ""  # who waits for it; "" where nobody has to
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ class ChooserHandler(SpawnHandler):
         known = payers if isinstance(payers, tuple) else ()
         choice = choose([self._asked(), *_remembered(for_user)], known, self.doors.profiles)
         quotes = await self._quotes(for_user.name, choice, language) if choice.project else {}
+        waits = await self.doors.waits.words(language)
         answer = quotes.get(choice.profile)
         chosen = self.doors.profiles.get(choice.profile) or next(iter(self.doors.profiles))
         html: str = await self.render_template(
@@ -147,7 +150,7 @@ class ChooserHandler(SpawnHandler):
             payers=known,
             unavailable=payers is None or (bool(choice.project) and answer is None),
             choice=choice,
-            cards=[_card(one, quotes.get(one.id), language) for one in self.doors.profiles],
+            cards=[_card(one, quotes.get(one.id), language, waits.get(one.id, "")) for one in self.doors.profiles],
             applications=chosen.applications,
             application_titles={one.id: one.title for profile in self.doors.profiles for one in profile.applications},
             runtimes=[(one, duration_text(one, language)) for one in self._runtimes(choice)],
@@ -299,7 +302,7 @@ def _remembered(user: Any) -> list[Mapping[str, object]]:
     return [one.user_options for one in sorted(used, key=lambda one: one.last_activity, reverse=True)]
 
 
-def _card(profile: Profile, answer: Quoted | Refused | None, language: str) -> Card:
+def _card(profile: Profile, answer: Quoted | Refused | None, language: str, wait: str = "") -> Card:
     zh = language == "zh"
     return Card(
         profile=profile,
@@ -307,6 +310,7 @@ def _card(profile: Profile, answer: Quoted | Refused | None, language: str) -> C
         description=(zh and profile.description_zh) or profile.description,
         notes=(zh and profile.notes_zh) or profile.notes,
         per_hour=_per_hour(answer),
+        wait=wait,
     )
 
 

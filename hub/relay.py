@@ -23,6 +23,7 @@ from hub.people import People
 from hub.rescue import Rescue
 from hub.roles import ADMIN_SCOPE
 from hub.spawn_form import options_from_form, read_request
+from hub.waits import Waits
 from quota.client import QuotaClient, QuotaUnavailable, Quoted, Refused
 from spawners.profiles import Profiles
 from spawners.resources import InvalidRequest
@@ -43,6 +44,7 @@ class Doors:
     quota_path: str
     session_limit: int
     rescue: Rescue
+    waits: Waits
 
 
 class Relay(APIHandler):

@@ -23,7 +23,10 @@ from spawners.slurmrestd import (
     SubmitRefused,
 )
 from spawners.slurmrestd.model import JobState
+from spawners.slurmrestd.watch import Line
 from spawners.steward.client import StewardClient, StewardRefusal, StewardUnreachable
+
+_CALM: Final = 5  # a hub polls each session every ten seconds: however many they are, they cost what one costs
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,8 +51,8 @@ class JobQueue(Protocol):
     async def submit(self, request: JobRequest, hold_id: str, owner: Owner) -> int:
         """Submit, unless a job of this name exists: then that one's id. Raises SubmitRefused, OutcomeUnknown."""
 
-    async def job(self, job_id: int) -> Job:
-        """One job, at most `table.look` old. Raises JobUnknown only where Slurm positively has none."""
+    async def job(self, job_id: int, *, calm: bool = False) -> Job:
+        """One job, at most `table.look` old, five times that if `calm`. Raises JobUnknown only where Slurm positively has none."""
 
     async def find(self, name: str) -> Job | None:
         """The newest job of this name, alive or over; None where there never was one."""
@@ -68,6 +71,9 @@ class JobQueue(Protocol):
 
     async def place(self, job: Job) -> Place:
         """A pending job's place in the queue."""
+
+    async def line(self, partition: str) -> Line:
+        """Who waits for a partition."""
 
     def look_again(self) -> None:
         """Make the next look a fresh one."""
@@ -97,9 +103,9 @@ class RestQueue:
         self._watch.forget()
         return job_id
 
-    async def job(self, job_id: int) -> Job:
+    async def job(self, job_id: int, *, calm: bool = False) -> Job:
         """See JobQueue."""
-        return await self._watch.job(job_id)
+        return await self._watch.job(job_id, _CALM * self.table.look if calm else None)
 
     async def find(self, name: str) -> Job | None:
         """See JobQueue."""
@@ -133,6 +139,10 @@ class RestQueue:
         """See JobQueue."""
         snapshot = await self._watch.snapshot()
         return Place(snapshot.place_in_queue(job) if JobState.PENDING in job.states else 0, job.started_at_s)
+
+    async def line(self, partition: str) -> Line:
+        """See JobQueue."""
+        return (await self._watch.snapshot(_CALM * self.table.look)).line(partition)
 
     def look_again(self) -> None:
         """See JobQueue."""

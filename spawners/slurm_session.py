@@ -78,7 +78,7 @@ class JobSession(SessionTraits):
         if record is None:  # nothing is submitted without a file
             return self._status if self._status is not None else 0
         try:
-            job = await self._look(record)
+            job = await self._look(record, calm=True)
             if job is None:
                 return await self._end(1) if self._settled(record) else None
             return await self._end(exit_status(job)) if phase(job.states) is Phase.ENDED else None
@@ -175,12 +175,12 @@ class JobSession(SessionTraits):
 
     # -- small things ---------------------------------------------------------------------------------------------------------
 
-    async def _look(self, record: JobRecord) -> Job | None:
+    async def _look(self, record: JobRecord, *, calm: bool = False) -> Job | None:
         """The record's job; None where Slurm positively has none. Raises BackendUnreachable."""
         queue = self._queue(record.cluster)
         try:
             if record.job_id:
-                return await queue.job(record.job_id)
+                return await queue.job(record.job_id, calm=calm)
             found = await queue.find(record.hold_id)
             if found is not None and self._record is not None and self._record.hold_id == record.hold_id:
                 await self._update(job_id=found.job_id)

@@ -21,7 +21,7 @@ from spawners.slurmrestd.wire import Http
 _AFTER_THE_WAIT_S = 3600
 
 
-def traits(tables: Mapping[str, SlurmTable], profiles: Profiles) -> Any:
+def traits(tables: Mapping[str, SlurmTable], profiles: Profiles, queue_of: Callable[[str], JobQueue]) -> Any:
     """What `c.merge` takes; empty where no cluster is configured."""
     if not tables:
         return Config()
@@ -29,7 +29,7 @@ def traits(tables: Mapping[str, SlurmTable], profiles: Profiles) -> Any:
     delegate = SbatchSpawner if by_commands else SlurmRestSpawner
     longest_wait_s = max(table.longest_wait + table.start_deadline for table in tables.values())
     return Config({
-        "SlurmSession": {"profiles": profiles, "queue_of": queues(tables)},
+        "SlurmSession": {"profiles": profiles, "queue_of": queue_of},
         "DispatchSpawner": {
             "delegates": {**DELEGATES, Backend.SLURM: delegate},
             "start_timeout": longest_wait_s + _AFTER_THE_WAIT_S,

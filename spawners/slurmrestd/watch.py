@@ -21,6 +21,14 @@ MAX_AGE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """Who waits for a partition: how many jobs, and when Slurm expects the last of them to start (None: it does not say)."""
+
+    waiting: int
+    expected_at_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All jobs of slurmctld at one moment."""
 
@@ -37,6 +45,12 @@ class Snapshot:
         ]
         return len(before)
 
+    def line(self, partition: str) -> Line:
+        """Who waits for a partition."""
+        jobs = [one for one in self.jobs.values() if one.partition == partition and JobState.PENDING in one.states]
+        planned = [one.started_at_s for one in jobs if one.started_at_s is not None]
+        return Line(len(jobs), max(planned, default=None))
+
 
 class ClusterWatch:
     """Shared by all spawners of a process; to be used on one event loop."""
@@ -48,16 +62,16 @@ class ClusterWatch:
         self._asking: asyncio.Task[Snapshot] | None = None
         self._asked_s = float("-inf")
 
-    async def snapshot(self) -> Snapshot:
-        """All jobs, at most `max_age_s` old; concurrent callers share one call. Raises SlurmUnreachable."""
-        task = self._asking
-        if task is None or (task.done() and time.monotonic() - self._asked_s > self._max_age_s):
+    async def snapshot(self, max_age_s: float | None = None) -> Snapshot:
+        """All jobs, at most so old; concurrent callers share one call. Raises SlurmUnreachable."""
+        task, max_age_s = self._asking, self._max_age_s if max_age_s is None else max_age_s
+        if task is None or (task.done() and time.monotonic() - self._asked_s > max_age_s):
             task = self._asking = asyncio.create_task(self._ask())
         return await asyncio.shield(task)
 
-    async def job(self, job_id: int) -> Job:
+    async def job(self, job_id: int, max_age_s: float | None = None) -> Job:
         """One job. Raises JobUnknown, SlurmUnreachable as `SlurmClient.job` does."""
-        found = (await self.snapshot()).jobs.get(job_id)
+        found = (await self.snapshot(max_age_s)).jobs.get(job_id)
         if found is not None:
             return found
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._client.job, job_id)

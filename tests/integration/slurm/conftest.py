@@ -18,8 +18,9 @@ LUA = Path(__file__).resolve().parents[3] / "deploy/slurm/job_submit.lua"
 
 @pytest.fixture(scope="session")
 def slurm22() -> Iterator[SlurmCluster]:
-    """Slurm 22.05 (v0.0.38), the machine's own packages."""
-    with running_cluster(Options(release=Release.V22_05, min_job_age_s=5, limits="ALL", submit_lua=LUA)) as cluster:
+    """Slurm 22.05 (v0.0.38), the machine's own packages; private and strict as deploy/slurm sets a site up."""
+    options = Options(release=Release.V22_05, min_job_age_s=5, limits="ALL", private=True, submit_lua=LUA)
+    with running_cluster(options) as cluster:
         yield cluster
 
 

@@ -148,6 +148,10 @@ def _fate(pi: Browser, cluster: SlurmCluster, server: str, hold_id: str) -> str 
     return "gone" if found is None and not state(cluster, hold_id) else None
 
 
+def chooser(pi: Browser) -> str:
+    return pi.http.get("/hub/spawn/pi/other", headers={"Sec-Fetch-Mode": "navigate"}).text
+
+
 def test_a_job_that_waits_is_cancelled_without_having_used_anything(
     hub: HubProcess, pi: Browser, slurm22: SlurmCluster
 ) -> None:
@@ -157,8 +161,10 @@ def test_a_job_that_waits_is_cancelled_without_having_used_anything(
         start(pi, "s-1")
         hold_id = new_hold(hub, before)
         until(lambda: state(slurm22, hold_id) == "PENDING", within_s=20, what="the job waits")
+        until(lambda: "jobs that wait for it: 1" in chooser(pi), within_s=20, what="the chooser says so")
         stopped(pi, slurm22, hold_id, "s-1")
     finally:
         partition(slurm22, "up")
+    until(lambda: "nobody waits for it" in chooser(pi), within_s=20, what="the chooser says so")
     used = slurm22.run("sacct", "-n", "-X", "-P", "-o", "state,elapsedraw", f"--name={hold_id}", "-S", "now-1hours")
     assert all(line.startswith("CANCELLED") and line.endswith("|0") for line in used.splitlines())

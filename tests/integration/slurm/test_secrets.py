@@ -69,3 +69,27 @@ def test_neither_token_nor_ticket_nor_key_is_in_a_log(cluster: SlurmCluster, tmp
     for account in (ANN, BEN):
         for path in (cluster.key_file, cluster.tickets / "new" / permit.ticket):
             assert "Permission denied" in cluster.run("cat", str(path), account=account, check=False)
+
+
+def test_nobody_sees_that_somebody_else_has_a_job_and_the_portal_sees_all(
+    slurm22: SlurmCluster, tmp_path: Path
+) -> None:
+    client = offices.client(slurm22, tmp_path)
+    hold = new_id()
+    job_id = client.submit(job(hold), hold, ANN.login)
+    give_up = time.monotonic() + 30
+    while not client.job(job_id).running or not client.runs([job_id]):
+        assert time.monotonic() < give_up, client.job(job_id)
+        time.sleep(0.2)
+    assert hold in [one.name for one in client.jobs()]
+    looks = (
+        "squeue -h -o %j",
+        f"scontrol show job {job_id}",
+        "sacct -a -X -n -P -o jobname -S now-1hours",
+        "sreport -n job sizes",
+    )
+    for look in looks:
+        assert hold not in slurm22.run("sh", "-c", f"{look} 2>&1", account=BEN, check=False), look
+    for look in looks[:3]:
+        assert hold in slurm22.run("sh", "-c", f"{look} 2>&1", account=ANN, check=False), look
+    client.cancel(job_id)

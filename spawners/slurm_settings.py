@@ -102,7 +102,11 @@ class SlurmTable(BaseModel):
         le=3600,
         description="How often a running session asks the hub whether its end was moved; also just before its end.",
     )
-    look: Duration = Field(2, le=60, description="How old an answer about the cluster's jobs may be.")
+    look: Duration = Field(
+        2,
+        le=60,
+        description="How old an answer about the cluster's jobs may be; one about a session that runs may be five times as old.",
+    )
     stop_wait: Duration = Field(150, description="How long a stop waits for the job's end; more than Slurm's KillWait.")
     commands: Annotated[tuple[Program, ...], Field(strict=False)] = Field(
         (),

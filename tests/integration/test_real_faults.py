@@ -28,6 +28,7 @@ from tests.people import Person
 from tests.waiting import eventually
 from tests.world import awarded_project
 
+pytestmark = pytest.mark.timeout(int(full(300, 3000)))
 SESSIONS, FAULTS, AT_ONCE = int(full(6, 200)), int(full(5, 60)), 12
 ENGINES = ("sqlite", "postgresql") if os.environ.get("COMMONS_FULL") == "1" else ("postgresql",)
 # A zone whose clocks changed since, and will: the service's own zone must not matter.

@@ -21,6 +21,7 @@ from tests.portal import free_port
 from tests.waiting import eventually
 from tests.world import awarded_project
 
+pytestmark = pytest.mark.timeout(int(full(300, 3000)))
 KILLS = int(full(2, 50))
 DARK_S = full(2, 180)
 AWAY_S, RUNTIME_S = full(5, 1200), int(full(3, 600))

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -108,6 +109,8 @@ class Launcher:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup asks to stay
                 signal.signal(number, self._on_signal)
+        # A crash must not write keys to disk; what is started here inherits it.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         portal_file = Path(os.environ.get("COMMONS_PORTAL_FILE", ROOT / "portal.toml")).absolute()
         check_portal_file(portal_file)
         self._data.make()

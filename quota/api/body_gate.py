@@ -6,6 +6,7 @@ without NaN or infinities, without characters that a database cannot store; addr
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any, Final
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from quota.api.errors import error_response, field_params, translate_for
 
 LIMIT_BYTES: Final = 1024 * 1024
+BODY_DEADLINE_S: Final = 30.0
 _DEPTH_MAX: Final = 20
 RAW_BODY: Final = re.compile(r"/exchange/uploads/[^/]+\Z")
 _FORBIDDEN: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
@@ -35,8 +37,17 @@ class Rejected(Exception):
 class BodyGate:
     """ASGI middleware; what passes is handed on byte by byte as it came."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, deadline_s: float = BODY_DEADLINE_S) -> None:
         self._app = app
+        self._deadline_s = deadline_s
+
+    async def _read(self, request: Request, receive: Receive) -> bytes:
+        """The body; a client that sends it drop by drop holds a connection for `deadline_s` and no longer."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await _read(request, receive)
+        except TimeoutError:
+            raise Rejected("too_slow") from None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,7 +59,7 @@ class BodyGate:
             if scope["method"] == "PATCH" and RAW_BODY.search(scope["path"]):
                 await self._app(scope, receive, send)  # bytes, which the route counts as they come
                 return
-            body = await _read(request, receive)
+            body = await self._read(request, receive)
             if body:
                 _check_content_type(request.headers.get("content-type", ""))
                 check_json(body)

@@ -61,6 +61,7 @@ STATUS: Final[Mapping[str, int]] = {
     "unknown_upload": 404,
     "unknown_route": 404,
     "method_not_allowed": 405,
+    "too_slow": 408,
     "id_conflict": 409,
     "wrong_state": 409,
     "already_member": 409,
@@ -121,9 +122,16 @@ def refused_response(request: Request, refused: Refused) -> JSONResponse:
     return error_response(request, refused.code.value, refused.params)
 
 
+_FIELDS_SHOWN = 50
+_FIELD_NAME_MAX = 200
+
+
 def field_params(fields: Sequence[tuple[str, str]], translate: Translate) -> dict[str, object]:
-    """`params` of an invalid_request."""
-    rows = [{"field": name, "reason": reason, "text": field_text(reason, translate)} for name, reason in fields]
+    """`params` of an invalid_request: the first fields only, cut, so that no answer outgrows its request."""
+    rows = [
+        {"field": name[:_FIELD_NAME_MAX], "reason": reason, "text": field_text(reason, translate)}
+        for name, reason in fields[:_FIELDS_SHOWN]
+    ]
     return {"fields": rows}
 
 

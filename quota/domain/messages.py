@@ -152,6 +152,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
         "Another process has taken this one's place.", "Nothing was changed. End this process; the newer one goes on."
     ),
     "too_large": Message("The request is too large.", "Send at most {limit_bytes} bytes."),
+    "too_slow": Message("The request's body did not arrive in time.", "Send it again."),
     "too_many": Message("Too many requests at once.", "Wait a moment and try again."),
     "unavailable": Message("Something that this needs does not answer just now.", "Nothing was lost; try again soon."),
     "identity_pending": Message("We are still learning who you are.", "Try again in a moment."),
@@ -280,6 +281,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "field.too_long": Message("is too long"),
     "field.in_the_past": Message("is in the past"),
     "field.too_many_keys": Message("you have as many keys in this project as one person may; revoke one first"),
+    "field.too_many_open": Message("you have as many undecided applications as one person may; wait for a decision"),
     "field.zero": Message("must not be zero"),
     "field.not_utf8": Message("contains characters that cannot be stored"),
     "field.course_slug": Message("needs 2 to 40 of a-z, 0-9 and single hyphens, beginning with a letter"),

@@ -6,6 +6,7 @@ and no unsafe request is answered that another site sent.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping
 from typing import Final
@@ -19,6 +20,7 @@ from quota.domain.errors import Forbidden, Invalid
 
 FORM_BYTES_MAX: Final = 100_000
 FORM_FIELDS_MAX: Final = 50
+FORM_DEADLINE_S: Final = 30.0
 FORM_TYPE: Final = "application/x-www-form-urlencoded"
 
 _CSP: Final = (
@@ -96,10 +98,14 @@ async def read_form(request: Request) -> dict[str, str]:
     """The fields of a form, each name's last value, line ends as '\\n'. Raises Invalid and TooLarge."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > FORM_BYTES_MAX:
-            raise TooLarge
+    try:
+        async with asyncio.timeout(FORM_DEADLINE_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > FORM_BYTES_MAX:
+                    raise TooLarge
+    except TimeoutError:
+        raise Invalid([("form", "malformed")]) from None
     if body and content_type != FORM_TYPE:
         raise Invalid([("form", "malformed")])
     try:

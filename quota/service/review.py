@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Final
 
 from quota.domain.application import Application, ApplicationState, Ask, Decision
 from quota.domain.errors import Forbidden, Invalid, Unknown, WrongState
@@ -20,6 +21,7 @@ from quota.service.callers import Caller, Power
 from quota.service.ports import Transaction
 from quota.service.services import Programme, Services
 
+UNDECIDED_MAX: Final = 200  # of one person at once: a script that applies and applies fills nobody's list
 _OPEN = (ApplicationState.SUBMITTED, ApplicationState.RETURNED, ApplicationState.IN_REVIEW)
 
 
@@ -51,6 +53,9 @@ async def submit(services: Services, caller: Caller, application_id: Application
         if tx.applications.get(application_id) is None:
             _check_not_past(ask, at.date())  # a replay may come after the dates have passed
         added = tx.applications.add(application_id, caller.id, ask, at, fingerprint)
+        undecided = [one for one in tx.applications.of_person(caller.id) if one.state in _OPEN]
+        if added and len(undecided) > UNDECIDED_MAX:
+            raise Invalid([("application", "too_many_open")])
         if added:
             subject = str(application_id)
             tx.audit(

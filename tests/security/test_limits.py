@@ -1,0 +1,203 @@
+"""What one sender can take: sizes, depths, time, pending things and guesses; the others are served meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
+
+from quota.api.body_gate import LIMIT_BYTES, BodyGate
+from quota.domain.errors import Invalid
+from quota.pages import guard
+from quota.service.callers import Power
+from quota.service.personal_keys import LIVE_KEYS_MAX
+from quota.service.review import UNDECIDED_MAX
+from tests.integration.quota_service import ROOT, Service, running_service
+from tests.security.gateway_office import ASK, GatewayOffice, gateway_office
+
+DATES = {"starts_on": "2026-03-02", "ends_on": "2026-12-31"}
+ASKED = {"title": "A title", "purpose": "To be tested.", "gpu_hours": "1", "tokens": 0, **DATES}
+
+
+@pytest_asyncio.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    async with running_service(tmp_path) as made:
+        await made.register("pi", "ada", "chair")
+        yield made
+
+
+@pytest_asyncio.fixture
+async def office(tmp_path: Path) -> AsyncIterator[GatewayOffice]:
+    async with gateway_office(tmp_path) as made:
+        yield made
+
+
+async def _put(service: Service, content: bytes) -> httpx.Response:
+    headers = {"Authorization": f"token {service.token('pi')}", "Content-Type": "application/json"}
+    return await service.client.put(f"{ROOT}/applications/limit-0001", content=content, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b'{"title": "' + b"x" * LIMIT_BYTES + b'"}', 413),
+        (b"[" * 100_000 + b"]" * 100_000, 400),
+        (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, 400),
+        (b'{"title": ' + b'{"a":' * 21 + b"1" + b"}" * 22, 400),
+        (b'{"gpu_hours": ' + b"9" * 100_000 + b"}", 400),
+        (b'{"gpu_hours": 1e400}', 400),
+        (b'{"gpu_hours": NaN}', 400),
+        (b'{"title": "a", "title": "b"}', 400),
+        (b"{" + b",".join(b'"k%d": 1' % number for number in range(50_000)) + b"}", 400),
+    ],
+    ids=["size", "lists in lists", "objects in objects", "one level too deep", "a long number", "1e400", "NaN", "a key twice", "50,000 keys"],
+)  # fmt: skip
+async def test_a_body_has_a_size_and_a_depth(service: Service, content: bytes, status: int) -> None:
+    before = service.row_counts()
+    async with asyncio.timeout(20):
+        answer = await _put(service, content)
+    assert answer.status_code == status, answer.text[:300]
+    assert len(answer.content) < 200_000
+    assert service.row_counts() == before
+
+
+async def test_a_body_that_comes_drop_by_drop_is_given_up() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("a body that never ended reached a route")
+
+    async def drop() -> Message:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    sent: list[Message] = []
+
+    async def keep(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "PUT", "path": "/x", "query_string": b"", "headers": [], "raw_path": b"/x"}
+    async with asyncio.timeout(20):
+        await BodyGate(app, deadline_s=0.2)(scope, drop, keep)
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["error"]["code"] == "too_slow"
+
+
+async def test_a_form_that_comes_drop_by_drop_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def drop() -> Message:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"", "more_body": True}
+
+    monkeypatch.setattr(guard, "FORM_DEADLINE_S", 0.2)  # the number, not the code
+    request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, drop)
+    async with asyncio.timeout(20):
+        with pytest.raises(Invalid):
+            await guard.read_form(request)
+
+
+async def test_one_person_fills_nobodys_list_of_applications(service: Service) -> None:
+    pi, ada = service.token("pi"), service.token("ada")
+    for number in range(UNDECIDED_MAX):
+        made = await service.person(pi, "PUT", f"/applications/many-{number:04}", ASKED)
+        assert made.status_code == 201, made.text
+    before = service.row_counts()
+    refused = await service.person(pi, "PUT", "/applications/many-9999", ASKED)
+    assert (refused.status_code, refused.json()["error"]["params"]["fields"][0]["reason"]) == (400, "too_many_open")
+    assert service.row_counts() == before
+    assert (
+        await service.person(pi, "PUT", "/applications/many-0000", ASKED)
+    ).is_success  # sent again: the first answer
+    assert (await service.person(ada, "PUT", "/applications/other-0001", ASKED)).status_code == 201
+    await service.person(
+        service.token("chair", Power.DECIDE),
+        "POST",
+        "/applications/many-0000/decision",
+        {"decision": "reject", "message": "Not now"},
+    )
+    assert (await service.person(pi, "PUT", "/applications/many-9998", ASKED)).status_code == 201
+
+
+async def test_one_person_has_so_many_keys_and_no_more(service: Service) -> None:
+    project = await service.award("pi", gpu_hours="1", tokens=10, name="application-0001")
+    pi = service.token("pi")
+    answers = [
+        (
+            await service.person(pi, "PUT", f"/projects/{project}/keys/{number:032x}", {"name": "k", "days": 1})
+        ).status_code
+        for number in range(LIVE_KEYS_MAX + 3)
+    ]
+    assert answers == [201] * LIVE_KEYS_MAX + [400] * 3
+
+
+async def test_guessing_keys_finds_none_and_keeps_nobody_out(office: GatewayOffice) -> None:
+    """300 guesses at once of every shape; whoever has a good key is answered meanwhile, and asked no model server for the others."""
+    good = office.keys["session key"]
+    shapes = (
+        good[:-1] + "x",
+        "ccp-" + "0" * 32 + "-" + "A" * 43,
+        "token-guess",
+        office.keys["personal key, own"][:-2] + "xx",
+    )
+    body = {**ASK, "model": "stub"}
+    guesses = [
+        office.send("POST", "/chat/completions", f"{shapes[n % 4]}{n if n % 4 == 2 else ''}", body) for n in range(300)
+    ]
+    asked = len(office.stub.requests)
+    known, *refused = await asyncio.gather(office.send("POST", "/chat/completions", good, body), *guesses)
+    assert known.status_code == 200
+    assert {one.status_code for one in refused} == {401}
+    assert len(office.stub.requests) == asked + 1
+
+
+async def test_slow_clients_keep_nobody_waiting(office: GatewayOffice) -> None:
+    """300 connections that send half a head, half a body or nothing; a good request is answered beside them."""
+    port = int(office.gateway.url.split(":")[2].split("/")[0])
+    head = f"POST /services/gateway/v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {office.keys['session key']}\r\n"
+    starts = (b"", b"POST /serv", head.encode(), (head + "Content-Length: 100\r\n\r\n{").encode())
+    lines = [await asyncio.open_connection("127.0.0.1", port) for _ in range(300)]
+    for number, (_, writer) in enumerate(lines):
+        writer.write(starts[number % 4])
+    answer = await office.send("POST", "/chat/completions", office.keys["session key"], {**ASK, "model": "stub"})
+    assert answer.status_code == 200
+    for _, writer in lines:
+        writer.close()
+
+
+_SMUGGLED = "POST /services/gateway/v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        "Content-Length: 5\r\nContent-Length: 6\r\n", "Content-Length: 5\r\nContent-Length: 5\r\n", "Content-Length: 5, 6\r\n",
+        "Content-Length: +5\r\n",
+        "Content-Length: -1\r\n", "Content-Length: 0x5\r\n", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        "Transfer-Encoding: chunked, identity\r\n", "Transfer-Encoding: xchunked\r\n", "Transfer-Encoding : chunked\r\n",
+        "Transfer-Encoding:\x0bchunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", "X: y\nContent-Length: 5\r\n", "Content-Length: 5\r\n X: folded\r\n",
+        "Content Length: 5\r\n",
+        "X-Y: a\r\x00b\r\n", ": empty\r\n", "Content-Length: 99999999999999999999\r\n", "Expect: 200-ok\r\nContent-Length: -5\r\n",
+    ],
+)  # fmt: skip
+async def test_two_ways_to_read_a_length_smuggle_nothing(office: GatewayOffice, framing: str) -> None:
+    """Over a raw socket. What follows the doubtful body is never taken for a request with a key of its own."""
+    port = int(office.gateway.url.split(":")[2].split("/")[0])
+    key = office.keys["session key"]
+    inner_body = json.dumps({**ASK, "model": "stub"})
+    inner = f"{_SMUGGLED}Authorization: Bearer {key}\r\nContent-Length: {len(inner_body)}\r\n\r\n{inner_body}"
+    outer = f"{_SMUGGLED}Authorization: Bearer no-such-key\r\n{framing}\r\n0\r\n\r\n{inner}"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(outer.encode("latin-1"))
+    await writer.drain()
+    writer.write_eof()
+    async with asyncio.timeout(20):
+        answered = await reader.read()
+    writer.close()
+    assert b" 200 OK" not in answered, answered[:500]
+    assert office.stub.requests == []

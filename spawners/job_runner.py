@@ -72,11 +72,10 @@ class Deadline:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(draft, self._path)
-            folder = os.open(os.path.dirname(self._path), os.O_RDONLY)
-            try:
+            with contextlib.ExitStack() as after:
+                folder = os.open(os.path.dirname(self._path), os.O_RDONLY)
+                after.callback(os.close, folder)
                 os.fsync(folder)
-            finally:
-                os.close(folder)
             self._seen = self._stamp()
         except OSError as error:
             say(f"the deadline is kept in memory only: {error}")
@@ -87,9 +86,8 @@ class Deadline:
         if stamp is None or stamp == self._seen:
             return
         self._seen = stamp
-        with contextlib.suppress(OSError):
-            with open(self._path, "rb") as file:
-                match = re.fullmatch(rb"\s*([0-9]{1,15})\s*", file.read(64))
+        with contextlib.suppress(OSError), open(self._path, "rb") as file:
+            match = re.fullmatch(rb"\s*([0-9]{1,15})\s*", file.read(64))
             if match:
                 self.ms = int(match[1])
 
@@ -168,8 +166,7 @@ class Hub(threading.Thread):
         request.add_header("Authorization", "token " + self._token)
         request.add_header("Content-Type", "application/json")
         with self._opener.open(request, timeout=HTTP_S) as answer:
-            content: bytes = answer.read(4096)
-            return content
+            return bytes(answer.read(4096))
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -243,9 +240,8 @@ class Session:
             return
         environment = dict(self._environment)
         url = environment.get("JUPYTERHUB_SERVICE_URL", "")
-        environment["JUPYTERHUB_SERVICE_URL"] = re.sub(
-            r"^(https?)://[^/]*", rf"\g<1>://{order['listen']}:{self.port}", url
-        )
+        place = rf"\g<1>://{order['listen']}:{self.port}"
+        environment["JUPYTERHUB_SERVICE_URL"] = re.sub(r"^(https?)://[^/]*", place, url)
         argv = [*order["argv"], "--ip=" + order["listen"], f"--port={self.port}"]
         try:
             self._child = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, preexec_fn=_become_session)
@@ -347,9 +343,8 @@ class Watch:
         if self._stopping or left_s > ASK_BEFORE_S:
             self._asking_ns = None
             return
-        if (
-            self._asking_ns is None
-        ):  # a suspended job wakes up past its deadline, and an extension may just have been granted
+        # A suspended job wakes up past its deadline, and an extension may just have been granted.
+        if self._asking_ns is None:
             self._asking_ns = now_ns()
             self._hub.ask()
         asked = self._hub.asked_ns >= self._asking_ns or now_ns() - self._asking_ns > ASK_BEFORE_S * 10**9
@@ -363,9 +358,8 @@ def main() -> int:
     """Run the session that COMMONS_JOB describes; returns its exit status."""
     os.umask(0o077)
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    order = json.loads(os.environ.pop("COMMONS_JOB"))
     environment = dict(os.environ)
-    order = json.loads(environment.pop("COMMONS_JOB"))
-    os.environ.pop("COMMONS_JOB", None)
     folder = os.path.join(environment.get("HOME", "/"), ".commons", "sessions", order["hold_id"])
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -389,14 +383,10 @@ def main() -> int:
         session.start()
         if not hub.is_alive():
             hub.start()
-        watch = Watch(order, session, deadline, hub)
-        status = watch.run()
+        status = Watch(order, session, deadline, hub).run()
         session.sweep()
-        if (
-            hub.port is not None
-            or session.exit_status in (EXIT_NO_PORT, EXIT_NO_PROGRAM)
-            or not _port_taken(session.port)
-        ):
+        cannot = session.exit_status in (EXIT_NO_PORT, EXIT_NO_PROGRAM)
+        if hub.port is not None or cannot or not _port_taken(session.port):
             break
     return status
 

@@ -1,0 +1,105 @@
+"""A course's load on one portal: collecting and listing 300 submissions, 30 uploads at once, and what the cage costs autograding.
+
+Invariant: the exchange is a process of its own, its clients are those of the sessions, over HTTP; caged and plain execution alternate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+
+from commons_exchange.isolated import CagedExecute
+from commons_exchange.portal import Portal
+from nbformat.v4 import new_code_cell, new_notebook
+from nbgrader.preprocessors import Execute
+
+from tests.bench.result import BenchResult, Better, Goal
+from tests.bundles import tar
+from tests.integration.course_directory import make_source, session_of, step
+from tests.integration.exchange_process import ExchangeProcess, student
+
+SUBMISSIONS, UPLOADS, UPLOAD_BYTES, ROUNDS = 300, 30, 5_000_000, 5
+ORDER = {"course": "physics", "kind": "submission", "assignment": "ps1"}
+
+
+def main(arguments: Sequence[str]) -> BenchResult:
+    argparse.ArgumentParser(prog="./commons bench courses", description=__doc__).parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="bench-courses-") as place:
+        folder = Path(place)
+        exchange = ExchangeProcess(folder / "portal", SUBMISSIONS)
+        exchange.folder.mkdir()
+        exchange.start()
+        try:
+            collected_s = _collecting(exchange, folder)
+            uploads_s, errors = _uploading(exchange, folder)
+        finally:
+            exchange.kill()
+        ratio, plain_s = _grading(folder)
+    goals = [
+        Goal("collect and list 300 submissions, s", collected_s, 5, Better.LOWER),
+        Goal("errors of 30 uploads of 5 MB at once", errors, 0, Better.LOWER),
+        Goal("caged execution of a notebook / plain nbgrader", ratio, 1.5, Better.LOWER),
+    ]
+    return BenchResult(
+        "courses", goals, {"30 uploads of 5 MB, s": uploads_s, "plain execution of a notebook, s": plain_s}
+    )
+
+
+def _portal(exchange: ExchangeProcess, name: str, folder: Path) -> Portal:
+    return Portal(exchange.url, f"token-of-{name}", folder / "pending" / name)
+
+
+def _collecting(exchange: ExchangeProcess, folder: Path) -> float:
+    course = folder / "course"
+    make_source(course)
+    notebook = (course / "source" / "ps1" / "ps1.ipynb").read_bytes()
+    _portal(exchange, "pi", folder).upload(tar({"ps1.ipynb": notebook}), {**ORDER, "kind": "release"})
+
+    def submit(number: int) -> None:
+        work = tar({"ps1.ipynb": notebook, "notes.txt": str(number).encode() * 1000})
+        _portal(exchange, student(number), folder).upload(work, ORDER)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(submit, range(SUBMISSIONS)))
+    with session_of(exchange.url, "token-of-pi", course):
+        began = time.monotonic()
+        step(course, "physics", "ps1", "Collect")
+        listed, _ = step(course, "physics", "ps1", "List", inbound=True)
+        took_s = time.monotonic() - began
+    found = len(list((course / "submitted").glob("*/ps1/timestamp.txt")))
+    assert len(listed) == found == SUBMISSIONS, (len(listed), found)
+    return took_s
+
+
+def _uploading(exchange: ExchangeProcess, folder: Path) -> tuple[float, int]:
+    def upload(number: int) -> bool:
+        work = tar({"ps1.ipynb": b"{}", "data": bytes([number]) * UPLOAD_BYTES})
+        return bool(_portal(exchange, student(number), folder).upload(work, ORDER)["sha256"])
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(UPLOADS) as pool:
+        sent = [pool.submit(upload, number) for number in range(UPLOADS)]
+    errors = sum(one.exception() is not None for one in sent)
+    return time.monotonic() - began, errors
+
+
+def _grading(folder: Path) -> tuple[float, float]:
+    """The median of each round's ratio, and plain nbgrader's time of a notebook."""
+    work = folder / "grading"
+    work.mkdir()
+
+    def run(make: Callable[[], Execute]) -> float:
+        cells = [new_code_cell(f"import json\nx = {number}\nassert x == {number}") for number in range(10)]
+        kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+        began = time.monotonic()
+        make().preprocess(new_notebook(cells=cells, metadata=kernel), {"metadata": {"path": str(work)}})
+        return time.monotonic() - began
+
+    run(Execute)  # whatever is loaded once
+    rounds = [(run(CagedExecute), run(Execute)) for _ in range(ROUNDS)]
+    return median(caged / plain for caged, plain in rounds), median(plain for _, plain in rounds)

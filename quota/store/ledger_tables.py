@@ -113,6 +113,7 @@ hold_line = Table(
     int_column("amount"),
     int_column("charged"),
     int_column("at_us"),
+    int_column("asked", null=True),  # by a top-up, of which a withdrawal may have left less
     PrimaryKeyConstraint("hold_id", "line_id"),
     check("kind", "kind IN ('hold', 'top_up', 'overrun')"),
     check("amounts", "0 <= charged AND charged <= amount"),

@@ -85,7 +85,7 @@ def _write_lines(wire: Wire, ws: WorkingSet) -> bool:
     for hold_id, lines in ws.lines.items():
         for line in lines:
             if line.fresh:
-                fresh.append((hold_id, line.line_id, line.kind, line.amount, line.charged, line.at_us))
+                fresh.append((hold_id, line.line_id, line.kind, line.amount, line.charged, line.at_us, line.asked))
             elif line.changed:
                 changed.append((hold_id, line.line_id, line.amount, line.charged))
     fresh_uses: list[Row] = []

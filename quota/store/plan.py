@@ -152,8 +152,7 @@ def _top_up(ws: WorkingSet, op: TopUp) -> Hold | Refused:
     hold = _known(ws, op.hold_id)
     refused = ws.refused_lines.get((hold.id, op.line_id))
     line = next((one for one in ws.lines_of(hold) if one.line_id == op.line_id), None)
-    asked = refused.amount if refused is not None else line.amount if line is not None else op.amount
-    if asked != op.amount:
+    if _asked(refused, line, op) != op.amount:
         raise IdConflict("this top-up's id was used with another amount", hold_id=hold.id)
     if refused is not None:
         return refused_from(refused.refusal_code, refused.refusal_params)
@@ -167,7 +166,7 @@ def _top_up(ws: WorkingSet, op: TopUp) -> Hold | Refused:
         ws.refused_lines[hold.id, op.line_id] = stored
         ws.new_refused_lines.append(stored)
         return refusal
-    ws.add_line(hold, LineRow(op.line_id, "top_up", op.amount, 0, op.at_us, fresh=True))
+    ws.add_line(hold, LineRow(op.line_id, "top_up", op.amount, 0, op.at_us, op.amount, fresh=True))
     hold.amount += op.amount
     hold.lease_until_us, hold.lease_until = max(hold.lease_until_us, op.lease_until_us), None
     hold.changed = True
@@ -179,6 +178,15 @@ def _top_up(ws: WorkingSet, op: TopUp) -> Hold | Refused:
             use.amount += op.amount
             use.changed = True
     return hold_from(hold)
+
+
+def _asked(refused: RefusedLine | None, line: LineRow | None, op: TopUp) -> int:
+    """What this top-up asked for when it came first; a withdrawal since has changed the line, not the question."""
+    if refused is not None:
+        return refused.amount
+    if line is None:
+        return op.amount
+    return line.amount if line.asked is None else line.asked
 
 
 def _withdraw(ws: WorkingSet, op: Withdraw) -> Hold:

@@ -31,7 +31,7 @@ HOLDS: Final = Statement(
     _IDS,
 )
 LINES: Final = Statement(
-    "SELECT l.hold_id, l.line_id, l.kind, l.amount, l.charged, l.at_us "
+    "SELECT l.hold_id, l.line_id, l.kind, l.amount, l.charged, l.at_us, l.asked "
     "FROM {rows} k JOIN hold_line l ON l.hold_id = k.id ORDER BY l.hold_id, l.at_us, l.line_id",
     _IDS,
 )
@@ -114,7 +114,7 @@ PLACE_HOLDS: Final = Insert(
 )  # holds that the batch left as they are placed; refused ones, and those that it closed again, are added whole
 ADD_HOLDS: Final = Insert("hold", _HOLD_TYPES, once=True)
 ADD_LINES: Final = Insert(
-    "hold_line", {"hold_id": _T, "line_id": _T, "kind": _T, "amount": _I, "charged": _I, "at_us": _I}
+    "hold_line", {"hold_id": _T, "line_id": _T, "kind": _T, "amount": _I, "charged": _I, "at_us": _I, "asked": _I}
 )
 ADD_REFUSED_LINES: Final = Insert(
     "refused_line",

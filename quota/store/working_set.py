@@ -133,6 +133,7 @@ class LineRow:
     amount: int
     charged: int
     at_us: int
+    asked: int | None = None  # by a top-up
     fresh: bool = False
     changed: bool = False
 

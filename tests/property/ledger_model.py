@@ -82,7 +82,9 @@ class HoldModel:
     charged: int = 0
     within: int = 0  # charged out of what was held
     refunded: int = 0
-    top_ups: dict[str, tuple[int, str | None]] = field(default_factory=dict)
+    top_ups: dict[str, tuple[int, str | None, int]] = field(
+        default_factory=dict
+    )  # asked, why refused, what is left of it
     minutes: set[int] = field(default_factory=set)
     limit_amount: int = 0
     limit_charged: int = 0
@@ -189,7 +191,7 @@ class Model:
 
     def _top_up(self, hold: HoldModel, op: TopUp) -> Seen:
         if op.line in hold.top_ups:
-            amount, refusal = hold.top_ups[op.line]
+            amount, refusal, _ = hold.top_ups[op.line]
             if amount != op.amount:
                 return ("error", "id_conflict")
             return ("refused", refusal) if refusal else self._seen(hold, replayed=True)
@@ -203,7 +205,7 @@ class Model:
             refusal = "insufficient_balance"
         elif hold.order.limited and self.cap - self.limit_charged - self.limit_held < op.amount:
             refusal = "limit_reached"
-        hold.top_ups[op.line] = (op.amount, refusal)
+        hold.top_ups[op.line] = (op.amount, refusal, op.amount)
         if refusal is not None:
             return ("refused", refusal)
         hold.amount += op.amount
@@ -214,13 +216,13 @@ class Model:
         return self._seen(hold)
 
     def _withdraw(self, hold: HoldModel, op: Withdraw) -> Seen:
-        amount, refusal = hold.top_ups.get(op.line, (0, "none"))
+        asked, refusal, amount = hold.top_ups.get(op.line, (0, "none", 0))
         if refusal is not None:
             return ("error", "unknown_line")
         rest = amount - max(0, hold.within - hold.order.amount)
         if rest == 0 or hold.state != "held":
             return self._seen(hold, replayed=True)
-        hold.top_ups[op.line] = (amount - rest, None)
+        hold.top_ups[op.line] = (asked, None, amount - rest)
         hold.amount -= rest
         self.accounts[hold.order.account].held -= rest
         if hold.order.limited:

@@ -21,7 +21,7 @@ CORRUPTIONS = [
     ("DELETE FROM hold WHERE id = 'hold-0002'", "hold_line", "hold-0002"),
     ("UPDATE hold_line SET amount = amount + 1 WHERE hold_id = 'hold-0002' AND line_id = ''", "hold_line", "hold-0002"),
     ("DELETE FROM hold_line WHERE hold_id = 'hold-0002' AND line_id = ''", "hold", "hold-0002"),
-    ("INSERT INTO hold_line VALUES ('hold-0001', '', 'hold', 20, 12, 0)", "hold", "hold-0001"),
+    ("INSERT INTO hold_line VALUES ('hold-0001', '', 'hold', 20, 12, 0, NULL)", "hold", "hold-0001"),
     ("DELETE FROM usage_record WHERE event_id = 'event-1'", "entry", "session:event-1"),
     ("UPDATE usage_record SET amount = amount + 1 WHERE event_id = 'event-1'", "usage_record", "session:event-1"),
     ("UPDATE usage_record SET quantity = quantity + 1 WHERE event_id = 'event-1'", "entry", ""),

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from quota.domain.errors import Invalid, QuotaError, Unknown
+from quota.domain.errors import IdConflict, Invalid, QuotaError, Unknown
 from quota.domain.hold import Charged, Hold, LimitUse
 from quota.domain.ids import HoldId
 from quota.store.database import Database
@@ -51,6 +51,21 @@ def test_an_undone_extension_is_given_back_once(books: Books) -> None:
     assert withdraw(books).amount == 30
     assert held_on_limit(books.database) == 30
     assert withdraw(books).replayed
+    assert verify(books.database) == []
+
+
+def test_a_repeat_of_an_extension_that_was_given_back_gets_the_first_answer_and_takes_nothing_again(
+    books: Books,
+) -> None:
+    withdraw(books)
+    again, other = ledgers.run(
+        books.database,
+        lambda ledger: ledger.top_up(HOLD, "t1", 20, NOW, LEASE),
+        lambda ledger: ledger.top_up(HOLD, "t1", 0, NOW, LEASE),
+    )
+    assert isinstance(again, Hold)
+    assert (again.replayed, again.amount) == (True, 30)
+    assert isinstance(other, IdConflict)
     assert verify(books.database) == []
 
 

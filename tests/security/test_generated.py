@@ -206,5 +206,5 @@ async def test_no_generated_request_makes_an_accident_or_crosses_a_project(tmp_p
 
 
 def test_powers_of_people_are_all_known_here() -> None:
-    """The askers above hold read and write; decide and admin belong to the programme, whose people see every project."""
-    assert set(Power) == {Power.READ, Power.WRITE, Power.DECIDE, Power.ADMIN}
+    """The askers above hold read and write, which do all that exchange does; decide and admin see every project."""
+    assert set(Power) == {Power.READ, Power.WRITE, Power.EXCHANGE, Power.DECIDE, Power.ADMIN}

@@ -21,6 +21,7 @@ from hub import courses, pages
 from hub.authenticators import PortalAuthenticator
 from hub.external_sign_in import ExternalSignIn
 from hub.relay import Doors
+from hub.roles import ROLE_GROUPS
 from hub.sign_in_settings import ProviderTable
 from tests.database_hash import table_hash
 from tests.integration.hub_process import Browser, HubProcess
@@ -39,6 +40,9 @@ class A(StrEnum):
     ADMIN_BEARER = "the admin's API token"
     SERVER = "the token of pi's session"
     SERVICE = "the quota service"
+    REVIEWER = "somebody who reviews, on pi's"
+    DECIDER = "somebody who decides, on pi's"
+    AUDITOR = "somebody who audits, on pi's"
 
 
 REFUSED = (302, 401, 403, 404)
@@ -58,7 +62,9 @@ class Row:
 
 
 ALL = frozenset(A)
-COOKIE = frozenset({A.PERSON, A.OTHER, A.ADMIN})
+# Roles of hub.roles without the admin's, which is a person of their own here: for the hub they are people like others.
+ROLES = {A.REVIEWER: "reviewer", A.DECIDER: "decider", A.AUDITOR: "auditor"}
+COOKIE = frozenset({A.PERSON, A.OTHER, A.ADMIN, *ROLES})
 OWN = frozenset({A.PERSON})
 OWN_OR_ADMIN = frozenset({A.PERSON, A.ADMIN})
 NOBODY_AT_ALL: frozenset[A] = frozenset()
@@ -102,6 +108,9 @@ ROWS = (
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
     running = HubProcess(tmp_path_factory.mktemp("hub-access") / "data")
+    users = json.loads(running.secret("demo_users.json"))
+    users += [{"user": role, "password": f"{role}-word", "roles": [role]} for role in ROLES.values()]
+    (running.data / "secrets" / "demo_users.json").write_text(json.dumps(users))
     running.quota.book.available = {"p1": 100 * 3_600_000}
     running.quota.book.payers = {"pi": ["p1"]}
     try:
@@ -116,6 +125,7 @@ class People:
     def __init__(self, hub: HubProcess) -> None:
         self.hub = hub
         self.pi, self.researcher, self.admin = (Browser(hub, name).sign_in() for name in ("pi", "researcher", "admin"))
+        self.roles = {asker: Browser(hub, role).sign_in() for asker, role in ROLES.items()}
         options = {"project": "p1", "profile": "cpu", "application": "lab", "runtime_s": 600}
         assert self.pi.start(options).status_code in (201, 202)
         self.pi.ready()
@@ -145,7 +155,7 @@ class People:
         raise AssertionError("the session's token is nowhere")
 
     def send(self, row: Row, asker: A) -> httpx.Response:
-        browsers = {A.PERSON: self.pi, A.OTHER: self.researcher, A.ADMIN: self.admin}
+        browsers = {A.PERSON: self.pi, A.OTHER: self.researcher, A.ADMIN: self.admin, **self.roles}
         browser = browsers.get(asker, self.pi)
         headers = {"Sec-Fetch-Mode": "navigate" if row.method == "GET" and "api" not in row.path else "cors"}
         url = f"/hub{row.path}"
@@ -264,3 +274,8 @@ def test_nobody_guesses_on_by_claiming_to_come_from_elsewhere(hub: HubProcess) -
         guesser.http.headers.update({"X-Forwarded-For": f"198.51.100.{number}", "X-Real-Ip": f"198.51.100.{number}"})
         answers.append(guesser.try_sign_in("a guess").status_code)
     assert answers == [403] * 5 + [429] * 3
+
+
+def test_no_role_of_the_hub_is_missing_from_the_matrix() -> None:
+    named = {f"quota-{role}s" for role in (*ROLES.values(), "admin")}
+    assert named == set(ROLE_GROUPS)

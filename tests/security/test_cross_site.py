@@ -54,6 +54,7 @@ WAYS = (
     Way("our own page with another session's token", SAME, "foreign"),
     Way("a subdomain, by Origin", {"Origin": "http://pi.portal"}, "own"),
     Way("a subdomain, as browsers say", {"Sec-Fetch-Site": "same-site", "Origin": "http://pi.portal"}, "own"),
+    Way("a subdomain that hides its Origin", {"Sec-Fetch-Site": "same-site"}, "own"),
     Way("another site", {"Sec-Fetch-Site": "cross-site", "Origin": "https://evil.example"}, "own"),
     Way("a sandboxed page", {"Origin": "null"}, "own"),
     Way("an origin that begins like ours", {"Origin": "http://portal.evil.example"}, "own"),

@@ -180,6 +180,7 @@ async def test_no_generated_request_makes_an_accident_or_crosses_a_project(tmp_p
         asked = {
             "pi": {"Authorization": f"token {service.token('pi')}"},
             "member": {"Authorization": f"token {service.token('member')}"},
+            "session": {"Authorization": f"token {service.introspection.token('member', Power.EXCHANGE)}"},
             "newcomer": {"Authorization": f"token {service.token('newcomer')}"},
             "nobody": {},
         }
@@ -206,5 +207,5 @@ async def test_no_generated_request_makes_an_accident_or_crosses_a_project(tmp_p
 
 
 def test_powers_of_people_are_all_known_here() -> None:
-    """The askers above hold read and write, which do all that exchange does; decide and admin see every project."""
+    """The askers above hold read, write and exchange; decide and admin belong to the programme, whose people see every project."""
     assert set(Power) == {Power.READ, Power.WRITE, Power.EXCHANGE, Power.DECIDE, Power.ADMIN}

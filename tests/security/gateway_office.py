@@ -111,14 +111,14 @@ def _keys(tx: Transaction, people: dict[str, PersonId]) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def gateway_office(folder: Path) -> AsyncIterator[GatewayOffice]:
-    """The gateway on its own server, over HTTP; tokens of the hub are the fake's."""
+async def gateway_office(folder: Path, *, asgi: bool = False) -> AsyncIterator[GatewayOffice]:
+    """The gateway on its own server (`asgi`: on the quota service's), over HTTP; tokens of the hub are the fake's."""
     introspection = FakeIntrospection()
     async with AsyncExitStack() as stack:
         stub = await stack.enter_async_context(stub_server())
         model = replace(stub_model(stub.url), endpoints=frozenset(Endpoint))
         models = Models([model, replace(stub_model(stub.url, name="closed"), projects=frozenset({OTHERS}))])
-        gateway = await stack.enter_async_context(running_gateway(folder, models, hub=introspection))
+        gateway = await stack.enter_async_context(running_gateway(folder, models, hub=introspection, asgi=asgi))
         people = await gateway.store.write(_people)
         keys = await gateway.store.write(lambda tx: _keys(tx, people))
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=20, trust_env=False))

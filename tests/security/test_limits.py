@@ -34,8 +34,8 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 
 @pytest_asyncio.fixture
-async def office(tmp_path: Path) -> AsyncIterator[GatewayOffice]:
-    async with gateway_office(tmp_path) as made:
+async def office(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[GatewayOffice]:
+    async with gateway_office(tmp_path, asgi=getattr(request, "param", "own server") == "uvicorn") as made:
         yield made
 
 
@@ -171,6 +171,7 @@ async def test_slow_clients_keep_nobody_waiting(office: GatewayOffice) -> None:
 _SMUGGLED = "POST /services/gateway/v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
 
 
+@pytest.mark.parametrize("office", ["own server", "uvicorn"], indirect=True)
 @pytest.mark.parametrize(
     "framing",
     [

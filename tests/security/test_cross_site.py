@@ -154,11 +154,16 @@ FORGED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FORGED)
-async def test_a_header_makes_nobody_somebody_else(office: Office, name: str) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [tuple(FORGED), ("Remote-User",), ("X-SLURM-USER-NAME",), ("X-Commons-Actor",)],
+    ids=lambda names: names[-1],
+)
+async def test_a_header_makes_nobody_somebody_else(office: Office, names: tuple[str, ...]) -> None:
+    """All at once, and those that could name a person alone."""
     before = _rows(office)
     for token in ("", office.token(A.OUTSIDER)):
-        headers = {name: FORGED[name], **({"Authorization": f"Bearer {token}"} if token else {})}
+        headers = {**{name: FORGED[name] for name in names}, **({"Authorization": f"Bearer {token}"} if token else {})}
         for route in ACCESS:
             if route.access.get(A.NOBODY, route.access["else"]) == 200:
                 continue
@@ -168,7 +173,7 @@ async def test_a_header_makes_nobody_somebody_else(office: Office, name: str) ->
                 continue
             filled = None if body is None else {key: office.filled(value, A.PI) for key, value in body.items()}
             answer = await office.service.client.request(route.method, path, json=filled, headers=headers)
-            assert answer.status_code == right or 400 <= answer.status_code < 500, (name, path, answer.text)
+            assert answer.status_code == right or 400 <= answer.status_code < 500, (names, path, answer.text)
     assert _rows(office) == before
 
 

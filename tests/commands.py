@@ -39,7 +39,7 @@ def program(name: str, *argv: str) -> Step:
     return Step(name, run)
 
 
-def check_steps() -> list[Step]:
+def check_steps(*, audit: bool = False) -> list[Step]:
     """What `check` runs."""
     return [
         program("lint", "ruff", "check", ".", "commons"),
@@ -48,15 +48,17 @@ def check_steps() -> list[Step]:
         program("import rules", "lint-imports", "--no-logo"),
         Step("templates", lambda: documents.broken_templates(ROOT) or None),
         Step("links in the documentation", lambda: documents.broken_links(ROOT) or None),
-        Step("known vulnerabilities", lambda: dependency_audit.step(ROOT)),
+        Step("known vulnerabilities", lambda: dependency_audit.step(ROOT, strict=audit)),
     ]
 
 
 def check(arguments: Sequence[str]) -> int:
     """Run every check."""
-    argparse.ArgumentParser(prog="./commons check").parse_args(arguments)
+    parser = argparse.ArgumentParser(prog="./commons check")
+    parser.add_argument("--audit", action="store_true", help="known vulnerabilities fail it, too (before a release)")
+    options = parser.parse_args(arguments)
     failed = 0
-    for step in check_steps():
+    for step in check_steps(audit=options.audit):
         began_s = time.monotonic()
         lines = step.run()
         failed += lines is not None

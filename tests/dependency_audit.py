@@ -1,7 +1,8 @@
 """Known vulnerabilities in what is installed: every pinned package of requirements/*.txt and of the package-lock files, asked of OSV at once.
 
 OSV holds what pip-audit and npm audit read (PyPA's and GitHub's advisories). One request with a deadline, so that `./commons check` stays
-quick; where the database cannot be reached that is said in one line and nothing fails: silence is no answer.
+quick; where the database cannot be reached that is said in one line and nothing fails: silence is no answer. What is found is told, and
+fails `./commons check --audit`, which is run before a release.
 """
 
 from __future__ import annotations
@@ -78,11 +79,16 @@ def _results(packages: list[Package], url: str, deadline_s: float) -> list[dict[
     return results
 
 
-def step(root: Path, url: str = DATABASE, deadline_s: float = DEADLINE_S) -> list[str] | None:
-    """What `./commons check` runs: the advisories, or None where there is none or nobody could be asked (which is said)."""
+def step(root: Path, *, strict: bool, url: str = DATABASE, deadline_s: float = DEADLINE_S) -> list[str] | None:
+    """What `./commons check` runs; `strict` alone returns advisories as failures: one published today breaks no change of yesterday."""
     packages = pinned(root)
     try:
-        return known(packages, url, deadline_s) or None
+        found = known(packages, url, deadline_s)
     except NotAsked as error:
         print(f"    no vulnerability database could be reached ({error}): {len(packages)} packages are not checked")
         return None
+    if strict:
+        return found or None
+    for line in found:
+        print(f"    known vulnerability (fails with --audit): {line}")
+    return None

@@ -53,18 +53,24 @@ def test_every_pinned_package_is_asked_about() -> None:
     assert len([one for one in names if one[0] == "PyPI"]) >= len([line for line in lines if "==" in line])
 
 
-def test_a_known_vulnerability_fails_the_check_and_names_package_and_advisory(
-    database: tuple[str, list[Answer]],
+def test_a_known_vulnerability_names_package_and_advisory_and_fails_the_audit_alone(
+    database: tuple[str, list[Answer]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, says = database
 
     def answer(asked: Any) -> bytes:
-        results = [{"vulns": [{"id": "GHSA-x"}]} if one["package"]["name"] == "bad" else {} for one in asked["queries"]]
+        bad = ("bad", "jupyterhub")
+        results = [{"vulns": [{"id": "GHSA-x"}]} if one["package"]["name"] in bad else {} for one in asked["queries"]]
         return json.dumps({"results": results}).encode()
 
     says.append(answer)
     found = known([Package("PyPI", "bad", "1.0"), Package("npm", "good", "2.0")], url)
     assert found == ["PyPI bad 1.0: GHSA-x"]
+    failures = step(ROOT, strict=True, url=url)
+    assert failures is not None
+    assert [line.split()[:2] for line in failures] == [["PyPI", "jupyterhub"]]
+    assert step(ROOT, strict=False, url=url) is None
+    assert failures[0] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("nonsense", [b"", b"{}", b"<html>", b'{"results": []}', b'{"results": 1}'])
@@ -77,7 +83,7 @@ def test_nonsense_is_no_answer(database: tuple[str, list[Answer]], nonsense: byt
 
 def test_where_nobody_answers_that_is_said_and_nothing_fails(capsys: pytest.CaptureFixture[str]) -> None:
     began = time.monotonic()
-    assert step(ROOT, "http://127.0.0.1:9/", 1.0) is None
+    assert step(ROOT, strict=True, url="http://127.0.0.1:9/", deadline_s=1.0) is None
     assert time.monotonic() - began < 30
     assert "not checked" in capsys.readouterr().out
 

@@ -92,6 +92,7 @@ class Runner:
             os.close(go_write)
             os.waitpid(child_pid, 0)
             return False
+        self._publish_deadline()  # before the session begins: whoever sees it run may set another, which has to stand
         os.write(go_write, b"1")
         os.close(go_write)
         reason = os.read(failed_read, 4096)
@@ -101,7 +102,6 @@ class Runner:
             self._exit_status = os.waitstatus_to_exitcode(os.waitpid(child_pid, 0)[1])
             self._write_end(EndReason.NEVER_STARTED)
             return False
-        self._publish_deadline()
         return True
 
     def _first_record(self, child_pid: int) -> SessionRecord:

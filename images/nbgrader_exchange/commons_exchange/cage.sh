@@ -18,13 +18,14 @@ bind() {
   mount --rbind "$1" "$root$1"
   mount -o remount,bind,ro,nosuid "$root$1" 2>/dev/null || mount -o remount,bind,ro,nosuid,nodev "$root$1"
 }
+mkdir -p "$root/tmp"
+mount -t tmpfs -o size=64m,mode=1777 tmp "$root/tmp"  # before what is shown: Python itself may lie under /tmp
 while [ "$1" != -- ]; do bind "$1"; shift; done; shift
 for one in passwd group ld.so.cache ld.so.conf ld.so.conf.d localtime alternatives nsswitch.conf fonts; do bind "/etc/$one"; done
-mkdir -p "$root/proc" "$root/dev" "$root/tmp" "$root/notebook" "$root/old"
+mkdir -p "$root/proc" "$root/dev" "$root/notebook" "$root/old"
 for one in null zero random urandom; do : > "$root/dev/$one"; mount --bind "/dev/$one" "$root/dev/$one"; done
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o "size=${disk}m,mode=1777" notebook "$root/notebook"
-mount -t tmpfs -o size=64m,mode=1777 tmp "$root/tmp"
 cp -r "$work/." "$root/notebook/"
 chmod -R a+rwX "$root/notebook"
 mkdir -p "$root$sockets"

@@ -32,6 +32,7 @@ def slurm_portal(
     }  # fmt: skip
     table = "\n[slurm.test]\n" + "".join(f"{name} = {value}\n" for name, value in keys.items())
     path = folder / "portal.toml"
+    text = text.replace("named_servers = 4", "named_servers = 0")  # one hub serves many tests
     path.write_text(text.replace(profile[0], there + place) + table)
     return path
 
@@ -39,13 +40,13 @@ def slurm_portal(
 def open_python(cluster: SlurmCluster) -> None:
     """Let the cluster's people run this Python: on a developer's machine it may lie in a home that is closed to others.
 
-    Seen inside the cluster's own mount namespace only: the closed folder is covered there, and what is needed shows through.
+    Seen inside the cluster's own mount namespace only: the closed folder is covered there, and what is needed shows through. Once is enough.
     """
     for path in {Path(sys.prefix), Path(sys.base_prefix)}:
         closed = next((one for one in reversed(path.parents) if not one.stat().st_mode & 0o001), None)
         if closed is not None:
             shown = cluster.base / f"run/shown{abs(hash(path))}"
-            script = f"mkdir {shown} && mount --bind {path} {shown} && mount -t tmpfs -o mode=755 tmpfs {closed}"
+            script = f"! [ -d {shown} ] || exit 0; mkdir {shown} && mount --bind {path} {shown} && mount -t tmpfs -o mode=755 tmpfs {closed}"
             cluster.run("bash", "-ec", f"{script} && mkdir -p {path} && mount --bind {shown} {path}")
     assert os.access(sys.executable, os.X_OK)
 

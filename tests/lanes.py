@@ -34,15 +34,13 @@ class Suite:
 
 
 LANES: Final = (
-    (
-        Suite("integration", "integration", ("tests/integration",), _DAEMONS),
-        Suite("unit", "unit", ("tests/unit",)),
-        Suite("property", "property", ("tests/property",)),
-        Suite("security", "security", ("tests/security",)),
-    ),
+    (Suite("integration", "integration", ("tests/integration",), _DAEMONS),),
     (
         Suite("engines", "integration", _DAEMONS),
         Suite("browser", "browser", ("tests/browser",)),
+        Suite("unit", "unit", ("tests/unit",)),
+        Suite("security", "security", ("tests/security",)),
+        Suite("property", "property", ("tests/property",)),
     ),
 )
 

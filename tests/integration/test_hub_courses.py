@@ -93,7 +93,7 @@ def process_of(slug: str) -> psutil.Process | None:
     return None
 
 
-async def test_the_demo_course_is_ready_with_an_assignment_released_and_stays_as_it_is_at_the_next_start(
+async def test_the_demo_course_is_ready_with_an_assignment_released(
     portal: Portal,
 ) -> None:
     async with Person(portal, "instructor") as teacher, Person(portal, "student2") as student:

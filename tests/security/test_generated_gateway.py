@@ -109,7 +109,9 @@ async def test_no_generated_request_makes_an_accident_or_spends_anothers_tokens(
             assert moved <= {theirs}, (asker, project, one, moved)
             assert asker.startswith("other-") or "Zanzibar" not in answer.text
             await _topped_up(office)
-        assert answers[200] > COUNT // 20, answers
+        assert answers[200] > COUNT // 100, (
+            answers
+        )  # some got through to spend something: 4 to 7 of 100 do, by what is drawn
         await eventually(_nothing_open(office), within_s=30, what="every hold is closed")
         assert office.gateway.differences() == []
 

@@ -144,12 +144,7 @@ async def member_limits(
     """The shares of a project's members: everybody's for its leads and admins, else one's own. Raises Unknown('project')."""
 
     def work(tx: Transaction) -> dict[PersonId, dict[Unit, LimitStanding]]:
-        role = tx.projects.role(project_id, caller.id)
-        if role is None and not caller.may(Power.ADMIN):
-            raise Unknown("project", project_id=project_id)
-        sees_all = role in LEADS or caller.may(Power.ADMIN)
-        people = [one.person_id for one in tx.projects.members(project_id) if sees_all or one.person_id == caller.id]
-        return {person: _shares(tx, project_id, person) for person in people}
+        return {person: _shares(tx, project_id, person) for person in _seen_members(tx, caller, project_id)}
 
     return await services.store.read(work)
 
@@ -158,15 +153,20 @@ async def member_day_caps(services: Services, caller: Caller, project_id: Projec
     """What members may use a day, GPU-milliseconds; seen by whom `member_limits` are. Raises Unknown('project')."""
 
     def work(tx: Transaction) -> dict[PersonId, int]:
-        role = tx.projects.role(project_id, caller.id)
-        if role is None and not caller.may(Power.ADMIN):
-            raise Unknown("project", project_id=project_id)
-        sees_all = role in LEADS or caller.may(Power.ADMIN)
-        people = [one.person_id for one in tx.projects.members(project_id) if sees_all or one.person_id == caller.id]
-        found = {one: tx.limits.get(member_day_limit(project_id, one).id) for one in people}
+        seen = _seen_members(tx, caller, project_id)
+        found = {one: tx.limits.get(member_day_limit(project_id, one).id) for one in seen}
         return {one: limit.cap for one, limit in found.items() if limit is not None and limit.cap < AMOUNT_MAX}
 
     return await services.store.read(work)
+
+
+def _seen_members(tx: Transaction, caller: Caller, project_id: ProjectId) -> list[PersonId]:
+    """Whose limits the caller sees: everybody's for leads and admins, else their own. Raises Unknown('project')."""
+    role = tx.projects.role(project_id, caller.id)
+    if role is None and not caller.may(Power.ADMIN):
+        raise Unknown("project", project_id=project_id)
+    sees_all = role in LEADS or caller.may(Power.ADMIN)
+    return [one.person_id for one in tx.projects.members(project_id) if sees_all or one.person_id == caller.id]
 
 
 def _shares(tx: Transaction, project_id: ProjectId, person_id: PersonId) -> dict[Unit, LimitStanding]:

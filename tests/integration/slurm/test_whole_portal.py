@@ -27,9 +27,10 @@ from tests.portal import Portal
 from tests.waiting import eventually
 from tests.world import awarded_project
 
-NEWER = """
-[profiles.newer]
-title = "1 GPU of the newer cluster"
+# A profile, and a cluster of its own under the same name.
+FURTHER = """
+[profiles.{name}]
+title = "1 GPU of {name}"
 backend = "slurm"
 hardware = "simulated-gpu"
 cloud = "this-machine"
@@ -40,39 +41,12 @@ default_runtime = "1 h"
 longest_runtime = "2 h"
 applications = [{{ id = "lab", title = "JupyterLab" }}]
 
-[profiles.newer.slurm]
-cluster = "newer"
+[profiles.{name}.slurm]
+cluster = "{name}"
 partition = "{partition}"
 gpu_type = "{gpu_type}"
 
-[slurm.newer]
-url = "{url}"
-signer = "{folder}/signer.sock"
-steward = "{folder}/steward.sock"
-home = "{homes}/{{login}}"
-listen = "127.0.0.1"
-look = "1 s"
-stop_wait = "40 s"
-program = "{program}"
-
-[profiles.bare]
-title = "1 GPU that is not there"
-backend = "slurm"
-hardware = "simulated-gpu"
-cloud = "this-machine"
-gpus = 1
-cpus = 1
-memory = "1 GiB"
-default_runtime = "1 h"
-longest_runtime = "2 h"
-applications = [{{ id = "lab", title = "JupyterLab" }}]
-
-[profiles.bare.slurm]
-cluster = "bare"
-partition = "{partition}"
-gpu_type = "{gpu_type}"
-
-[slurm.bare]
+[slurm.{name}]
 url = "{url}"
 signer = "{folder}/signer.sock"
 steward = "{folder}/steward.sock"
@@ -80,8 +54,12 @@ home = "{homes}/{{login}}"
 listen = "127.0.0.1"
 look = "1 s"
 program = "{program}"
-prologue = "unset CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES ZE_AFFINITY_MASK"
+{more}
 """
+FURTHER_CLUSTERS = {
+    "newer": 'stop_wait = "40 s"',
+    "bare": 'prologue = "unset CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES ZE_AFFINITY_MASK"',  # GPUs that are not there
+}
 SERVER = """#!/usr/bin/python3 -IS
 import http.server, os, sys
 port = next(int(one.partition("=")[2]) for one in sys.argv if one.startswith("--port="))
@@ -119,9 +97,14 @@ def place(slurm22: SlurmCluster, slurm24: SlurmCluster, tmp_path_factory: pytest
         program.write_text(SERVER)
         words = {"steward": f'"{folder}/steward.sock"'}
         file = slurm_portal(slurm22, folder, signer_settings(slurm22, folder), **words)
-        file.write_text(file.read_text() + NEWER.format(
-            partition=PARTITION, gpu_type=GPU_TYPE, url=slurm24.url, folder=other, homes=slurm24.homes, program=program,
-        ))  # fmt: skip
+        further = (
+            FURTHER.format(
+                name=name, more=more, partition=PARTITION, gpu_type=GPU_TYPE,
+                url=slurm24.url, folder=other, homes=slurm24.homes, program=program,
+            )
+            for name, more in FURTHER_CLUSTERS.items()
+        )  # fmt: skip
+        file.write_text("".join([file.read_text(), *further]))
         portal = Portal(folder / "data", model=False, portal_file=file).up()
         try:
             yield Place(portal, slurm22, slurm24, folder)

@@ -117,18 +117,21 @@ general_settings: {{master_key: sk-bench}}
     port = free_port()
     argv = [str(program), "--config", str(folder / "config.yaml"), "--host", "127.0.0.1", "--port", str(port)]
     offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
-    with _process(argv, core, offline) as process:
+    with _process(argv, core, offline, said=subprocess.DEVNULL) as process:
         yield _peer("litellm", process, port, _PATH, "sk-bench")
 
 
 @contextmanager
-def _process(argv: list[str], core: int, variables: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def _process(
+    argv: list[str], core: int, variables: dict[str, str] | None = None, *, said: int = subprocess.PIPE
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A peer on its core; one that says a line for each request needs `said` elsewhere than in a pipe, which nobody empties."""
     environment = {**os.environ, **(variables or {})}
     process = subprocess.Popen(
         ["taskset", "-c", str(core), *argv],
         cwd=ROOT,
         env=environment,
-        stdout=subprocess.PIPE,
+        stdout=said,
         stderr=subprocess.DEVNULL,
     )
     try:

@@ -8,7 +8,7 @@ import asyncio
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, ParamSpec, Protocol, TypeVar
 
 from spawners.job_spec import Owner
@@ -72,8 +72,8 @@ class JobQueue(Protocol):
     async def place(self, job: Job) -> Place:
         """A pending job's place in the queue."""
 
-    async def line(self, partition: str) -> Line:
-        """Who waits for a partition."""
+    async def line(self, partition: str, gpu_type: str | None = None) -> Line:
+        """Who waits for a partition, with its free GPUs where a type is named ("": any)."""
 
     def look_again(self) -> None:
         """Make the next look a fresh one."""
@@ -140,9 +140,11 @@ class RestQueue:
         snapshot = await self._watch.snapshot()
         return Place(snapshot.place_in_queue(job) if JobState.PENDING in job.states else 0, job.started_at_s)
 
-    async def line(self, partition: str) -> Line:
+    async def line(self, partition: str, gpu_type: str | None = None) -> Line:
         """See JobQueue."""
-        return (await self._watch.snapshot(_CALM * self.table.look)).line(partition)
+        age_s = _CALM * self.table.look
+        line = (await self._watch.snapshot(age_s)).line(partition)
+        return line if gpu_type is None else replace(line, room=await self._watch.room(partition, gpu_type, age_s))
 
     def look_again(self) -> None:
         """See JobQueue."""

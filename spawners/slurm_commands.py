@@ -18,6 +18,7 @@ from spawners.slurmrestd import (
     JobRequest,
     JobRun,
     JobUnknown,
+    Node,
     OutcomeUnknown,
     Permit,
     Signer,
@@ -36,6 +37,7 @@ _SILENCE: Final = re.compile(
     r"contact|timed out|Zero Bytes|Connection|Transport|Communication|Protocol|socket|Unexpected message", re.IGNORECASE
 )
 _GONE: Final = re.compile(r"Invalid job id|already complet", re.IGNORECASE)
+_WORD: Final = re.compile(r"(?:^|\s)(\w+)=(\S*)")
 _DENIED: Final = re.compile(r"Access/permission denied|Requested time limit|Invalid time|Job violates", re.IGNORECASE)
 
 
@@ -147,6 +149,23 @@ class CommandClient(SlurmClient):
     def jobs(self) -> list[Job]:
         """See SlurmClient.jobs."""
         return reading.jobs(self._json("squeue", "--json", "--all", "--states=all"))
+
+    def nodes(self) -> list[Node]:
+        """See SlurmClient.nodes; `scontrol` of 22.05 prints no JSON."""
+        done = self._commands.own("scontrol", "--oneliner", "--details", "show", "node")
+        if done.status != 0:
+            raise SlurmUnreachable(f"scontrol: {done.complaint}")
+        rows = (dict(_WORD.findall(line)) for line in done.output.decode(errors="replace").splitlines() if line.strip())
+        return [
+            reading.node(
+                row.get("NodeName", ""),
+                row.get("Partitions", "").split(","),
+                frozenset(row.get("State", "").replace("*", "+NOT_RESPONDING").upper().split("+")) - {""},
+                row.get("Gres", ""),
+                row.get("GresUsed", ""),
+            )
+            for row in rows
+        ]
 
     def runs(self, job_ids: Sequence[int]) -> list[JobRun]:
         """See SlurmClient.runs."""

@@ -6,11 +6,12 @@ import logging
 import sys
 from pathlib import Path
 
+from spawners.office_settings import load
 from spawners.settings import SettingsError
 from spawners.signer.audit import Audit
 from spawners.signer.office import Office
 from spawners.signer.server import open_server
-from spawners.signer.settings import SignerSettings, load
+from spawners.signer.settings import SignerSettings
 from spawners.signer.tickets import Tickets
 from spawners.signer.tokens import Mint
 from spawners.slurmrestd.wire import Http
@@ -30,7 +31,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m spawners.signer SIGNER.TOML", file=sys.stderr)
         return 2
     try:
-        settings = load(Path(arguments[0]))
+        settings = load(SignerSettings, Path(arguments[0]))
         server = open_server(settings, open_office(settings))
     except SettingsError as error:
         print("\n".join(error.lines), file=sys.stderr)

@@ -25,7 +25,7 @@ from spawners.slurmrestd.wire import JOB_UNKNOWN, Answer, Http, Params, Permit
 
 log = logging.getLogger("commons.signer")
 READABLE: Final = re.compile(
-    r"/slurm/v0\.0\.[0-9]{2}/(ping/?|jobs/?|job/[0-9]{1,10}|node/[A-Za-z0-9_.-]{1,80})"
+    r"/slurm/v0\.0\.[0-9]{2}/(ping/?|jobs/?|job/[0-9]{1,10}|nodes/?|node/[A-Za-z0-9_.-]{1,80})"
     r"|/slurmdb/v0\.0\.[0-9]{2}/(jobs/?|job/[0-9]{1,10})"
 )
 _SWEEP_EVERY: Final = 256

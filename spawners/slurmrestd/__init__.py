@@ -21,7 +21,7 @@ from spawners.slurmrestd.errors import (
     SlurmUnreachable,
     SubmitRefused,
 )
-from spawners.slurmrestd.model import ENDED_STATES, ExitStatus, Job, JobRequest, JobRun, JobState, SubmitOrder
+from spawners.slurmrestd.model import ENDED_STATES, ExitStatus, Job, JobRequest, JobRun, JobState, Node, SubmitOrder
 from spawners.slurmrestd.watch import ClusterWatch
 from spawners.slurmrestd.wire import Answer, Deadlines, Permit, Reader, Signer
 
@@ -37,6 +37,7 @@ __all__ = [
     "JobRun",
     "JobState",
     "JobUnknown",
+    "Node",
     "OutcomeUnknown",
     "Permit",
     "Reader",

@@ -16,7 +16,7 @@ from typing import Final
 from spawners.slurmrestd import reading
 from spawners.slurmrestd.dialect import Dialect, discover
 from spawners.slurmrestd.errors import JobUnknown, OutcomeUnknown, SlurmUnreachable, SubmitRefused
-from spawners.slurmrestd.model import Job, JobRequest, JobRun, JobState, SubmitOrder
+from spawners.slurmrestd.model import Job, JobRequest, JobRun, JobState, Node, SubmitOrder
 from spawners.slurmrestd.wire import JOB_UNKNOWN, Answer, Http, Params, Reader, Signer
 
 log = logging.getLogger("commons.slurm")
@@ -109,6 +109,13 @@ class SlurmClient:
         if answer.number():
             raise SlurmUnreachable(answer.reason())
         return reading.jobs(answer)
+
+    def nodes(self) -> list[Node]:
+        """Every node with its GPUs. Raises SlurmUnreachable."""
+        answer = self._get(self.dialect().nodes)
+        if answer.number():
+            raise SlurmUnreachable(answer.reason())
+        return reading.nodes(answer)
 
     def runs(self, job_ids: Sequence[int]) -> list[JobRun]:
         """Every row of slurmdbd of these jobs, all runs of requeued ones included, oldest first.

@@ -20,6 +20,7 @@ class Dialect:
 
     version: str
     jobs: str
+    nodes: str
     accounted: str
     submit_body: Callable[[JobRequest, str], dict[str, Any]]
     extend_body: Callable[[int], dict[str, Any]]
@@ -50,6 +51,7 @@ def discover(reader: Reader) -> Dialect:
             return Dialect(
                 version,
                 family.JOBS.format(version=version),
+                family.NODES.format(version=version),
                 family.ACCOUNTED.format(version=version),
                 family.submit_body,
                 family.extend_body,

@@ -221,3 +221,26 @@ class JobRun:
     def gpu_s(self) -> int:
         """GPU-seconds that this run used so far."""
         return self.gpus * self.elapsed_s
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as slurmctld has it: its GPUs and those that jobs have, by GRES type."""
+
+    name: str
+    partitions: frozenset[str]
+    takes_jobs: bool  # neither down nor drained, failed, reserved nor silent
+    gpus: Mapping[str, int]
+    allocated: Mapping[str, int]
+
+    def free(self, gpu_type: str) -> int:
+        """How many GPUs of a type a job could get now; "": of any."""
+        return _of_type(self.gpus, gpu_type) - _of_type(self.allocated, gpu_type) if self.takes_jobs else 0
+
+    def total(self, gpu_type: str) -> int:
+        """How many GPUs of a type it has; "": of any."""
+        return _of_type(self.gpus, gpu_type)
+
+
+def _of_type(gpus: Mapping[str, int], gpu_type: str) -> int:
+    return gpus.get(gpu_type, 0) if gpu_type else sum(gpus.values())

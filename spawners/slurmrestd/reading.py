@@ -10,11 +10,17 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from spawners.slurmrestd.errors import SlurmUnreachable
-from spawners.slurmrestd.model import ExitStatus, Job, JobRun, JobState
+from spawners.slurmrestd.model import ExitStatus, Job, JobRun, JobState, Node
 from spawners.slurmrestd.wire import Answer
 
 _NEVER: Final = frozenset({0, 4294967294, 4294967295, 18446744073709551614, 18446744073709551615})
 _GPUS: Final = re.compile(r"(?:^|,)gres/gpu=(\d+)(?:,|$)")
+# Entries of a node's gres and gres_used: `gpu:h100:4(S:0-1)`, `gpu:2`, `gpu:h100:1(IDX:0)`.
+_GRES: Final = re.compile(r"(?:^|,)gpu(?::([A-Za-z0-9_.-]*[A-Za-z_.-][A-Za-z0-9_.-]*))?:(\d+)(?:\([^)]*\))?")
+_NO_JOBS: Final = frozenset({
+    "BLOCKED", "DOWN", "DRAIN", "DRAINED", "DRAINING", "ERROR", "FAIL", "FAILING", "FUTURE", "INVALID", "INVALID_REG", "MAINTENANCE", "MAINT",
+    "NOT_RESPONDING", "POWERING_DOWN", "REBOOT_ISSUED", "REBOOT_REQUESTED", "RESERVED", "UNKNOWN",
+})  # fmt: skip
 _TICKET: Final = re.compile(r"^cct:[0-9a-f]*")
 _HOLD: Final = re.compile(r"^hold=([A-Za-z0-9_-]{1,64})$")
 
@@ -29,11 +35,11 @@ def runs(answer: Answer) -> list[JobRun]:
     return sorted((run(row) for row in rows(answer)), key=lambda one: one.key)
 
 
-def rows(answer: Answer) -> list[Mapping[str, Any]]:
-    """The entries of `jobs`."""
-    found = (answer.body or {}).get("jobs")
+def rows(answer: Answer, name: str = "jobs") -> list[Mapping[str, Any]]:
+    """The entries of a list."""
+    found = (answer.body or {}).get(name)
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise SlurmUnreachable("the answer holds no list of jobs")
+        raise SlurmUnreachable(f"the answer holds no list of {name}")
     return found
 
 
@@ -86,6 +92,37 @@ def run(row: Mapping[str, Any]) -> JobRun:
         label=label_of(text(comment, "job")),
         nodes=text(row, "nodes").replace("None assigned", ""),
     )
+
+
+def nodes(answer: Answer) -> list[Node]:
+    """The nodes of an answer of slurmctld."""
+    return [
+        node(text(row, "name"), row.get("partitions"), node_states(row), text(row, "gres"), text(row, "gres_used"))
+        for row in rows(answer, "nodes")
+    ]
+
+
+def node(name: str, partitions: object, states: frozenset[str], gres: str, used: str) -> Node:
+    """One node, by Slurm's own words for its states and GPUs."""
+    if not name or not isinstance(partitions, list) or not states:
+        raise SlurmUnreachable("a node without name, partitions or state")
+    takes_jobs = not states & _NO_JOBS
+    return Node(name, frozenset(map(str, partitions)), takes_jobs, gpus_by_type(gres), gpus_by_type(used))
+
+
+def node_states(row: Mapping[str, Any]) -> frozenset[str]:
+    """`"idle"` and flags beside it of v0.0.38, `["IDLE", "DRAIN"]` of later versions."""
+    found = [row.get("state"), row.get("state_flags")]
+    words = [word for one in found for word in (one if isinstance(one, list) else [one])]
+    return frozenset(word.upper() for word in words if isinstance(word, str) and word)
+
+
+def gpus_by_type(gres: str) -> dict[str, int]:
+    """How many GPUs of each type a GRES text names; "" for those without a type."""
+    counts: dict[str, int] = {}
+    for kind, count in _GRES.findall(gres):
+        counts[kind] = counts.get(kind, 0) + int(count)
+    return counts
 
 
 def job_of(newest: JobRun) -> Job:

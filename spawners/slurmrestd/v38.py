@@ -10,6 +10,7 @@ from spawners.slurmrestd.model import JobRequest
 VERSIONS: Final = ("v0.0.38",)
 PING: Final = "/slurm/{version}/ping"
 JOBS: Final = "/slurm/{version}/jobs"
+NODES: Final = "/slurm/{version}/nodes"
 ACCOUNTED: Final = "/slurmdb/{version}/jobs"
 
 

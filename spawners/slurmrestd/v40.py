@@ -13,6 +13,7 @@ from spawners.slurmrestd.model import JobRequest
 VERSIONS: Final = ("v0.0.42", "v0.0.41", "v0.0.40")
 PING: Final = "/slurm/{version}/ping/"
 JOBS: Final = "/slurm/{version}/jobs/"
+NODES: Final = "/slurm/{version}/nodes/"
 ACCOUNTED: Final = "/slurmdb/{version}/jobs/"
 
 

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from spawners.slurmrestd.client import SlurmClient
-from spawners.slurmrestd.errors import SlurmUnreachable
 from spawners.slurmrestd.model import Job, JobState
 
+T = TypeVar("T")
 MAX_AGE_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """GPUs of one type in a partition: how many there are, and how many a job could get now."""
+
+    free: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,7 @@ class Line:
 
     waiting: int
     expected_at_s: int | None
+    room: Room | None = None  # None: nobody asked for its GPUs
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,32 @@ class Snapshot:
         return Line(len(jobs), max(planned, default=None))
 
 
+class SharedLook(Generic[T]):
+    """One answer for all who ask: one call at a time in a thread; an outage is shared as an outage. For one event loop."""
+
+    def __init__(self, ask: Callable[[], T], threads: ThreadPoolExecutor) -> None:
+        self._ask, self._threads = ask, threads
+        self._asking: asyncio.Task[T] | None = None
+        self._asked_s = float("-inf")
+
+    async def answer(self, max_age_s: float) -> T:
+        """The answer, at most so old. Raises what `ask` raises."""
+        task = self._asking
+        if task is None or (task.done() and time.monotonic() - self._asked_s > max_age_s):
+            task = self._asking = asyncio.create_task(self._look())
+        return await asyncio.shield(task)
+
+    def forget(self) -> None:
+        """Make the next look a fresh one."""
+        self._asked_s = float("-inf")
+
+    async def _look(self) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask)
+        finally:
+            self._asked_s = time.monotonic()
+
+
 class ClusterWatch:
     """Shared by all spawners of a process; to be used on one event loop."""
 
@@ -59,15 +94,17 @@ class ClusterWatch:
         self._client = client
         self._max_age_s = max_age_s
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="slurm-watch")
-        self._asking: asyncio.Task[Snapshot] | None = None
-        self._asked_s = float("-inf")
+        self._jobs = SharedLook(self._snapshot, self._threads)
+        self._nodes = SharedLook(client.nodes, self._threads)
 
     async def snapshot(self, max_age_s: float | None = None) -> Snapshot:
         """All jobs, at most so old; concurrent callers share one call. Raises SlurmUnreachable."""
-        task, max_age_s = self._asking, self._max_age_s if max_age_s is None else max_age_s
-        if task is None or (task.done() and time.monotonic() - self._asked_s > max_age_s):
-            task = self._asking = asyncio.create_task(self._ask())
-        return await asyncio.shield(task)
+        return await self._jobs.answer(self._max_age_s if max_age_s is None else max_age_s)
+
+    async def room(self, partition: str, gpu_type: str, max_age_s: float) -> Room:
+        """A partition's GPUs of one type, "": of any; at most so old. Raises SlurmUnreachable."""
+        nodes = [one for one in await self._nodes.answer(max_age_s) if partition in one.partitions]
+        return Room(sum(one.free(gpu_type) for one in nodes), sum(one.total(gpu_type) for one in nodes))
 
     async def job(self, job_id: int, max_age_s: float | None = None) -> Job:
         """One job. Raises JobUnknown, SlurmUnreachable as `SlurmClient.job` does."""
@@ -83,14 +120,7 @@ class ClusterWatch:
 
     def forget(self) -> None:
         """Make the next look a fresh one, such as after a submit."""
-        self._asked_s = float("-inf")
+        self._jobs.forget()
 
-    async def _ask(self) -> Snapshot:
-        loop = asyncio.get_running_loop()
-        try:
-            jobs = await loop.run_in_executor(self._threads, self._client.jobs)
-        except SlurmUnreachable:
-            self._asked_s = time.monotonic()
-            raise
-        self._asked_s = time.monotonic()
-        return Snapshot({job.job_id: job for job in jobs})
+    def _snapshot(self) -> Snapshot:
+        return Snapshot({job.job_id: job for job in self._client.jobs()})

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from spawners.office_settings import load
 from spawners.peers import BadRequest, Peer, PeerServer, allowed, text, whole
 from spawners.settings import SettingsError
 from spawners.steward.books import AccountConflict
 from spawners.steward.office import Office, StewardRefused, open_office
-from spawners.steward.settings import StewardSettings, Verb, load
+from spawners.steward.settings import StewardSettings, Verb
 
 log = logging.getLogger("commons.steward")
 
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m spawners.steward STEWARD.TOML", file=sys.stderr)
         return 2
     try:
-        settings = load(Path(arguments[0]))
+        settings = load(StewardSettings, Path(arguments[0]))
         office = open_office(settings)
         server = PeerServer(settings.socket, lambda body, peer: answer(settings, office, body, peer))
     except SettingsError as error:

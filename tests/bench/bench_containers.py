@@ -26,7 +26,7 @@ from tests.integration.hub_process import Browser, HubProcess
 
 GOAL: Final = 1.10
 ROUNDS, ROUNDS_FULL = 5, 15
-EIGHT_ROUNDS, EIGHT_ROUNDS_FULL = 3, 5
+EIGHT_ROUNDS, EIGHT_ROUNDS_FULL = 5, 9
 NAMES: Final = ("", "two", "three", "four")
 PEOPLE: Final = ("pi", "researcher")
 PROBE_S: Final = 0.05
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str]) -> BenchResult:
     parser.add_argument(
         "--full", action="store_true", help=f"{ROUNDS_FULL} rounds of one, {EIGHT_ROUNDS_FULL} of eight"
     )
-    parser.add_argument("--within", type=float, default=240, metavar="SECONDS", help="begin no round after these")
+    parser.add_argument("--within", type=float, default=420, metavar="SECONDS", help="begin no round after these")
     options = parser.parse_args(arguments)
     rounds = (1, 1) if options.quick else (ROUNDS_FULL, EIGHT_ROUNDS_FULL) if options.full else (ROUNDS, EIGHT_ROUNDS)
     engine = Engine().start()

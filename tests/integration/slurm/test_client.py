@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from quota.domain.ids import new_id
+from spawners.slurm_commands import CommandClient, Commands
 from spawners.slurmrestd import (
     ActionRefused,
     JobState,
@@ -22,7 +23,7 @@ from spawners.slurmrestd import (
 from tests.integration.slurm import offices
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.offices import job
-from tests.integration.slurm.options import ANN, BEN
+from tests.integration.slurm.options import ANN, BEN, GPU_TYPE, PARTITION
 
 SECRET = "canary-in-the-environment"
 
@@ -92,6 +93,27 @@ def test_forty_submits_of_one_hold_at_once_make_one_job(client: SlurmClient) -> 
     assert len(ids) == 1
     assert [one.job_id for one in client.jobs() if one.name == name] == list(ids)
     client.cancel(ids.pop())
+
+
+def test_slurmrestd_and_the_commands_tell_the_same_free_gpus(
+    client: SlurmClient, cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    commands = CommandClient(Commands(wrapper=tuple(cluster.namespace.argv(()))), None, str)
+    name = new_id()
+    job_id = client.submit(job(name), name, ANN.login)
+    seen(lambda: client.job(job_id), lambda one: one.running)
+    both = [client.nodes(), commands.nodes()]
+    for nodes in both:
+        assert [(one.name, one.total(GPU_TYPE), one.free("none")) for one in nodes] == [("gpu1", 4, 0), ("gpu2", 4, 0)]
+        assert sum(one.free(GPU_TYPE) for one in nodes) == sum(one.free("") for one in nodes) == 7
+        assert all(PARTITION in one.partitions and one.takes_jobs for one in nodes)
+    cluster.run("scontrol", "update", "nodename=gpu2", "state=drain", "reason=test")
+    try:
+        for nodes in (client.nodes(), commands.nodes()):
+            assert {one.name: one.takes_jobs for one in nodes} == {"gpu1": True, "gpu2": False}
+    finally:
+        cluster.run("scontrol", "update", "nodename=gpu2", "state=resume")
+    client.cancel(job_id)
 
 
 def test_only_a_job_that_neither_daemon_knows_is_unknown(client: SlurmClient) -> None:

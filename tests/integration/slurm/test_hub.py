@@ -165,6 +165,6 @@ def test_a_job_that_waits_is_cancelled_without_having_used_anything(
         stopped(pi, slurm22, hold_id, "s-1")
     finally:
         partition(slurm22, "up")
-    until(lambda: "nobody waits for it" in chooser(pi), within_s=20, what="the chooser says so")
+    until(lambda: "8 of 8 GPUs free now" in chooser(pi), within_s=20, what="the chooser says so")
     used = slurm22.run("sacct", "-n", "-X", "-P", "-o", "state,elapsedraw", f"--name={hold_id}", "-S", "now-1hours")
     assert all(line.startswith("CANCELLED") and line.endswith("|0") for line in used.splitlines())

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from spawners.office_settings import load
 from spawners.signer import settings as signer
 from spawners.steward import settings as steward
 from tests.integration.slurm import config
@@ -25,8 +26,8 @@ def lines(text: str) -> dict[str, str]:
 
 
 def test_the_settings_that_a_site_copies_can_be_used() -> None:
-    assert signer.load(FILES / "signer.toml").token_life <= signer.LONGEST_TOKEN_LIFE_S
-    assert steward.load(FILES / "steward.toml").home_of("cc-20001") == Path("/home/cc-20001")
+    assert load(signer.SignerSettings, FILES / "signer.toml").token_life <= signer.LONGEST_TOKEN_LIFE_S
+    assert load(steward.StewardSettings, FILES / "steward.toml").home_of("cc-20001") == Path("/home/cc-20001")
 
 
 @pytest.mark.parametrize("release", list(Release))

@@ -12,7 +12,7 @@ import pytest
 from hub.waits import DEADLINE_S, Waits, wait_text
 from spawners.profiles import Application, Backend, Profile, Profiles, SlurmPlace
 from spawners.slurmrestd import SlurmUnreachable
-from spawners.slurmrestd.watch import Line
+from spawners.slurmrestd.watch import Line, Room
 
 NOW_S = 1_800_000_000
 
@@ -25,6 +25,8 @@ NOW_S = 1_800_000_000
         (Line(3, NOW_S - 5), "jobs that wait for it: 3"),
         (Line(2, NOW_S + 4800), "jobs that wait for it: 2; expected wait 1 h 20 min"),
         (Line(2, NOW_S + 5), "jobs that wait for it: 2; expected wait 1 min"),
+        (Line(0, None, Room(3, 8)), "3 of 8 GPUs free now"),
+        (Line(1, None, Room(0, 8)), "0 of 8 GPUs free now; jobs that wait for it: 1"),
         (None, "the cluster does not answer at the moment"),
     ],
 )
@@ -44,10 +46,10 @@ def profiles() -> Profiles:
 
 
 async def test_a_cluster_that_is_away_or_slow_keeps_nobody_from_choosing() -> None:
-    async def refused(partition: str) -> Line:
+    async def refused(partition: str, gpu_type: str | None) -> Line:
         raise SlurmUnreachable("away")
 
-    async def slow(partition: str) -> Line:
+    async def slow(partition: str, gpu_type: str | None) -> Line:
         await asyncio.sleep(60)
         raise AssertionError
 

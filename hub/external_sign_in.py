@@ -234,7 +234,11 @@ class ExternalSignIn:
 
 def _oauth(table: ProviderTable, secret: str, callback_url: str) -> Any:
     """The oauthenticator that talks to the provider; whom it lets in is decided here and not there."""
+    own = (
+        {"github_url": table.issuer_url.rstrip("/")} if table.kind == "github" else {}
+    )  # a GitHub of the site's has its API below it
     return _CLASSES[table.kind](
+        **own,
         client_id=table.client_id,
         client_secret=secret,
         oauth_callback_url=callback_url,

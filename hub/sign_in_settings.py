@@ -35,7 +35,9 @@ class ProviderTable(BaseModel):
         max_length=255,
         description="What the provider calls this portal. The secret is the file `secrets/sign_in_<id>`.",
     )
-    issuer: str = Field("", max_length=255, description="The OpenID issuer; presets know theirs.")
+    issuer: str = Field(
+        "", max_length=255, description="The OpenID issuer; presets know theirs. For `github`: an Enterprise server."
+    )
     allow_everyone: bool = Field(False, description="Let in everybody whom the provider vouches for.")
     allowed_subjects: list[str] = Field(
         default_factory=list, description="Let in these subjects (`sub`; on GitHub the number)."

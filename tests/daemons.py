@@ -84,6 +84,8 @@ NEEDS = (
     *(Need(package, _SLURM_PARTS, _installed(package)) for package in (*SLURM_PACKAGES, "debootstrap")),
     Need("systemd", frozenset({"integration"}), _has_program("systemd-analyze")),
     Need("chromium", frozenset({"browser"}), _has_chromium),
+    Need("libnss3-tools", frozenset({"browser"}), _has_program("certutil")),
+    Need("nginx-light", frozenset({"browser"}), _has_program("nginx")),
     Need("fonts-noto-cjk", frozenset({"browser"}), _has_chinese_font),
     *(Need(package, ENGINE_PARTS, _has_program(name)) for package, name in ENGINE_PROGRAMS.items()),
 )

@@ -97,7 +97,8 @@ class OpenIdProvider:
             self.process.stdout.close()
 
     def control(self, **order: Any) -> None:
-        """`account` and `claims` change an account ({"closed": True} closes it); `rotate=True` changes the keys."""
+        """`account` and `claims` change an account ({"closed": True} closes it); `rotate=True` changes the keys;
+        `secret` is the client's new one; `forge` names a lie of server.mjs for every ID token from now on ("": none)."""
         if "account" in order:
             self.accounts[order["account"]] = {**self.accounts.get(order["account"], {}), **order.get("claims", {})}
         httpx.post(f"{self.issuer}/control/{self._door}", json=order, timeout=10).raise_for_status()

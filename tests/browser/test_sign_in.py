@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.github_stub import GitHub
 from tests.openid_provider import OpenIdProvider
 from tests.portal import ROOT, Portal, free_port
 
@@ -23,6 +24,27 @@ CAMPUS: dict[str, dict[str, Any]] = {
     "chief": {"preferred_username": "chief", "name": "Chief", "groups": ["operators"]},
 }  # fmt: skip
 ORCID: dict[str, dict[str, Any]] = {"0000-0002-1825-0097": {"given_name": "Josiah", "family_name": "Carberry"}}
+EGI: dict[str, dict[str, Any]] = {
+    "9f2c@egi.eu": {
+        "name": "Eva Gi",
+        "preferred_username": "eva",
+        "email": "eva@example.org",
+        "email_verified": True,
+        "eduperson_entitlement": ["urn:mace:egi.eu:group:vo.example.eu:role=member#aai.egi.eu"],
+    },
+    "0000@egi.eu": {"name": "Of no group", "eduperson_entitlement": []},
+}
+GOOGLE: dict[str, dict[str, Any]] = {
+    "108123456789012345678": {
+        "name": "Gus Oogle",
+        "email": "gus@example.org",
+        "email_verified": True,
+        "hd": "example.org",
+    }
+}
+GLOBUS: dict[str, dict[str, Any]] = {
+    "5a1c2d3e-0000-4000-8000-1234567890ab": {"name": "Gloria Bus", "preferred_username": "gloria@globusid.org"}
+}
 CILOGON: dict[str, dict[str, Any]] = {
     "http://cilogon.org/serverA/users/1": {"idp": "https://idp.example.edu/shibboleth", "eppn": "rosa@example.edu", "name": "Rosa Hansen"},
     "http://cilogon.org/serverA/users/2": {"idp": "https://elsewhere.example/idp", "eppn": "eve@elsewhere.example", "name": "Eve"},
@@ -40,6 +62,13 @@ class Site:
         )
         self.orcid = OpenIdProvider({"portal": back.format("orcid")}, ORCID)
         self.cilogon = OpenIdProvider({"portal": back.format("cilogon")}, CILOGON)
+        self.egi = OpenIdProvider({"portal": back.format("egi")}, EGI)
+        self.google = OpenIdProvider({"portal": back.format("google")}, GOOGLE)
+        self.globus = OpenIdProvider({"portal": back.format("globus")}, GLOBUS)
+        self.github = GitHub({"portal": back.format("github")})
+        self.all = {
+            name: getattr(self, name) for name in ("campus", "orcid", "cilogon", "egi", "google", "globus", "github")
+        }
         tables = (ROOT / "portal.toml").read_text().replace('refresh = "1 min"', f'refresh = "{REFRESH_S} s"')
         tables += f"""
 [sign_in.providers.campus]
@@ -59,23 +88,43 @@ kind = "cilogon"
 client_id = "portal"
 issuer = "{self.cilogon.issuer}"
 allowed_idps = ["https://idp.example.edu/shibboleth"]
+[sign_in.providers.egi]
+kind = "egi"
+client_id = "portal"
+issuer = "{self.egi.issuer}"
+groups_claim = "eduperson_entitlement"
+allowed_groups = ["urn:mace:egi.eu:group:vo.example.eu:role=member#aai.egi.eu"]
+[sign_in.providers.google]
+kind = "google"
+client_id = "portal"
+issuer = "{self.google.issuer}"
+allow_everyone = true
+[sign_in.providers.globus]
+kind = "globus"
+client_id = "portal"
+issuer = "{self.globus.issuer}"
+allow_everyone = true
+[sign_in.providers.github]
+kind = "github"
+client_id = "portal"
+issuer = "{self.github.issuer}"
+allowed_groups = ["example-lab"]
 """
         self.portal.portal_file = folder / "portal.toml"
         self.portal.portal_file.write_text(tables)
         secrets = folder / "data" / "secrets"
         secrets.mkdir(parents=True)
-        for name in ("campus", "orcid", "cilogon"):
-            provider: OpenIdProvider = getattr(self, name)
+        for name, provider in self.all.items():
             (secrets / f"sign_in_{name}").write_text(provider.secret)
 
     def up(self) -> Site:
-        for provider in (self.campus, self.orcid, self.cilogon):
+        for provider in self.all.values():
             provider.up()
         self.portal.up()
         return self
 
     def down(self) -> None:
-        for provider in (self.campus, self.orcid, self.cilogon):
+        for provider in self.all.values():
             provider.down()
         assert self.portal.down() == 0
 
@@ -192,6 +241,60 @@ def test_cilogon_lets_in_the_institutions_that_the_site_names(site: Site, fresh:
     expect(eve.get_by_text("does not let you in with that account")).to_be_visible()
 
 
+@pytest.mark.parametrize(
+    ("provider", "account", "name", "begins"),
+    [
+        ("EGI Check-in", "9f2c@egi.eu", "Eva Gi", "eva-"),
+        ("Google", "108123456789012345678", "Gus Oogle", "gus-"),
+        ("Globus", "5a1c2d3e-0000-4000-8000-1234567890ab", "Gloria Bus", "gloria"),
+        ("GitHub", "octavia", "Octavia Hub", "octavia-"),
+    ],
+)
+def test_each_preset_lets_in_whom_the_site_names(
+    site: Site, fresh: Any, provider: str, account: str, name: str, begins: str
+) -> None:
+    page = fresh()
+    come_in(page, site, provider, account)
+    greet(page, name)
+    assert user_name(page, site).startswith(begins)
+
+
+@pytest.mark.parametrize(("provider", "account"), [("EGI Check-in", "0000@egi.eu"), ("GitHub", "mallory")])
+def test_a_presets_account_of_no_group_stays_out(site: Site, fresh: Any, provider: str, account: str) -> None:
+    page = fresh()
+    come_in(page, site, provider, account)
+    expect(page.get_by_text("does not let you in with that account")).to_be_visible()
+
+
+LIES = (
+    "audience", "authorised party", "issuer", "expired", "not yet", "nonce", "no nonce", "another person", "no algorithm",
+    "the public key as a secret", "a key that is not published", "no ID token",
+)  # fmt: skip
+
+
+def test_an_id_token_that_lies_signs_nobody_in(site: Site, fresh: Any) -> None:
+    """A real provider that says something else in its ID tokens; everything else of its answers is good."""
+    page = fresh()
+    come_in(page, site, "Campus", "ada")
+    page.wait_for_url("**/services/quota/")
+    page.context.clear_cookies(domain="127.0.0.1", path=re.compile("^/(hub|services)"))
+    said: dict[str, str] = {}
+    try:
+        for lie in LIES:
+            site.campus.control(forge=lie)
+            answer = page.goto(site.portal.url + "hub/sign-in/campus")
+            assert answer is not None
+            said[lie] = f"{answer.status} {page.get_by_text('did not prove who you are').count()}"
+            assert not [
+                one for one in page.context.cookies(site.portal.url + "hub/") if one["name"].endswith("hub-login")
+            ]
+    finally:
+        site.campus.control(forge="")
+    assert said == dict.fromkeys(LIES, "403 1")
+    page.goto(site.portal.url + "hub/sign-in/campus")  # and with the truth it is as before
+    page.wait_for_url("**/services/quota/**")
+
+
 def test_two_sign_ins_become_one_person_from_inside_both_sessions(site: Site, fresh: Any) -> None:
     ada, orcid = fresh(), fresh()
     come_in(ada, site, "Campus", "ada")
@@ -287,3 +390,22 @@ def test_signing_out_everywhere_ends_every_browser(site: Site, fresh: Any) -> No
     one.wait_for_url("**/hub/login**")
     other.goto(site.portal.url + "hub/home")
     other.wait_for_url("**/hub/login**")
+
+
+@pytest.mark.full
+def test_a_providers_secret_can_be_changed_and_sign_ins_stay(site: Site, fresh: Any) -> None:
+    """docs/howto/secrets.md: a new one at the provider, then in the file, then a restart."""
+    page, late = fresh(), fresh()
+    come_in(page, site, "Campus", "ada")
+    page.wait_for_url("**/services/quota/")
+    site.campus.control(secret=(new := "a-new-secret-of-the-client-in-tests"))
+    come_in(late, site, "Campus", "chief")
+    expect(late.get_by_text("did not prove who you are")).to_be_visible()
+    assert site.portal.down() == 0
+    (site.portal.data / "secrets" / "sign_in_campus").write_text(new)
+    site.portal.up()
+    page.goto(site.portal.url + "hub/home")
+    expect(page.get_by_role("heading", name="Notebooks")).to_be_visible()
+    again = fresh()
+    come_in(again, site, "Campus", "chief")
+    again.wait_for_url("**/services/quota/**")

@@ -1,8 +1,9 @@
 """With a domain for each person a hostile notebook page is another origin: it reads nothing of the portal and changes nothing.
 
-The portal is `http://commons.localhost:PORT/` with `hub.user_domains`, which Chromium finds without DNS; sessions are at
-`http://NAME.commons.localhost:PORT/`. As in production the two are one site and two origins. The hostile page is served by a real
-session, from a real notebook; the admin opens it.
+As in production: nginx with a certificate for `commons.localhost` and the names below it (deploy/tls/nginx.conf.example), a browser that
+checks it, the portal behind it at `https://commons.localhost:PORT/` with `hub.user_domains`, sessions at
+`https://NAME.commons.localhost:PORT/`: one site and two origins. The hostile page is served by a real session, from a real notebook; the
+admin opens it. (Below `localhost`, because the demo's sign-in works on this machine's names only.)
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Error, Page, expect
 
 from tests.browser.test_hostile_notebook import ATTACK
+from tests.browser.tls_front import TlsFront, tls_front, trusting_chromium
 from tests.database_hash import database_hash
 from tests.portal import ROOT, Portal, free_port
 
@@ -44,6 +46,20 @@ async (base) => {
   await send('services/quota/api/applications/hostile-0001', 'text/plain', '{}');
 }
 """
+# A cookie of each name for the whole domain, as a page below it may set them; which of them the browser kept.
+PLANT = """
+([names, domain]) => {
+  for (const name of names) {
+    document.cookie = name + '=planted; Domain=' + domain + '; Path=/';
+    document.cookie = name + '=planted; Domain=' + domain + '; Path=/; Secure';
+    document.cookie = name + '=planted; Domain=' + domain + '; Path=/hub/; Secure';
+    document.cookie = name + '=planted; Domain=' + domain + '; Path=/services/quota/; Secure';
+  }
+  return document.cookie.split('; ').filter((one) => one.endsWith('=planted')).map((one) => one.split('=')[0]);
+}
+"""
+# The language of pages, and what JupyterHub ends a sign-out's other tabs by: neither signs anybody in.
+OF_NO_WORTH = {"commons-language", "jupyterhub-session-id"}
 # What JupyterLab does to start a kernel.
 KERNEL = """
 async (base) => {
@@ -62,13 +78,28 @@ FRAME = """
 """
 
 
+NAME = "commons.localhost"
+
+
 @pytest.fixture(scope="module")
-def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
-    folder, port = tmp_path_factory.mktemp("domains"), free_port()
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsFront]:
+    with tls_front(tmp_path_factory.mktemp("tls") / "front", NAME, free_port()) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory, front: TlsFront) -> Iterator[Browser]:
+    with trusting_chromium(tmp_path_factory.mktemp("home"), front.authority, NAME) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def portal(tmp_path_factory: pytest.TempPathFactory, front: TlsFront) -> Iterator[Portal]:
+    folder = tmp_path_factory.mktemp("domains")
     text = (ROOT / "portal.toml").read_text()
-    address = f'[hub]\naddress = "http://commons.localhost:{port}/"\nuser_domains = true'
+    address = f'[hub]\naddress = "{front.url}"\nuser_domains = true'
     (folder / "portal.toml").write_text(text.replace("[hub]", address))
-    running = Portal(folder / "data", port=port, model=False, portal_file=folder / "portal.toml").up()
+    running = Portal(folder / "data", port=front.inner_port, model=False, portal_file=folder / "portal.toml").up()
     yield running
     assert running.down() == 0
 
@@ -101,7 +132,7 @@ def attacker(chromium: Browser, portal: Portal) -> Page:
     page.get_by_role("link", name=re.compile("^Start")).first.click()
     page.get_by_role("radio", name=re.compile("^CPU only")).check()
     page.get_by_role("button", name="Start", exact=True).click()
-    page.wait_for_url("http://pi.commons.localhost:*/user/pi/**", timeout=90_000)
+    page.wait_for_url("https://pi.commons.localhost:*/user/pi/**", timeout=90_000)
     (home,) = (portal.data / "homes").iterdir()
     (home / "hostile.html").write_text("<title>hostile</title><p>Look here")
     return page
@@ -116,6 +147,9 @@ def victim(chromium: Browser, portal: Portal, attacker: Page) -> Iterator[Page]:
     if page.get_by_role("button", name="Authorize").count():
         page.get_by_role("button", name="Authorize").click()
     expect(page).to_have_title("hostile")
+    # Files are shown in a sandbox, of no origin; what somebody's own server sends is not. The worse of the two is the one to bear.
+    page.goto(f"{_session(portal)}no-such-page")
+    assert page.evaluate("window.origin") == _session(portal).removesuffix("/user/pi/")
     yield page
     page.context.close()
 
@@ -162,6 +196,43 @@ def test_the_cookies_of_the_portal_do_not_reach_a_session(attacker: Page, portal
     sent = attacker.context.cookies(_session(portal))
     names = {one["name"] for one in sent}
     assert not {name for name in names if name.startswith("commons-quota") or name == "jupyterhub-hub-login"}, names
+
+
+def test_every_cookie_of_the_portal_is_bound_to_its_host(victim: Page, portal: Portal) -> None:
+    """`__Host-`: Secure, of no domain, for "/": no page of a person's domain can put one in its place. No script reads those that sign in."""
+    kept = [one for one in victim.context.cookies(portal.url) if one["name"] not in OF_NO_WORTH]
+    assert {one["name"] for one in kept} >= {"__Host-commons-quota-session", "__Host-jupyterhub-hub-login"}, kept
+    for one in kept:
+        assert (one["secure"], one["name"].startswith("__Host-"), one["domain"]) == (True, True, NAME), one
+        assert one["httpOnly"] or not one["name"].endswith(("login", "session")), one
+
+
+def test_a_hostile_page_plants_no_cookie_that_the_portal_takes(victim: Page, portal: Portal) -> None:
+    """Whatever a page of the same site writes for the portal's domain, its visitor stays who they are and can still change things."""
+    names = {one["name"] for one in victim.context.cookies(portal.url)}
+    planted = victim.evaluate(PLANT, [sorted({*names, *(one.removeprefix("__Host-") for one in names)}), NAME])
+    assert not [one for one in planted if one.startswith("__Host-")]  # the browser takes none
+    page = victim.context.new_page()
+    page.goto(portal.url + "hub/home")
+    expect(page.get_by_role("heading", name="Notebooks")).to_be_visible()
+    page.goto(portal.url + "services/quota/profile")
+    expect(page.locator("dd code")).to_have_text("admin")
+    page.get_by_role("button", name="Save").first.click()
+    expect(page.get_by_text("Form token")).to_have_count(0)
+    assert "/hub/login" not in page.url
+
+
+def test_the_browser_is_told_to_come_by_https_alone_and_a_name_beyond_the_certificate_is_refused(
+    attacker: Page, portal: Portal
+) -> None:
+    answer = attacker.goto(portal.url + "hub/login")
+    assert answer is not None
+    assert answer.headers["strict-transport-security"] == "max-age=31536000; includeSubDomains"
+    security = answer.security_details()
+    assert security is not None
+    assert security["issuer"] == "authority of a test"
+    with pytest.raises(Error, match="ERR_CERT_COMMON_NAME_INVALID"):
+        attacker.goto(portal.url.replace(NAME, f"a.b.{NAME}"))
 
 
 def test_the_idle_judge_finds_a_session_at_its_own_domain(attacker: Page, portal: Portal) -> None:

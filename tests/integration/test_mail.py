@@ -294,6 +294,31 @@ async def test_with_starttls_the_certificate_is_checked_and_the_password_given(
     assert (line["tls"], line["authenticated"]) == (True, True)
 
 
+async def test_a_changed_mail_password_keeps_the_mail_until_the_file_has_it(tmp_path: Path, smtp: SmtpProcess) -> None:
+    """docs/howto/secrets.md: the server's owners change it; a refused sign-in is no refused mail, and the restart after the file sends it."""
+    certificate = smtp.file.with_suffix(".pem")
+    certificate.write_bytes(await asyncio.to_thread(self_signed, tmp_path))
+    smtp.start()
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "mail_password").write_text("the-old-one")
+    post = Post(
+        tmp_path,
+        smtp,
+        security="starttls",
+        user=USER,
+        password_file="mail_password",
+        ca_file=str(tmp_path / "cert.pem"),
+    )
+    notice = await post.tell(await post.person("ada", "ada@example.org"), 1)
+    assert await post.mailer((secrets / "mail_password").read_text()).run() == 0
+    assert post.states()[str(notice.id)][0] == "queued"
+    (secrets / "mail_password").write_text(PASSWORD)
+    post.clock.tick(3)
+    assert await post.mailer((secrets / "mail_password").read_text()).run() == 1
+    assert [line["authenticated"] for line in smtp.lines()] == [True]
+
+
 def self_signed(folder: Path) -> bytes:
     """A certificate for this machine, left in cert.pem, with its key behind it."""
     names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]

@@ -31,16 +31,20 @@ class Authority:
 
     def server(self, name: x509.GeneralName) -> ssl.SSLContext:
         """A server's context for one name or address."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate(x509.SubjectAlternativeName([name])))
+        return context
+
+    def certificate(self, names: x509.SubjectAlternativeName) -> Path:
+        """A server's key and certificate for these names, in one file."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "server of a test")])
-        signed = self._signed(subject, key, x509.SubjectAlternativeName([name]), critical=False)
+        signed = self._signed(subject, key, names, critical=False)
         file = self.folder / "server.pem"
         plain = serialization.NoEncryption()
         secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
         file.write_bytes(secret + signed.public_bytes(serialization.Encoding.PEM))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
-        return context
+        return file
 
     def _signed(
         self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType, *, critical: bool

@@ -1,8 +1,9 @@
 // A real OpenID provider for the tests (npm oidc-provider), with a door beside it for what happens at an issuer: accounts are
 // made, changed and closed, keys are rotated. Speaks on 127.0.0.1 only; prints one JSON line once it listens.
 import http from "node:http";
-import { generateKeyPairSync, randomBytes } from "node:crypto";
+import { createPublicKey, generateKeyPairSync, randomBytes } from "node:crypto";
 import { Provider } from "oidc-provider";
+import { SignJWT, UnsecuredJWT, decodeJwt, importJWK } from "jose";
 
 const options = JSON.parse(process.argv[2]);
 const accounts = new Map(Object.entries(options.accounts));
@@ -22,15 +23,40 @@ class Memory {
   async revokeByGrantId(grantId) { for (const [key, { payload }] of adapters) if (payload.grantId === grantId) adapters.delete(key); }
 }
 
+// A dishonest or broken issuer: what it says in an ID token instead of the truth, signed with its own good key unless that is the lie.
+let forgery = "";
+let clients = options.clients;
+const signed = async (claims) => new SignJWT(claims).setProtectedHeader({ alg: "RS256", kid: keys[0].kid }).sign(await importJWK(keys[0], "RS256"));
+const forgeries = {
+  audience: (claims) => signed({ ...claims, aud: "another-portal" }),
+  "authorised party": (claims) => signed({ ...claims, aud: [claims.aud, "another"], azp: "another" }),
+  issuer: (claims) => signed({ ...claims, iss: "https://evil.example" }),
+  expired: (claims) => signed({ ...claims, iat: claims.iat - 7200, exp: claims.iat - 3600 }),
+  "not yet": (claims) => signed({ ...claims, nbf: claims.iat + 3600 }),
+  nonce: (claims) => signed({ ...claims, nonce: "0".repeat(64) }),
+  "no nonce": ({ nonce, ...claims }) => signed(claims),
+  "another person": (claims) => signed({ ...claims, sub: "chief" }),
+  "no algorithm": (claims) => new UnsecuredJWT(claims).encode(),
+  "the public key as a secret": (claims) => {
+    const pem = createPublicKey({ key: keys[0], format: "jwk" }).export({ type: "spki", format: "pem" });
+    return new SignJWT(claims).setProtectedHeader({ alg: "HS256", kid: keys[0].kid }).sign(Buffer.from(pem));
+  },
+  "a key that is not published": async (claims) => {
+    const other = jwk(keys[0].kid);
+    return new SignJWT(claims).setProtectedHeader({ alg: "RS256", kid: other.kid }).sign(await importJWK(other, "RS256"));
+  },
+  "no ID token": () => undefined,
+};
+
 const server = http.createServer();
 let callback;
 function serve() {
   const provider = new Provider(options.issuer, {
     adapter: Memory,
-    clients: options.clients,
+    clients,
     jwks: { keys },
     cookies: { keys: [randomBytes(16).toString("hex")] },
-    claims: { openid: ["sub", "idp", "groups", "eppn", "given_name", "family_name"], profile: ["name", "preferred_username"], email: ["email", "email_verified"] },
+    claims: { openid: ["sub", "idp", "groups", "eppn", "given_name", "family_name", "eduperson_entitlement", "hd"], profile: ["name", "preferred_username"], email: ["email", "email_verified"] },
     conformIdTokenClaims: true,
     pkce: { required: () => true },
     rotateRefreshToken: true,
@@ -42,6 +68,10 @@ function serve() {
       const claims = accounts.get(sub);
       return claims && !claims.closed ? { accountId: sub, claims: async () => ({ ...claims, sub }) } : undefined;
     },
+  });
+  provider.use(async (context, next) => {
+    await next();
+    if (forgery && context.body?.id_token) context.body = { ...context.body, id_token: await forgeries[forgery](decodeJwt(context.body.id_token)) };
   });
   callback = provider.callback();
   return provider;
@@ -74,6 +104,8 @@ async function control(request, response) {
   const order = JSON.parse(await text(request));
   if (order.account) accounts.set(order.account, { ...accounts.get(order.account), ...order.claims });
   if (order.rotate) { keys = [jwk(randomBytes(4).toString("hex"))]; provider = serve(); }
+  if ("forge" in order) forgery = order.forge;
+  if (order.secret) { clients = clients.map((one) => ({ ...one, client_secret: order.secret })); provider = serve(); }
   response.end("{}");
 }
 

@@ -113,3 +113,15 @@ DISGUISED_HOSTS: Final = (
     "LOCALHOST", "localhost.",
     "127.0.0.1.", "ip6-localhost",
 )  # fmt: skip
+# Heads of HTTP/1.1 whose body can be read in two ways, or that are no heads (RFC 9112, 6.1 to 6.3, 2.2, 5.1, 5.2).
+FRAMINGS: Final = (
+    "Content-Length: 5\r\nContent-Length: 6\r\n", "Content-Length: 5\r\nContent-Length: 5\r\n", "Content-Length: 5, 6\r\n",
+    "Content-Length: +5\r\n",
+    "Content-Length: -1\r\n", "Content-Length: 0x5\r\n", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+    "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+    "Transfer-Encoding: chunked, identity\r\n", "Transfer-Encoding: xchunked\r\n", "Transfer-Encoding : chunked\r\n",
+    "Transfer-Encoding:\x0bchunked\r\n",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", "X: y\nContent-Length: 5\r\n", "Content-Length: 5\r\n X: folded\r\n",
+    "Content Length: 5\r\n",
+    "X-Y: a\r\x00b\r\n", ": empty\r\n", "Content-Length: 99999999999999999999\r\n", "Expect: 200-ok\r\nContent-Length: -5\r\n",
+)  # fmt: skip

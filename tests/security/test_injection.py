@@ -10,9 +10,11 @@ import csv
 import io
 import json
 import logging
+import re
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpx
@@ -26,11 +28,14 @@ from quota.pages.guard import own_path
 from quota.pages.statement import harmless
 from quota.pages.templating import Templates
 from quota.service.upstreams import NotReached, Target
+from spawners.job_spec import job_label
 from spawners.job_state import Waiting, read_states, waiting
 from spawners.profiles import Profiles
 from spawners.resources import InvalidRequest, ResourceRequest
-from spawners.slurmrestd.model import JobState
+from spawners.slurmrestd import v38, v40
+from spawners.slurmrestd.model import JobRequest, JobState
 from tests.integration.quota_service import PROFILES, Service, running_service
+from tests.portal import ROOT
 from tests.security.hostile_strings import (
     DISGUISED_HOSTS,
     FORMULAS,
@@ -270,3 +275,56 @@ async def test_one_public_address_beside_a_private_one_opens_no_way_inside(monke
             await upstreams.post(Target(f"http://two.example:{port}/v1", "", 1, 1, 1), "/x", b"{}", streamed=False)
     server.close()
     assert heard == []
+
+
+# Who calls out at all, and where to; none of it is an address that a person of the portal writes.
+CALLS_OUT = {
+    "hub/oidc.py": "published keys of the sign-in providers of portal.toml",
+    "hub/idle.py": "sessions, by the hub's own address for them",
+    "hub/formgrader.py": "formgraders on this machine",
+    "quota/client.py": "the quota service, for the hub",
+    "quota/adapters/hub_api.py": "the hub",
+    "quota/adapters/engine_evidence.py": "the engine's helper, over its socket",
+    "quota/adapters/mail.py": "the mail server of portal.toml",
+    "quota/adapters/upstreams.py": "model servers of portal.toml, under the rules tested above",
+    "spawners/container.py": "a session's own port",
+    "spawners/container_engine.py": "the engine's helper, over its socket",
+    "spawners/engine_calls.py": "the engine, over its socket",
+    "spawners/engine_canary.py": "the engine's networks, to see that nothing gets through",
+    "spawners/home_keeper.py": "its own socket",
+    "spawners/job_runner.py": "the hub, from inside a job",
+    "spawners/peers.py": "sockets of this machine",
+    "spawners/signer/client.py": "the signer's socket",
+    "spawners/slurmrestd/wire.py": "slurmrestd of portal.toml",
+    "spawners/steward/client.py": "the steward's socket",
+}
+CLIENT = re.compile(
+    r"httpx\.(?:Async)?(?:Client|HTTPTransport)\(|httpx\.(?:get|post|put|request|stream)\(|aiohttp\.(?:ClientSession|request)\(|"
+    r"requests\.(?:Session|get|post|put|request)\(|urlopen\(|build_opener\(|aiosmtplib\.(?:SMTP|send)\(|AsyncHTTPClient\(|"
+    r"open_connection\(|create_connection\(|HTTPS?Connection\(|smtplib\.|websocket_connect\(|docker\.(?:APIClient|from_env|DockerClient)\("
+)
+
+
+def test_nothing_calls_an_address_that_people_write() -> None:
+    """There are no webhooks. Whoever adds one, or another client, meets this list and the rules of the gateway's (`HttpUpstreams`)."""
+    files = [file for package in ("hub", "quota", "spawners") for file in sorted((ROOT / package).rglob("*.py"))]
+    found = {str(file.relative_to(ROOT)) for file in files if CLIENT.search(file.read_text())}
+    assert found <= set(CALLS_OUT), found - set(CALLS_OUT)
+    assert {"hub/oidc.py", "quota/client.py", "quota/adapters/upstreams.py"} <= found
+
+
+@pytest.mark.parametrize("family", [v38, v40], ids=["22.05", "24.11"])
+def test_no_text_of_a_person_becomes_a_word_of_a_job(family: Any) -> None:
+    """What reaches Slurm beside the profile's words, a session's name and environment, is a value in JSON and never pasted into the script."""
+    for text in TEXTS:
+        clean = text.encode("utf-8", "replace").decode().replace("\0", "")
+        label = job_label(clean, clean, "gpu1")
+        assert re.fullmatch(r"commons:gpu1:[0-9a-f]{32}", label), text
+        request = JobRequest(
+            name="hold-0001", script="#!/bin/bash\nexec true\n", account="cc-ocean", partition="gpu", time_limit_min=10,
+            working_directory="/home/cc-30001", environment={"TITLE": clean}, gpus=1, gpu_type="h100", memory_mib=128, label=label,
+        )  # fmt: skip
+        body = json.loads(json.dumps(family.submit_body(request, "cct:0")))
+        assert body["script"] == request.script
+        kept = json.dumps({**body, "job": {**body["job"], "environment": None}})
+        assert clean not in kept or len(clean) < 12, (text, kept)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,13 +20,6 @@ from tests.portal import Portal
 # The one environment that carries one, by the proxy's own interface.
 IN_ENVIRONMENT = {"proxy_token": "configurable-http-proxy"}
 CANARIES = ("canary-in-a-password", "canary-in-a-query", "canary-in-a-header", "canary-in-a-cookie", "canary-in-a-body")
-
-
-@pytest.fixture(scope="module")
-def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
-    running = Portal(tmp_path_factory.mktemp("secrets") / "data", model=False).up()
-    yield running
-    assert running.down() == 0
 
 
 def _secrets(portal: Portal) -> dict[str, str]:

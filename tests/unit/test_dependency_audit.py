@@ -73,6 +73,33 @@ def test_a_known_vulnerability_names_package_and_advisory_and_fails_the_audit_al
     assert failures[0] in capsys.readouterr().out
 
 
+def test_both_ecosystems_are_asked_for_in_the_words_that_the_database_knows(
+    database: tuple[str, list[Answer]],
+) -> None:
+    """OSV calls them PyPI and npm; what pip-audit and npm audit would find is found under the same names and versions."""
+    url, says = database
+    asked: list[Any] = []
+
+    def answer(body: Any) -> bytes:
+        asked.extend(body["queries"])
+        found = {"PyPI": "PYSEC-2026-1", "npm": "GHSA-aaaa-bbbb-cccc"}
+        bad = {("PyPI", "cryptography"), ("npm", "configurable-http-proxy")}
+        packages = [one["package"] for one in body["queries"]]
+        results = [
+            {"vulns": [{"id": found[one["ecosystem"]]}]} if (one["ecosystem"], one["name"]) in bad else {}
+            for one in packages
+        ]
+        return json.dumps({"results": results}).encode()
+
+    says.append(answer)
+    failures = step(ROOT, strict=True, url=url)
+    assert failures is not None
+    assert [line.split()[0::3] for line in failures] == [["PyPI", "PYSEC-2026-1"], ["npm", "GHSA-aaaa-bbbb-cccc"]]
+    assert {one["package"]["ecosystem"] for one in asked} == {"PyPI", "npm"}
+    assert all(set(one) == {"package", "version"} and one["version"] for one in asked)
+    assert len(asked) == len(pinned(ROOT))
+
+
 @pytest.mark.parametrize("nonsense", [b"", b"{}", b"<html>", b'{"results": []}', b'{"results": 1}'])
 def test_nonsense_is_no_answer(database: tuple[str, list[Answer]], nonsense: bytes) -> None:
     url, says = database

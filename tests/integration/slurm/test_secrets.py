@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
+import pytest
+
 from quota.domain.ids import new_id
-from spawners.slurmrestd import SlurmClient, SubmitOrder
-from spawners.slurmrestd.wire import Http
+from spawners.slurmrestd import SlurmClient, SlurmUnreachable, SubmitOrder
+from spawners.slurmrestd.wire import Credential, Http
 from tests.integration.slurm import offices
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.offices import job
@@ -95,3 +98,37 @@ def test_nobody_sees_that_somebody_else_has_a_job_and_the_portal_sees_all(
     for look in looks[:3]:
         assert hold in slurm22.run("sh", "-c", f"{look} 2>&1", account=ANN, check=False), look
     client.cancel(job_id)
+
+
+@pytest.mark.full
+def test_slurms_key_can_be_changed_and_what_the_old_one_signed_is_dead(slurm22: SlurmCluster, tmp_path: Path) -> None:
+    """docs/howto/secrets.md: a new key in the file, the daemons and the signer started again; sessions that run go on."""
+    client = offices.client(slurm22, tmp_path)
+    hold = new_id()
+    job_id = client.submit(job(hold), hold, ANN.login)
+    old_signer, old_token = offices.office(slurm22, tmp_path), slurm22.token(ANN.login)
+    kept = slurm22.key_file.read_bytes()
+    try:
+        _new_key(slurm22, os.urandom(32))
+        with pytest.raises(SlurmUnreachable):  # a token that Slurm does not take is no word about the job
+            client.job(job_id)
+        answer = Http(slurm22.url).call("GET", "/slurm/v0.0.38/ping", Credential(ANN.login, old_token))
+        assert answer.status in (401, 500, 511) or answer.number(), answer
+        with pytest.raises(SlurmUnreachable):
+            old_signer.cancel(job_id)
+        renewed = offices.client(slurm22, tmp_path)  # what a signer that was started again is
+        assert not renewed.job(job_id).ended
+        ended = renewed.cancel(job_id)
+        assert ended is None or ended.ended
+    finally:
+        _new_key(slurm22, kept)
+    assert offices.client(slurm22, tmp_path).job(job_id).hold_id == hold
+
+
+def _new_key(cluster: SlurmCluster, key: bytes) -> None:
+    """In place, so that owner and mode stay; every daemon that reads it is started again."""
+    cluster.key_file.write_bytes(key)
+    for daemon in ("slurmrestd", "slurmctld", "slurmdbd"):
+        cluster.end(daemon)
+    for daemon in ("slurmdbd", "slurmctld", "slurmrestd"):
+        cluster.begin(daemon)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from typing import NewType
 
 PersonId = NewType("PersonId", str)
@@ -20,6 +21,15 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]{7,63}\Z")
 def new_id() -> str:
     """A fresh random id (128 random bits as 32 hex digits, fit for labels, file names and Slurm job names)."""
     return os.urandom(16).hex()
+
+
+def new_ordered_id() -> str:
+    """As `new_id`, but later ones sort later: 48 bits of the clock's milliseconds, then 80 random ones.
+
+    For what is made by the thousand a second: neighbours in time share the pages of every index that has the id, so that a batch of
+    the ledger writes a third of the pages. It says when it was made and is no secret; its first digits tell nothing apart.
+    """
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
 
 
 def is_id(text: str) -> bool:

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Final, NamedTuple
 
-from quota.domain.errors import IdConflict, RefusalCode, TooMany, Unavailable
+from quota.domain.errors import IdConflict, RefusalCode, Refused, TooMany, Unavailable
 from quota.domain.hold import Hold, HoldKind, HoldOrder, HoldState, LimitUse
-from quota.domain.ids import AllocationId, HoldId, new_id
+from quota.domain.ids import AllocationId, HoldId, new_ordered_id
 from quota.domain.units import Unit
 from quota.gateway import denials
 from quota.gateway.callers import Caller
@@ -61,6 +61,38 @@ class _Offer(NamedTuple):
     price: Price
 
 
+@dataclass(slots=True)
+class _Attempt:
+    """What is known of a request while its hold is tried for."""
+
+    request: ModelRequest
+    repeatable: Repeatable | None
+    within_s: float = BELIEVED_S
+    exact: bool = False  # whether the prompt's length was asked of its server
+    key_left: int | None = None  # of the key's own limit, as the ledger told
+    denied: Denied | None = None  # the answer, where no further try is better
+
+    def not_written_down(self, caller: Caller, amount: int) -> None:
+        """Refused, and of this person no more refusals are kept this minute: it is an answer all the same."""
+        limited = caller.limit_id is not None or caller.share_id is not None
+        self.denied = denials.over_limit() if limited else denials.too_little(amount, 0)
+        self.within_s = 0.0
+
+    def refused(self, caller: Caller, refusal: Refused | None, amount: int) -> Denied | None:
+        """Somebody was faster, or a limit is reached: the answer, or None where another try may do. The ledger's word is the newest."""
+        self.denied, self.within_s = denials.too_little(amount, 0), 0.0
+        if self.repeatable is not None:  # the refusal is stored under its id
+            self.repeatable = self.repeatable.later()
+            if self.repeatable is None:
+                return self.denied
+        if refusal is not None and refusal.code is RefusalCode.LIMIT_REACHED:
+            left = refusal.params.get("available")
+            if refusal.params.get("limit") != caller.limit_id or type(left) is not int:
+                return denials.over_limit()
+            self.denied, self.key_left = denials.key_used_up(amount, left), left
+        return None
+
+
 class Admission:
     def __init__(
         self,
@@ -85,51 +117,43 @@ class Admission:
         server = request.model.least_busy()
         if server is None:
             return denials.no_server(request.model.name)
-        denied: Denied | None = None
-        within_s = BELIEVED_S
-        exact = False  # whether the prompt's length was asked of its server
-        key_left: int | None = None  # of the key's own limit, as the ledger told
+        attempt = _Attempt(request, repeatable)
         try:
             for _ in range(_ATTEMPTS):
-                purse = await self._purses.of(caller.project, within_s=within_s)
+                purse = await self._purses.of(caller.project, within_s=attempt.within_s)
                 at = self._clock.now()
-                offer = offered(purse, request, at, key_left)
+                offer = offered(purse, attempt.request, at, attempt.key_left)
                 if isinstance(offer, Denied):
-                    if within_s > DOUBTED_S and key_left is None:
-                        within_s = DOUBTED_S  # refused on a number of up to a second ago: look again
-                    elif self._upstreams is not None and not exact:
-                        exact, request = True, await counted(request, self._upstreams)
-                    else:
+                    if not await self._looked_closer(attempt):
                         return offer
                     continue
-                admitted = _ordered(caller, request, server, offer, at, repeatable)
+                admitted = _ordered(caller, attempt.request, server, offer, at, attempt.repeatable)
                 try:
                     hold = await self._place(admitted)
                 except TooMany:
-                    # Refused, and of this person no more refusals are kept this minute: it is an answer all the same.
-                    limited = caller.limit_id is not None or caller.share_id is not None
-                    denied = denials.over_limit() if limited else denials.too_little(offer.amount, 0)
-                    within_s = 0.0
+                    attempt.not_written_down(caller, offer.amount)
                     continue
                 if isinstance(hold, Denied):
                     return hold
                 if hold.state is HoldState.HELD:
                     purse.move(admitted.allocation_id, held=admitted.amount)
                     return admitted
-                # Somebody was faster, or a limit is reached. The ledger's answer is the newest there is.
-                denied, within_s = denials.too_little(offer.amount, 0), 0.0
-                if repeatable is not None:  # the refusal is stored under its id
-                    repeatable = repeatable.later()
-                    if repeatable is None:
-                        return denied
-                if hold.refusal is not None and hold.refusal.code is RefusalCode.LIMIT_REACHED:
-                    left = hold.refusal.params.get("available")
-                    if hold.refusal.params.get("limit") != caller.limit_id or type(left) is not int:
-                        return denials.over_limit()
-                    denied, key_left = denials.key_used_up(offer.amount, left), left
+                final = attempt.refused(caller, hold.refusal, offer.amount)
+                if final is not None:
+                    return final
         except Unavailable as error:
             return denials.unavailable(error.retry_after_s)
-        return denied or denials.unavailable(1)
+        return attempt.denied or denials.unavailable(1)
+
+    async def _looked_closer(self, attempt: _Attempt) -> bool:
+        """Whether there was something left to find out about a request that does not fit into what is known. Raises Unavailable."""
+        if attempt.within_s > DOUBTED_S and attempt.key_left is None:
+            attempt.within_s = DOUBTED_S  # refused on a number of up to a second ago: look again
+        elif self._upstreams is not None and not attempt.exact:
+            attempt.exact, attempt.request = True, await counted(attempt.request, self._upstreams)
+        else:
+            return False
+        return True
 
     async def _place(self, admitted: Admitted) -> Hold | Denied:
         slot = self._journal.take(admitted.hold_id) if self._journal is not None else None
@@ -155,7 +179,7 @@ class Admission:
 def _ordered(
     caller: Caller, request: ModelRequest, server: Server, offer: _Offer, at: datetime, repeatable: Repeatable | None
 ) -> Admitted:
-    hold_id = HoldId(new_id()) if repeatable is None else repeatable.hold_id
+    hold_id = HoldId(new_ordered_id()) if repeatable is None else repeatable.hold_id
     allocation_id, cap, amount, price = offer
     lease_until = at + _lease(server.target.total_deadline_s)
     return Admitted(hold_id, allocation_id, caller, request, server, cap, amount, price, at, lease_until, repeatable)

@@ -119,6 +119,13 @@ _ITEMS: Final = (
 )
 
 
+def _counted(fields: Fields, limits: Limits) -> Shape:
+    """A question for a number: a server that was asked to stream it would not answer in JSON."""
+    if flag(fields, "stream"):
+        refuse("stream", "A count of tokens is not streamed.")
+    return _messages(fields, limits)
+
+
 def _messages(fields: Fields, limits: Limits) -> Shape:
     shape = Shape()
     messages = _list(fields, "messages", "message")
@@ -138,7 +145,7 @@ _SHAPES: Final[Mapping[Endpoint, Callable[[Fields, Limits], Shape]]] = {
     Endpoint.EMBEDDINGS: _embeddings,
     Endpoint.RESPONSES: _responses,
     Endpoint.MESSAGES: _messages,
-    Endpoint.COUNT_TOKENS: _messages,
+    Endpoint.COUNT_TOKENS: _counted,
 }
 Part = Callable[[Shape, dict[str, Any], Limits, str], bool]
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,14 @@ from tests.portal import ROOT, free_port
 
 _PATH: Final = "/v1/chat/completions"
 _READY_S: Final = 120
+
+
+class Kind(StrEnum):
+    """How our gateway runs: on its own server, there over a ledger that writes nothing, or behind the quota service's server."""
+
+    GATEWAY = "gateway"
+    INSTANT = "instant"
+    EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)
@@ -88,16 +97,15 @@ def bare(upstream: Peer, core: int) -> Iterator[Peer]:
 
 
 @contextmanager
-def gateway(folder: Path, upstream: Peer, core: int, *, instant: bool) -> Iterator[Peer]:
+def gateway(folder: Path, upstream: Peer, core: int, kind: Kind) -> Iterator[Peer]:
     """Our gateway over SQLite, or over a ledger that writes nothing."""
     port = free_port()
-    kind = "instant" if instant else "gateway"
     url = f"http://127.0.0.1:{upstream.port}/v1"
-    argv = [sys.executable, "-m", "tests.bench.gateway_processes", kind, str(port), url, str(folder)]
+    argv = [sys.executable, "-m", "tests.bench.gateway_processes", kind.value, str(port), url, str(folder)]
     with _process(argv, core) as process:
         assert process.stdout is not None
         key = process.stdout.readline().decode().strip()
-        yield _peer(kind, process, port, f"/services/gateway{_PATH}", key)
+        yield _peer(kind.value, process, port, f"/services/gateway{_PATH}", key)
 
 
 @contextmanager

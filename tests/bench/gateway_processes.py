@@ -1,8 +1,8 @@
 """The processes that `bench gateway` measures: a stub model server as light as Python allows, and the gateway on a real ledger.
 
-`python -m tests.bench.gateway_processes stub PORT`, `… bare PORT UPSTREAM_ROOT`, `… gateway|instant PORT UPSTREAM_URL FOLDER`; the
-gateway prints its key; `instant` has a ledger that writes nothing. A process
-that its parent leaves behind ends with it.
+`python -m tests.bench.gateway_processes stub PORT`, `… bare PORT UPSTREAM_ROOT`, `… gateway|instant|embedded PORT UPSTREAM_URL
+FOLDER`; the gateway prints its key; `instant` has a ledger that writes nothing, `embedded` sits behind the quota service's server. A
+process that its parent leaves behind ends with it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ import uvloop
 
 from quota.adapters.clock import SystemClock
 from quota.adapters.upstreams import HttpUpstreams
-from quota.gateway.app import Site, build_gateway
+from quota.api.front import Front
+from quota.gateway.app import Gateway, Site, build_gateway
 from quota.gateway.journal import Journal
 from quota.gateway.models import Limits, Models
 from quota.gateway.settings import GatewayTable
 from quota.gateway.wire import WireServer
 from quota.gateway_main import uncommon_collections
+from quota.main import Server, server_config
 from quota.service.keys import session_key
 from quota.store.database import open_database, url_for
 from quota.store.ledger import LedgerStore
 from quota.store.migrate import migrate
 from quota.store.unit_of_work import SqlStore
+from tests.bench.gateway_peers import Kind
 from tests.bench.instant_ledger import InstantLedger
 from tests.integration.gateway_service import ROOT, SECRET, found_project, open_session, stub_model
 
@@ -133,7 +136,7 @@ async def stub(port: int) -> None:
     await server.serve_forever()
 
 
-async def gateway(port: int, upstream: str, folder: Path, *, instant: bool) -> None:
+async def gateway(port: int, upstream: str, folder: Path, kind: Kind) -> None:
     (folder / "quota").mkdir(parents=True)
     database = open_database(url_for(folder))
     migrate(database)
@@ -143,19 +146,31 @@ async def gateway(port: int, upstream: str, folder: Path, *, instant: bool) -> N
         person, project = await store.write(lambda tx: found_project(tx, TOKENS))
         session = await open_session(ledger, person, project)
         site = Site(
-            ledger=InstantLedger(ledger) if instant else ledger, store=store, clock=SystemClock(), session_key_secret=SECRET,
+            ledger=InstantLedger(ledger) if kind is Kind.INSTANT else ledger, store=store, clock=SystemClock(), session_key_secret=SECRET,
             models=Models([stub_model(upstream, limits=limits)]), upstreams=upstreams, table=GatewayTable(),
             journal=Journal(folder / "gateway"),
         )  # fmt: skip
         app = build_gateway(site)
         print(session_key(SECRET, session), flush=True)
-        server = WireServer(app.handle, ROOT)
-        await server.open("127.0.0.1", port)
         stopped = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
-        await stopped.wait()
-        server.close()
+        await (_embedded if kind is Kind.EMBEDDED else _on_wire)(app, port, stopped)
         await app.close(1)
+
+
+async def _on_wire(app: Gateway, port: int, stopped: asyncio.Event) -> None:
+    server = WireServer(app.handle, ROOT)
+    await server.open("127.0.0.1", port)
+    await stopped.wait()
+    server.close()
+
+
+async def _embedded(app: Gateway, port: int, stopped: asyncio.Event) -> None:
+    server = Server(server_config(Front({ROOT: app}), port))
+    serving = asyncio.create_task(server.serve())
+    await stopped.wait()
+    server.stop()
+    await serving
 
 
 if __name__ == "__main__":
@@ -165,4 +180,4 @@ if __name__ == "__main__":
         uvloop.run(bare(int(sys.argv[2]), sys.argv[3]))
     else:
         uncommon_collections()  # as the real process does
-        uvloop.run(gateway(int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), instant=sys.argv[1] == "instant"))
+        uvloop.run(gateway(int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), Kind(sys.argv[1])))

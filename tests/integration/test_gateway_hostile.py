@@ -15,9 +15,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from quota.adapters.upstream_connection import HttpAnswer
 from quota.adapters.upstreams import HttpUpstreams
 from quota.gateway.health import look
 from quota.gateway.models import Models
+from quota.service.upstreams import Target
 from tests.integration.gateway_service import Running, running_gateway, stub_model
 from tests.integration.upstream_stub import (
     USAGE,
@@ -345,6 +347,61 @@ async def test_no_prompt_or_answer_is_in_a_log_or_table(world: World, caplog: py
         raw = connection.connection.dbapi_connection
         assert raw is not None
         assert CANARY not in "\n".join(raw.iterdump())
+
+
+METRICS = ("/metrics", "/stats", "/debug/vars", "/debug/requests", "/traces", "/health", "/usage")
+TRACING = {
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "tracestate": f"a={CANARY}",
+    "baggage": f"p={CANARY}",
+}
+
+
+async def test_no_prompt_is_in_a_metric_or_trace(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing offers numbers, nothing traces, and what a client says for tracers goes nowhere."""
+    caplog.set_level("DEBUG")
+    headers = {"Authorization": f"Bearer {world.gateway.key}", **TRACING}
+    words = {
+        "model": "stub",
+        "messages": [{"role": "user", "content": CANARY}],
+        "user": CANARY,
+        "metadata": {"p": CANARY},
+    }
+    async with world.http.post(world.gateway.url + "/chat/completions", json=words, headers=headers) as answer:
+        assert answer.status == 200
+        assert CANARY not in str(answer.headers)
+    sent = world.stub.requests[-1].headers
+    assert not {"traceparent", "tracestate", "baggage"} & set(sent)
+    assert CANARY not in str(sent)
+    root = world.gateway.url.removesuffix("/v1")
+    for path in METRICS:
+        for base in (world.gateway.url, root):
+            async with world.http.get(base + path, headers=headers) as answer:
+                assert answer.status == 404
+                assert CANARY not in await answer.text()
+    assert CANARY not in caplog.text
+
+
+class _Broken(HttpUpstreams):
+    async def post(self, target: Target, path: str, body: bytes, *, streamed: bool) -> HttpAnswer:
+        raise RuntimeError("an accident of ours")
+
+
+async def test_no_prompt_is_in_the_trace_of_an_accident(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    upstreams = _Broken({"127.0.0.1"})
+    async with AsyncExitStack() as stack:
+        models = Models([stub_model("http://127.0.0.1:9/v1")])
+        gateway = await stack.enter_async_context(running_gateway(tmp_path, models, upstreams=upstreams))
+        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)))
+        status, body = await World(gateway, Stub(), http).ask(messages=[{"role": "user", "content": CANARY}])
+        assert status == 500
+        assert b"incident" in body
+        assert CANARY.encode() not in body
+        assert "an accident of ours" in caplog.text  # the trace is there
+        assert CANARY not in caplog.text
+        assert not await gateway.open_holds()
+        assert gateway.differences() == []
 
 
 async def settled(world: World, charged: int | range, *, estimated: bool | None) -> None:

@@ -9,7 +9,7 @@ import pytest
 from quota.domain import application, hold, session
 from quota.domain.errors import InvariantBroken
 from quota.domain.hold import body_hash
-from quota.domain.ids import AllocationId, ProjectId, is_id, new_id
+from quota.domain.ids import AllocationId, ProjectId, is_id, new_id, new_ordered_id
 from quota.domain.project import Allocation, AllocationState, payer
 from quota.domain.rates import charge_due, hold_amount, longest_runtime_s
 from quota.domain.session import SessionTerms
@@ -136,3 +136,12 @@ def test_every_state_has_its_line_in_the_transition_table(module: object) -> Non
     states = set(type(next(iter(table))))
     assert set(table) == states
     assert all(targets <= states for targets in table.values())
+
+
+def test_ordered_ids_sort_by_the_time_of_their_making_and_none_comes_twice() -> None:
+    made = [new_ordered_id() for _ in range(20_000)]
+    assert len(set(made)) == len(made)
+    assert all(is_id(one) for one in made)
+    milliseconds = [one[:12] for one in made]
+    assert milliseconds == sorted(milliseconds)
+    assert milliseconds[-1] > milliseconds[0]

@@ -258,6 +258,9 @@ async def test_counting_tokens_costs_none() -> None:
     assert json.loads(answered.body) == {"input_tokens": 32}
     assert d.upstreams.urls == ["http://server-0/v1/messages/count_tokens"]
     assert d.balance == (0, 0)
+    streamed = await d.ask({"stream": True}, path="/v1/messages/count_tokens")
+    assert (streamed.status, streamed.error["type"]) == (400, "invalid_request_error")
+    assert len(d.upstreams.urls) == 1
 
 
 async def test_a_route_that_the_model_does_not_serve_is_told() -> None:

@@ -115,6 +115,9 @@ class LocalSpawner(SessionTraits, Spawner):
         status = await self.poll()
         if status is not None:
             raise DeadlineRefused("the session has ended")
+        told_at_ms = records.read_deadline_ms(self._folder)
+        if told_at_ms is not None and told_at_ms <= time.time_ns() // 10**6:  # its runner has told it to end by now
+            raise DeadlineRefused("the session is ending")
         try:
             await asyncio.to_thread(records.write_deadline, self._folder, deadline_ms)
         except OSError as error:

@@ -396,8 +396,10 @@ class FakeSessions:
             if old is None or old.over:
                 continue
             state = old.state if old.state is SessionState.STOPPING and not row.over else row.state
+            as_it_was = (old.extended_s, old.stop_at) == (row.extended_s, row.stop_at)
+            ends_at = row.ends_at if as_it_was else old.ends_at
             self.books.sessions[row.hold_id] = replace(
-                old, state=state, started_at=row.started_at, alive_at=row.alive_at, ends_at=row.ends_at,
+                old, state=state, started_at=row.started_at, alive_at=row.alive_at, ends_at=ends_at,
                 ended_at=row.ended_at, end_reason=row.end_reason, waiting_since=row.waiting_since,
                 suspended=row.suspended, note=row.note,
             )  # fmt: skip

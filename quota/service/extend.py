@@ -71,7 +71,8 @@ async def _extend(
 async def fits_s(services: Services, session: Session) -> int:
     """The longest extension that would be accepted now, in seconds; 0 where none would."""
     refusal, available = await services.store.read(lambda tx: _facts(services, tx, session))
-    if refusal is not None or session.state is not SessionState.RUNNING:
+    over = session.ends_at is not None and session.ends_at <= services.clock.now()
+    if refusal is not None or session.state is not SessionState.RUNNING or over:
         return 0
     terms = session.terms
     by_balance = longest_runtime_s(terms.rate, terms.gpus, available, 0) or 0
@@ -86,6 +87,8 @@ async def _hold_more(services: Services, session: Session, extension_id: str, se
     if session.state is not SessionState.RUNNING or session.target is Target.STOPPED or session.ends_at is None:
         raise WrongState("only a running session can be extended", hold_id=session.hold_id, state=session.state.value)
     at, terms = services.clock.now(), session.terms
+    if session.ends_at <= at:  # it was told to end already, and no later end takes that back
+        raise WrongState("the session's end has come", hold_id=session.hold_id, state=session.state.value)
     amount = hold_amount(terms.rate, terms.gpus, seconds, 0)
     extension = Extension(
         extension_id, session.hold_id, session.person_id, seconds, amount, ExtensionState.ASKED, at,
@@ -120,6 +123,9 @@ async def carry_out(services: Services, extension: Extension) -> Extended | Refu
         refusal = await services.hub.set_deadline(*names, session.hold_id, extension.ends_at)
     if refusal is None:
         return await services.store.write(lambda tx: _applied(services, tx, extension))
+    now = await services.store.read(lambda tx: tx.sessions.extension(extension.id))
+    if now is not None and now.state is not ExtensionState.ASKED:  # somebody else carried it out meanwhile
+        return now.refusal or Extended(session, now)
     await services.ledger.withdraw(extension.hold_id, _line(extension.id), services.clock.now())
     undone = replace(extension, state=ExtensionState.UNDONE, refusal=refusal)
     await services.store.write(lambda tx: _undone(services, tx, session, undone))
@@ -130,8 +136,12 @@ async def resume(services: Services, at: datetime) -> int:
     """Ask again for every extension whose outcome is not known; returns how many are known now."""
     done = 0
     for extension in await services.store.read(lambda tx: tx.sessions.open_extensions()):
+        lock = _locks.setdefault(extension.hold_id, asyncio.Lock())
+        if lock.locked():  # its owner's own request is just carrying it out
+            continue
         try:
-            await carry_out(services, extension)
+            async with lock:
+                await carry_out(services, extension)
             done += 1
         except Unavailable:
             continue
@@ -219,7 +229,9 @@ def _applied(services: Services, tx: Transaction, extension: Extension) -> Exten
     if now.state is ExtensionState.ASKED:
         now = replace(now, state=ExtensionState.APPLIED)
         tx.sessions.put_extension(now)
-        session = replace(session, extended_s=session.extended_s + now.seconds, ends_at=now.ends_at)
+        told_to_end = session.target is Target.STOPPED and session.stop_at is not None
+        ends_at = min(now.ends_at, session.stop_at) if told_to_end and session.stop_at is not None else now.ends_at
+        session = replace(session, extended_s=session.extended_s + now.seconds, ends_at=ends_at)
         tx.sessions.upsert(session)
         params = {"ends_at": instant_param(now.ends_at), "amount": now.amount}
         tell(services, tx, about_session(session, NoticeKind.EXTENDED, now.id, services.clock.now(), params))

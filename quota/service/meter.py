@@ -62,7 +62,6 @@ class Meter:
         self._hints: dict[HoldId, datetime] = {}
         self._one_pass = asyncio.Lock()
         self.actions = Actions(services)
-        self._after: list[Session] = []
         self.rows: Sequence[Session] = ()  # as the last pass left those that are not over
 
     async def run_pass(self, hub: HubView | None) -> PassReport:
@@ -74,8 +73,8 @@ class Meter:
             rows = {row.hold_id: row for row in unfinished}
             self._hints = {hold.id: self._hints[hold.id] for hold in holds if hold.id in self._hints}
             since = hub.since if hub is not None else None
-            outcomes = await self._look_at(holds, rows, listed_by(holds, hub), since)
-            self.rows = [row for row in self._after if not row.over]
+            outcomes, after = await self._look_at(holds, rows, listed_by(holds, hub), since)
+            self.rows = [row for row in after if not row.over]
             open_ids = {hold.id for hold in holds}
             await self._repair_rows([row for row in unfinished if row.hold_id not in open_ids])
         counts = Counter(outcomes)
@@ -111,8 +110,8 @@ class Meter:
         rows: Mapping[HoldId, Session],
         listed: Mapping[HoldId, bool | None],
         hub_since: datetime | None = None,
-    ) -> list[Outcome]:
-        """Read, judge, charge, close, write down: each step for all holds together."""
+    ) -> tuple[list[Outcome], list[Session]]:
+        """Read, judge, charge, close, write down: each step for all holds together. What came of each, and its row then."""
         seen, policy = await self._read(holds), self._services.policy
         at = self._services.clock.now()
         looks = []
@@ -122,13 +121,14 @@ class Meter:
         failed = await self._charge(looks)
         failed |= await self._close(looks, failed, at)
         await self._renew(looks, at)
-        await self._write_down([one for one in looks if one.hold.id not in failed], rows)
+        after = [one.row if one.hold.id in failed else one.row_after() for one in looks]
+        await self._write_down([pair for pair in zip(looks, after, strict=True) if pair[0].hold.id not in failed], rows)
         closed = [one.hold.id for one in looks if one.closes and one.hold.id not in failed]
         for hold_id in closed:
             self._hints.pop(hold_id, None)
         if closed:
             await self._services.evidence.settled(closed)
-        return [_outcome(one, failed) for one in looks]
+        return [_outcome(one, failed) for one in looks], after
 
     async def _read(self, holds: Sequence[Hold]) -> Mapping[HoldId, Seen]:
         """One look at the evidence of all these holds; an outage stands in the place of what could not be read."""
@@ -187,17 +187,14 @@ class Meter:
 
         await _gathered(late, extend)
 
-    async def _write_down(self, looks: Sequence[Look], rows: Mapping[HoldId, Session]) -> None:
+    async def _write_down(self, looks: Sequence[tuple[Look, Session]], rows: Mapping[HoldId, Session]) -> None:
         """Bring the rows in line, all in one transaction; a row that a crash left out is made again, one that says so already is left."""
         changed: list[Session] = []
         missing: list[Session] = []
         ready: list[Session] = []
-        self._after = []
-        for one in looks:
+        for one, after in looks:
             if one.verdict is None and one.trouble:
                 log.warning("hold %s: cannot be judged: %s", one.hold.id, one.trouble)
-            after = one.row_after()
-            self._after.append(after)
             if one.hold.id not in rows:
                 missing.append(after)
             elif after != one.row:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Row,
@@ -39,7 +40,7 @@ from quota.store.instants import from_us, from_us_or_none, to_us, to_us_or_none
 from quota.store.tables import hold, session, session_extension
 
 _OVER = ("settled", "failed", "refused")
-_SEEN = ("started_us", "alive_us", "ends_us", "ended_us", "end_reason", "waiting_us", "suspended", "note")
+_SEEN = ("started_us", "alive_us", "ended_us", "end_reason", "waiting_us", "suspended", "note")
 
 _QUERY = select(
     session, func.coalesce(hold.c.amount, 0).label("amount"), func.coalesce(hold.c.charged, 0).label("charged")
@@ -172,7 +173,12 @@ def _not_over(state: ColumnElement[str]) -> ColumnElement[bool]:
     return and_(*(state != over for over in _OVER))
 
 
-# A stop that was asked for while the pass looked is not lost: it keeps the state "stopping" until an end is seen.
+# A stop that was asked for while the pass looked is not lost: it keeps the state "stopping" until an end is seen. Nor is an end that
+# was moved meanwhile, by an extension or by a decision: what the pass reckoned from the row as it was is left to the next pass.
+_AS_IT_WAS = and_(
+    session.c.extended_s == bindparam("b_extended_s"),
+    func.coalesce(session.c.stop_us, -1) == func.coalesce(bindparam("b_stop_us", type_=BigInteger), -1),
+)
 _OBSERVE = (
     update(session)
     .where(session.c.hold_id == bindparam("b_hold_id"), _not_over(session.c.state))
@@ -184,6 +190,7 @@ _OBSERVE = (
             ),
             else_=bindparam("b_state", type_=Text),
         ),
+        ends_us=case((_AS_IT_WAS, bindparam("b_ends_us", type_=BigInteger)), else_=session.c.ends_us),
         **{name: bindparam(f"b_{name}", type_=session.c[name].type) for name in _SEEN},
     )
 )
@@ -196,6 +203,8 @@ def _seen_values(row: Session) -> dict[str, object]:
         "b_started_us": to_us_or_none(row.started_at),
         "b_alive_us": to_us_or_none(row.alive_at),
         "b_ends_us": to_us_or_none(row.ends_at),
+        "b_extended_s": row.extended_s,
+        "b_stop_us": to_us_or_none(row.stop_at),
         "b_ended_us": to_us_or_none(row.ended_at),
         "b_end_reason": None if row.end_reason is None else row.end_reason.value,
         "b_waiting_us": to_us_or_none(row.waiting_since),

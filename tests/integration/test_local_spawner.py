@@ -14,13 +14,14 @@ import pytest
 from jupyterhub.spawner import SpawnException
 
 from spawners import local, processes, records
+from spawners.delegate import DeadlineRefused
 from spawners.local import LocalSpawner
 from spawners.local_index import home_name
 from spawners.records import EndReason, RecordError, SessionRecord
 from spawners.resources import ResourceRequest
 from spawners.session_traits import HOLD_VARIABLE
 from spawners.settings import load
-from tests.integration.test_local_runner import FOREVER, GARBAGE, ROOT, WITH_KERNEL, eventually, gone, now_ms
+from tests.integration.test_local_runner import DEAF, FOREVER, GARBAGE, ROOT, WITH_KERNEL, eventually, gone, now_ms
 
 
 class Hub:
@@ -232,6 +233,15 @@ async def test_a_deadline_set_by_admission_stops_the_session(hub: Hub) -> None:
     await asyncio.to_thread(eventually, lambda: hub.record().ended)
     assert hub.record().end_reason is EndReason.DEADLINE
     assert await spawner.poll() == -signal.SIGTERM
+
+
+async def test_a_session_that_was_told_to_end_takes_no_later_deadline(hub: Hub) -> None:
+    spawner = hub.spawner(code=DEAF, deadline_ms=now_ms() + 500)
+    await spawner.start()
+    assert await spawner.poll() is None
+    await asyncio.to_thread(eventually, lambda: now_ms() > spawner.deadline_ms)
+    with pytest.raises(DeadlineRefused):
+        await spawner.set_deadline(now_ms() + 3_600_000)
 
 
 @pytest.mark.parametrize(

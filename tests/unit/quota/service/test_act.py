@@ -1,9 +1,11 @@
 """What reconciliation does: stops what has to stop, tries again with a growing pause, asks and cancels in queues, takes over the forgotten."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from quota.domain.hold import HoldState
+from quota.domain.errors import QuotaError, Unavailable
+from quota.domain.hold import Charged, HoldState, Usage
 from quota.domain.ids import HoldId, ProjectId
 from quota.domain.notice import NoticeKind
 from quota.domain.session import EndReason, Evidence, Run, SessionState, Target
@@ -12,7 +14,7 @@ from quota.service.meter import Meter
 from quota.service.ports import HubServer, HubView
 from quota.service.reconcile import reconcile
 from tests.fake_store import FakeTransaction
-from tests.fakes import START, World, world
+from tests.fakes import START, FakeEvidence, FakeLedger, World, world
 
 HOUR = 3_600_000
 HOLD = HoldId("hold-0001")
@@ -235,3 +237,57 @@ async def test_a_session_suspended_by_its_backend_is_not_billed_and_its_end_foll
     assert w.balance(project).charged == 60_000
     assert (row.state, row.suspended, row.ends_at) == (SessionState.RUNNING, True, ends_at)
     assert w.books.holds[HOLD][0].lease_until > w.clock.now()
+
+
+class Interrupted(FakeEvidence):
+    """While the end of one session is made known, the hub hints at another one's."""
+
+    meter: Meter
+    hinted: HoldId | None = None
+
+    async def settled(self, hold_ids: Sequence[HoldId]) -> None:
+        await super().settled(hold_ids)
+        if self.hinted is not None:
+            hinted, self.hinted = self.hinted, None
+            await self.meter.ended(hinted, "stopped")
+
+
+async def test_a_hint_in_the_middle_of_a_pass_hides_no_session_from_it() -> None:
+    w = world()
+    project = await held(w)
+    for number in (2, 3):
+        hold_id = HoldId(f"hold-000{number}")
+        await place_session_hold(w.services, SessionHoldRequest(hold_id, "pi", project, "gpu1", "lab", 3600, hold_id))
+        w.hub.runs("pi", hold_id, hold_id)
+    evidence = Interrupted()
+    evidence.by_hold = {HoldId(f"hold-000{n}"): Evidence(HoldId(f"hold-000{n}"), START, START, None) for n in (1, 2)}
+    evidence.by_hold[HoldId("hold-0003")] = Evidence(HoldId("hold-0003"), START, START, START, EndReason.EXITED)
+    w.services = replace(w.services, evidence=evidence)
+    meter = evidence.meter = Meter(w.services)
+    want_stopped(w, 0)
+    evidence.hinted = HoldId("hold-0002")
+    await reconcile(w.services, meter)
+    assert evidence.hinted is None
+    assert {one.hold_id for one in w.hub.stopped} == {HOLD}
+
+
+class Unwilling(FakeLedger):
+    """Takes no charge."""
+
+    async def charge_many(self, usages: Sequence[Usage]) -> Sequence[Charged | QuotaError]:
+        return [Unavailable("its disk is full") for _ in usages]
+
+
+async def test_a_session_whose_charge_the_ledger_does_not_take_is_stopped_all_the_same() -> None:
+    w = world()
+    project = await held(w)
+    runs(w, 60)
+    w.services = replace(w.services, ledger=Unwilling(w.books))
+    want_stopped(w, 0)
+    await reconcile(w.services, Meter(w.services))
+    assert [one.hold_id for one in w.hub.stopped] == [HOLD]
+    end = START + timedelta(seconds=61)
+    w.evidence.by_hold[HOLD] = Evidence(HOLD, START, end, end, EndReason.STOPPED)
+    w.services = replace(w.services, ledger=w.ledger)
+    await reconcile(w.services, Meter(w.services))
+    assert (w.balance(project).charged, w.balance(project).held) == (61_000, 0)

@@ -1,20 +1,22 @@
 """Rules of extension: further hold first, backend second, undone where it refuses; once per id; inside every limit."""
 
+import asyncio
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from quota.domain.errors import Forbidden, IdConflict, RefusalCode, Refused, Unavailable, Unknown, WrongState
 from quota.domain.ids import HoldId, ProjectId
 from quota.domain.project import ProjectState
-from quota.domain.session import EndReason, Evidence, ExtensionState
+from quota.domain.session import EndReason, Evidence, ExtensionState, Target
+from quota.service import endings
 from quota.service.admit import SessionHoldRequest, place_session_hold
-from quota.service.extend import Extended, extend, fits_s
+from quota.service.extend import Extended, extend, fits_s, resume
 from quota.service.meter import Meter
 from quota.service.ports import HubView
 from tests.fake_store import FakeTransaction
-from tests.fakes import START, World, world
+from tests.fakes import START, FakeHub, World, world
 
 HOUR = 3_600_000
 HOLD = HoldId("hold-0001")
@@ -105,6 +107,69 @@ async def test_an_extension_of_a_session_that_ended_meanwhile_is_undone() -> Non
     assert (w.balance(project).held, w.balance(project).charged) == (0, 90_000)
 
 
+class SlowHub(FakeHub):
+    """Takes a new end only once it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.may = asyncio.Event(), asyncio.Event()
+
+    async def set_deadline(self, hub_name: str, server_name: str, hold_id: HoldId, ends_at: datetime) -> Refused | None:
+        self.asked.set()
+        await self.may.wait()
+        return await super().set_deadline(hub_name, server_name, hold_id, ends_at)
+
+
+async def slowly(w: World) -> tuple[SlowHub, asyncio.Task[Extended | Refused]]:
+    """An extension of half an hour whose backend is thinking."""
+    hub = SlowHub()
+    w.services = replace(w.services, hub=hub)
+    asking = asyncio.create_task(more(w, 1800))
+    await hub.asked.wait()
+    return hub, asking
+
+
+async def test_reconciliation_leaves_an_extension_alone_that_its_owners_request_is_carrying_out() -> None:
+    w = world()
+    await running(w)
+    hub, asking = await slowly(w)
+    assert await resume(w.services, w.clock.now()) == 0
+    hub.may.set()
+    assert isinstance(await asking, Extended)
+    assert hub.deadlines == [(HOLD, START + timedelta(hours=1.5))]
+
+
+async def test_a_pass_that_began_before_an_extension_does_not_move_the_end_back() -> None:
+    w = world()
+    await running(w)
+    before = w.books.sessions[HOLD]
+    assert isinstance(await more(w, 1800), Extended)
+    FakeTransaction(w.books).sessions.observe([before])
+    assert w.books.sessions[HOLD].ends_at == START + timedelta(hours=1.5)
+
+
+async def test_an_extension_that_the_backend_takes_after_a_suspension_does_not_move_the_end_that_was_decided() -> None:
+    w = world()
+    project = await running(w)
+    hub, asking = await slowly(w)
+    await endings.suspend_project(w.services, w.person("pi"), project, finish=False, reason="audit")
+    hub.may.set()
+    await asking
+    after = w.books.sessions[HOLD]
+    assert (after.target, after.stop_at, after.ends_at) == (Target.STOPPED, after.stop_at, after.stop_at)
+
+
+async def test_a_session_whose_end_has_come_is_not_extended_any_more() -> None:
+    w = world()
+    project = await running(w)
+    held = w.balance(project).held
+    w.clock.tick(3600)
+    assert await fits_s(w.services, w.books.sessions[HOLD]) == 0
+    with pytest.raises(WrongState):
+        await more(w, 1800)
+    assert w.balance(project).held == held
+
+
 async def test_an_extension_that_does_not_fit_says_what_would() -> None:
     w = world()
     await running(w, gpu_ms=4_000_000)
@@ -135,6 +200,7 @@ async def test_nothing_is_extended_on_an_allocation_that_ended_or_in_a_suspended
     assert refused.code is RefusalCode.PROJECT_SUSPENDED
     FakeTransaction(w.books).projects.set_state(project, ProjectState.ACTIVE)
     w.clock.tick(400 * 86_400)
+    w.books.sessions[HOLD] = replace(w.books.sessions[HOLD], ends_at=w.clock.now() + timedelta(hours=1))
     refused = await more(w, 1800, "extension-2")
     assert isinstance(refused, Refused)
     assert refused.code is RefusalCode.ALLOCATION_ENDED

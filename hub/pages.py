@@ -27,7 +27,8 @@ from tornado.httputil import url_concat
 from hub import enforcement, progress, relay
 from hub.durations import duration_text, gpu_hours_text
 from hub.fence import HubFence
-from hub.language import language_of, translator
+from hub.language import language_of
+from hub.named_servers import LimitedServers, idle_names, too_many
 from hub.people import People
 from hub.relay import Doors
 from hub.rescue import KnownPayer, Rescue
@@ -118,7 +119,7 @@ class RescueOffer:
     runtimes: Sequence[tuple[int, str]]
 
 
-class ChooserHandler(SpawnHandler):
+class ChooserHandler(LimitedServers, SpawnHandler):
     """The start chooser in the place of the stock options page."""
 
     def initialize(self, doors: Doors) -> None:
@@ -236,18 +237,14 @@ class StartHandler(BaseHandler):
         self.redirect(url_concat(url_path_join(*parts), {name: value for name, value in asked.items() if value}))
 
     def _free_name(self, user: Any) -> str:
-        named = [name for name in user.orm_spawners if name]
-        idle = [name for name in named if name not in user.spawners or not user.spawners[name].active]
-        name = fresh_server_name(named, idle, uuid.uuid4().hex)
-        limit = self.doors.session_limit
-        if limit and name not in named and len(named) >= limit:
-            _ = translator(language_of(self))
-            message = _("You have %(number)s sessions, as many as this portal allows. Stop and delete one first.")
-            raise web.HTTPError(409, (message % {"number": len(named) + 1}).replace("%", "%%"))
-        return name
+        named, idle = [name for name in user.orm_spawners if name], idle_names(user)
+        in_use, limit = len(named) - len(idle), self.doors.session_limit
+        if limit and in_use >= limit:
+            raise web.HTTPError(409, too_many(self, in_use).replace("%", "%%"))
+        return fresh_server_name(named, idle, uuid.uuid4().hex)
 
 
-class CheckedServerHandler(UserServerAPIHandler):
+class CheckedServerHandler(LimitedServers, UserServerAPIHandler):
     """The hub's server API, with options checked before a server entry is made, and nothing stopped by a hub that was replaced."""
 
     def initialize(self, doors: Doors, fence: HubFence) -> None:

@@ -64,7 +64,7 @@ class HubTable(BaseModel):
         4,
         ge=0,
         le=50,
-        description="Sessions that a person may have beside the default one, stopped ones included; 0: any number.",
+        description="Sessions that a person may have at once beside the default one; 0: any number.",
     )
     idle_look: Duration = Field(60, description="How often each running notebook is asked whether its kernels work.")
     gateway_url: str = Field(

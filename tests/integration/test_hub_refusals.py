@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -184,6 +185,30 @@ def test_the_reason_is_in_the_readers_language(hub: HubProcess) -> None:
     reader = Browser(hub, "pi", "zh-CN").sign_in()
     hub.quota.book.holds_fault = Fault.DOWN
     assert "无法连接配额服务" in reader.start({**OPTIONS, "runtime_s": 60}).json()["message"]
+
+
+def test_starts_that_were_refused_take_no_place_and_whoever_uses_all_is_told_so(hub: HubProcess, pi: Browser) -> None:
+    """JupyterHub counts entries until somebody deletes them."""
+    for number in range(5):  # portal.toml allows 4 beside the default one
+        answer = pi.start(OPTIONS, f"refused-{number}")
+        assert (answer.status_code, REASON in answer.json()["message"]) == (402, True)
+    hub.quota.book.available = {"p1": 100 * HOUR_MS}
+    (hub.data / "pause").touch()  # these are on their way until they are stopped
+    names = [f"busy-{number}" for number in range(4)]
+    with ThreadPoolExecutor(len(names)) as threads:
+        assert {"spawn-pending" in str(one.url) for one in threads.map(lambda name: pi.choose(FORM, name), names)} == {
+            True
+        }
+    words = "You have 5 sessions, as many as this portal allows. Stop one first."
+    answer = pi.start(OPTIONS, "one-more")
+    assert (answer.status_code, answer.json()["message"]) == (409, words)
+    page = pi.http.get("/hub/spawn/pi/one-more")
+    assert (page.status_code, words in text_of(page.text)) == (409, True)
+    with ThreadPoolExecutor(len(names)) as threads:
+        stops = threads.map(lambda name: pi.api("DELETE", f"/users/pi/servers/{name}").status_code, names)
+        assert set(stops) <= {202, 204}
+    no_open_hold(hub)
+    (hub.data / "pause").unlink()
 
 
 def test_nothing_here_was_an_accident(hub: HubProcess) -> None:

@@ -177,6 +177,7 @@ class MemberLimitsBody(Body):
     gpu_hours: GpuHours | None
     gpu_hours_a_day: GpuHours | None
     tokens: int | None = Field(ge=0, le=AMOUNT_MAX)
+    tokens_a_day: int | None = Field(None, ge=0, le=AMOUNT_MAX)
 
     def caps(self) -> Caps:
         """In the ledger's units. Raises Invalid."""
@@ -185,7 +186,7 @@ class MemberLimitsBody(Body):
         read = {name: None if one is None else _gpu_ms(one, wrong, name) for name, one in hours.items()}
         if wrong:
             raise Invalid(wrong)
-        return Caps(read["gpu_hours"], read["gpu_hours_a_day"], self.tokens)
+        return Caps(read["gpu_hours"], read["gpu_hours_a_day"], self.tokens, self.tokens_a_day)
 
 
 class KeyBody(Body):

@@ -105,7 +105,9 @@ async def put_member_limits(
     """Set what one member may use of the project, in all and a day; null takes a limit back."""
     caps = body.caps()
     await limiting.set_member_limits(parts.services, caller, ProjectId(project_id), hub_name, caps)
-    return {"gpu_ms": caps.gpu_ms, "gpu_ms_a_day": caps.gpu_ms_a_day, "tokens": caps.tokens}
+    return {
+        "gpu_ms": caps.gpu_ms, "gpu_ms_a_day": caps.gpu_ms_a_day, "tokens": caps.tokens, "tokens_a_day": caps.tokens_a_day,
+    }  # fmt: skip
 
 
 @router.delete("/projects/{project_id}/members/{hub_name}")

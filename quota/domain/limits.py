@@ -8,7 +8,7 @@ such limit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from quota.domain.hold import LimitUse
@@ -99,10 +99,12 @@ def member_limit(project_id: ProjectId, person_id: PersonId, unit: Unit, cap: in
     return Limit(LimitName.MEMBER, unit.value, cap, project_id, person_id)
 
 
-def member_day_limit(project_id: ProjectId, person_id: PersonId, cap: int = 0, at: datetime | None = None) -> Limit:
-    """A member's GPU-hours of a project on the UTC day of `at`; without an instant the one that keeps what their leads set."""
-    day = "" if at is None else at.date().isoformat()
-    return Limit(LimitName.MEMBER_DAY, Unit.GPU_MS.value, cap, project_id, person_id, day)
+def member_day_limit(
+    project_id: ProjectId, person_id: PersonId, unit: Unit, cap: int = 0, at: datetime | None = None
+) -> Limit:
+    """A member's share of a project on the UTC day of `at`; without an instant the one that keeps what their leads set."""
+    day = "" if at is None else at.astimezone(UTC).date().isoformat()
+    return Limit(LimitName.MEMBER_DAY, unit.value, cap, project_id, person_id, day)
 
 
 def rescue_limit(person_id: PersonId, at: datetime, cap_s: int) -> Limit:

@@ -14,9 +14,10 @@ from typing import Final, NamedTuple
 from quota.domain.errors import IdConflict, RefusalCode, Refused, TooMany, Unavailable
 from quota.domain.hold import Hold, HoldKind, HoldOrder, HoldState, LimitUse
 from quota.domain.ids import AllocationId, HoldId, new_ordered_id
+from quota.domain.limits import LimitName, name_of
 from quota.domain.units import Unit
 from quota.gateway import denials
-from quota.gateway.callers import Caller
+from quota.gateway.callers import NO_SHARE, Caller
 from quota.gateway.denials import Denied
 from quota.gateway.journal import Journal, Slot
 from quota.gateway.model_request import ModelRequest
@@ -74,7 +75,7 @@ class _Attempt:
 
     def not_written_down(self, caller: Caller, amount: int) -> None:
         """Refused, and of this person no more refusals are kept this minute: it is an answer all the same."""
-        limited = caller.limit_id is not None or caller.share_id is not None
+        limited = caller.limit_id is not None or caller.share != NO_SHARE
         self.denied = denials.over_limit() if limited else denials.too_little(amount, 0)
         self.within_s = 0.0
 
@@ -88,7 +89,7 @@ class _Attempt:
         if refusal is not None and refusal.code is RefusalCode.LIMIT_REACHED:
             left = refusal.params.get("available")
             if refusal.params.get("limit") != caller.limit_id or type(left) is not int:
-                return denials.over_limit()
+                return denials.over_limit(today=_of_a_day(refusal.params.get("limit")))
             self.denied, self.key_left = denials.key_used_up(amount, left), left
         return None
 
@@ -216,10 +217,13 @@ def offered(purse: Purse, request: ModelRequest, at: datetime, key_left: int | N
     return _Offer(allocation.id, cap, price.up(request.hold_tokens(cap)), price)
 
 
-def _limits(caller: Caller, amount: int) -> tuple[LimitUse, ...]:
-    if caller.limit_id is None and caller.share_id is None:
-        return ()
-    return tuple(LimitUse(one, amount) for one in (caller.limit_id, caller.share_id) if one is not None)
+def _limits(caller: Caller, amount: int, at: datetime) -> tuple[LimitUse, ...]:
+    own = () if caller.limit_id is None else (LimitUse(caller.limit_id, amount),)
+    return own if caller.share is NO_SHARE else (*own, *caller.share.uses(amount, at))
+
+
+def _of_a_day(limit_id: object) -> bool:
+    return name_of(str(limit_id)) is LimitName.MEMBER_DAY
 
 
 def _order(admitted: Admitted) -> HoldOrder:
@@ -252,7 +256,7 @@ def _order(admitted: Admitted) -> HoldOrder:
         amount=admitted.amount,
         at=admitted.at,
         lease_until=admitted.lease_until,
-        limits=_limits(caller, admitted.amount),
+        limits=_limits(caller, admitted.amount, admitted.at),
         details=details,
         fingerprint=admitted.repeatable.fingerprint if admitted.repeatable is not None else admitted.hold_id,
     )

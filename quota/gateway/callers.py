@@ -17,21 +17,22 @@ from quota.domain.errors import Unavailable
 from quota.domain.gateway_key import read_key
 from quota.domain.hold import HoldKind, HoldState
 from quota.domain.ids import HoldId, PersonId, ProjectId
-from quota.domain.limits import member_limit
 from quota.domain.project import Project, ProjectState
-from quota.domain.units import Unit
 from quota.gateway import denials
 from quota.gateway.denials import Denied
 from quota.service.callers import ACCESS_SCOPE, SCOPE_PREFIX, Power
 from quota.service.courses import closed_course
 from quota.service.keys import verify_session_key
+from quota.service.limiting import TokenShare, token_share
 from quota.service.ports import Clock, Introspection, Ledger, Store, Transaction
 
 BELIEVED_S: Final = 10.0
 _DENIAL_BELIEVED_S: Final = 3.0
+_CLOCK_SLACK_S: Final = 60.0  # a request that waited still finds the counter of its day
 _KEPT_MAX: Final = 10_000
 _HUB_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{8,128}\Z")
 _HUB_LOOKS_MAX: Final = 16  # at once: anybody can make up tokens
+NO_SHARE: Final = TokenShare()
 API: Final = "api"  # the application of a request that comes from no session
 
 
@@ -49,7 +50,7 @@ class Caller:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     limit_id: str | None = None  # the ledger's counter that a hold counts against, too
-    share_id: str | None = None  # and that of the person's share of the project, where there is one
+    share: TokenShare = NO_SHARE  # and those of the person's share of the project, where there is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,10 @@ class Callers:
         return found
 
     async def _with_share(self, caller: Caller) -> Caller:
-        share = member_limit(caller.project, caller.person, Unit.TOKENS).id
-        known = await self._doors.store.read(lambda tx: tx.limits.get(share))
-        return caller if known is None else replace(caller, share_id=share)
+        at, believed_s = self._doors.clock.now(), BELIEVED_S + _CLOCK_SLACK_S
+        return replace(
+            caller, share=await token_share(self._doors.store, caller.project, caller.person, at, believed_s)
+        )
 
     async def _look_up(self, key: str, project: str) -> Caller | Denied | None:
         hold_id = verify_session_key(self._doors.secret, key)

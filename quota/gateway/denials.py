@@ -139,7 +139,11 @@ def key_used_up(needed: int, left: int) -> Denied:
     return _quota(message)
 
 
-def over_limit() -> Denied:
+def over_limit(*, today: bool = False) -> Denied:
+    if today:
+        return _quota(
+            "Your share of this project's tokens for today is used up. It begins anew at midnight UTC; ask a lead of the project for more."
+        )
     return _quota("A limit on your use of this project is reached. Ask a lead of the project.")
 
 

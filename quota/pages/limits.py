@@ -16,14 +16,22 @@ from quota.pages.visit import Fields, Visit
 from quota.service import limiting, report
 from quota.service.ports import LimitStanding
 
-FIELDS: Final[Mapping[str, Unit]] = {"gpu_total": Unit.GPU_MS, "gpu_day": Unit.GPU_MS, "tokens_total": Unit.TOKENS}
-_A_DAY: Final = "gpu_day"
+FIELDS: Final[Mapping[str, Unit]] = {
+    "gpu_total": Unit.GPU_MS, "gpu_day": Unit.GPU_MS, "tokens_total": Unit.TOKENS, "tokens_day": Unit.TOKENS,
+}  # fmt: skip
+_A_DAY: Final = frozenset({"gpu_day", "tokens_day"})
 Shares = Mapping[PersonId, Mapping[Unit, LimitStanding]]
 
 
 async def shares_of(visit: Visit, project_id: ProjectId) -> Shares:
     """The shares that the reader may see, by member; members without any are left out."""
     found = await limiting.member_limits(visit.desk.services, visit.caller, project_id)
+    return {person_id: shares for person_id, shares in found.items() if shares}
+
+
+async def days_of(visit: Visit, project_id: ProjectId) -> Shares:
+    """What the same members may use a day, and used today."""
+    found = await limiting.member_days(visit.desk.services, visit.caller, project_id)
     return {person_id: shares for person_id, shares in found.items() if shares}
 
 
@@ -58,7 +66,7 @@ async def put(visit: Visit, fields: Fields) -> Response:
                 member.hub_name,
                 FIELDS[name],
                 cap,
-                a_day=name == _A_DAY,
+                a_day=name in _A_DAY,
             )
     return visit.to(f"projects/{_project_id(visit)}", said="limits_set")
 
@@ -66,9 +74,9 @@ async def put(visit: Visit, fields: Fields) -> Response:
 async def _known(visit: Visit, member: Member) -> dict[str, int]:
     """What is set for a member, by field."""
     shares = (await shares_of(visit, _project_id(visit))).get(member.person_id, {})
-    days = await limiting.member_day_caps(visit.desk.services, visit.caller, _project_id(visit))
-    known = {name: shares[unit].cap for name, unit in FIELDS.items() if name != _A_DAY and unit in shares}
-    return known | ({_A_DAY: days[member.person_id]} if member.person_id in days else {})
+    days = (await days_of(visit, _project_id(visit))).get(member.person_id, {})
+    found = {name: (days if name in _A_DAY else shares).get(unit) for name, unit in FIELDS.items()}
+    return {name: one.cap for name, one in found.items() if one is not None}
 
 
 def _amount(text: str, unit: Unit) -> int:

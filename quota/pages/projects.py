@@ -97,6 +97,7 @@ async def _page(
         "leads": view.card.role in LEADS,
     }
     shown["limits"] = await limits.shares_of(visit, project_id)
+    shown["days"] = await limits.days_of(visit, project_id)
     if visit.htmx:
         return visit.render("_members.html", status, **shown)
     at = services.clock.now()

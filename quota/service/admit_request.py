@@ -19,6 +19,7 @@ from quota.domain.ids import HoldId, PersonId, ProjectId
 from quota.domain.project import Allocation, Project, ProjectRole, ProjectState, payer
 from quota.domain.units import Unit
 from quota.service.courses import closed_course
+from quota.service.limiting import TokenShare, token_share
 from quota.service.ports import Transaction
 from quota.service.services import Services
 
@@ -62,6 +63,7 @@ class _Standing:
     allocations: tuple[Allocation, ...]
     closed: Refused | None
     read_at_s: float
+    share: TokenShare
 
 
 @dataclass(slots=True)
@@ -97,6 +99,7 @@ class RequestHolds:
                 amount=order.tokens,
                 at=at,
                 lease_until=at + timedelta(seconds=order.lease_s),
+                limits=standing.share.uses(order.tokens, at),
                 details={"model": order.model},
                 fingerprint=order.fingerprint,
             )
@@ -137,7 +140,9 @@ class RequestHolds:
     async def _read(self, actor: str, project_id: ProjectId) -> _Standing:
         read_at_s = self.monotonic_s()
 
-        def work(tx: Transaction) -> _Standing:
+        def work(
+            tx: Transaction,
+        ) -> tuple[PersonId, Project, ProjectRole | None, tuple[Allocation, ...], Refused | None]:
             person, project = tx.people.by_hub_name(actor), tx.projects.get(project_id)
             if person is None:
                 raise Unknown("person", hub_name=actor)
@@ -145,9 +150,12 @@ class RequestHolds:
                 raise Unknown("project", project_id=project_id)
             role = tx.projects.role(project_id, person.id)
             closed = closed_course(tx, project_id, person.id, self.services.clock.now())
-            return _Standing(person.id, project, role, tuple(tx.accounts.of_project(project_id)), closed, read_at_s)
+            return person.id, project, role, tuple(tx.accounts.of_project(project_id)), closed
 
-        return await self.services.store.read(work)
+        found = await self.services.store.read(work)
+        at = self.services.clock.now()
+        share = await token_share(self.services.store, project_id, found[0], at, 2 * BELIEVED_S)
+        return _Standing(*found, read_at_s, share)
 
 
 def _with_unit(refusal: Refused | None) -> Refused:

@@ -7,8 +7,8 @@ charged (`Limits` port); a cap lowered below that refuses what is new and takes 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 from quota.domain.errors import Forbidden, Invalid, RefusalCode, Refused, Unknown
 from quota.domain.hold import LimitUse
@@ -28,7 +28,7 @@ from quota.domain.rates import longest_runtime_s
 from quota.domain.session import SessionTerms
 from quota.domain.units import AMOUNT_MAX, Unit
 from quota.service.callers import Caller, Power
-from quota.service.ports import LimitStanding, Transaction
+from quota.service.ports import LimitStanding, Store, Transaction
 from quota.service.quote import Quote, day_share
 from quota.service.services import Services
 
@@ -40,6 +40,7 @@ class Caps:
     gpu_ms: int | None
     gpu_ms_a_day: int | None
     tokens: int | None
+    tokens_a_day: int | None = None
 
 
 async def set_member_limits(
@@ -47,7 +48,8 @@ async def set_member_limits(
 ) -> None:
     """Set all of a member's limits, as `set_member_limit` does each."""
     for unit, cap, a_day in (
-        (Unit.GPU_MS, caps.gpu_ms, False), (Unit.GPU_MS, caps.gpu_ms_a_day, True), (Unit.TOKENS, caps.tokens, False),
+        (Unit.GPU_MS, caps.gpu_ms, False), (Unit.GPU_MS, caps.gpu_ms_a_day, True),
+        (Unit.TOKENS, caps.tokens, False), (Unit.TOKENS, caps.tokens_a_day, True),
     ):  # fmt: skip
         await set_member_limit(services, caller, project_id, hub_name, unit, cap, a_day=a_day)
 
@@ -87,14 +89,12 @@ async def set_member_limit(
 ) -> LimitStanding:
     """Set a member's share of a project in one unit; None takes it back. By the project's leads; counts what was used before.
 
-    `a_day`: their GPU-hours of each UTC day instead of those in all.
+    `a_day`: what they may use on each UTC day instead of that in all.
 
     Raises Unknown('project' | 'person'), Forbidden, Invalid.
     """
     if cap is not None and not 0 <= cap <= AMOUNT_MAX:
         raise Invalid([("cap", "out_of_range")])
-    if a_day and unit is not Unit.GPU_MS:
-        raise Invalid([("unit", "malformed")])
     at = services.clock.now()
 
     def work(tx: Transaction) -> LimitStanding:
@@ -110,10 +110,10 @@ async def set_member_limit(
         if role is ProjectRole.MANAGER and (person.id == caller.id or theirs in LEADS):
             raise Forbidden("only PI and co-PI set the share of a lead")
         most = AMOUNT_MAX if cap is None else cap
-        of_day = member_day_limit(project_id, person.id, most)
+        of_day = member_day_limit(project_id, person.id, unit, most)
         standing = tx.limits.put(of_day if a_day else member_limit(project_id, person.id, unit, most))
         if a_day and cap is not None:  # what they used today counts from now on
-            tx.limits.put(member_day_limit(project_id, person.id, cap, at))
+            tx.limits.put(member_day_limit(project_id, person.id, unit, cap, at))
         tx.audit(
             actor=caller.id, action="member_day_limit" if a_day else "member_limit", subject=f"{project_id}/{person.id}", before=None,
             after={"unit": unit.value, "cap": cap}, reason=None, at=at,
@@ -149,15 +149,54 @@ async def member_limits(
     return await services.store.read(work)
 
 
-async def member_day_caps(services: Services, caller: Caller, project_id: ProjectId) -> Mapping[PersonId, int]:
-    """What members may use a day, GPU-milliseconds; seen by whom `member_limits` are. Raises Unknown('project')."""
+async def member_days(
+    services: Services, caller: Caller, project_id: ProjectId
+) -> Mapping[PersonId, Mapping[Unit, LimitStanding]]:
+    """What members may use a day and used today; seen by whom `member_limits` are. Raises Unknown('project')."""
+    at = services.clock.now()
 
-    def work(tx: Transaction) -> dict[PersonId, int]:
-        seen = _seen_members(tx, caller, project_id)
-        found = {one: tx.limits.get(member_day_limit(project_id, one).id) for one in seen}
-        return {one: limit.cap for one, limit in found.items() if limit is not None and limit.cap < AMOUNT_MAX}
+    def work(tx: Transaction) -> dict[PersonId, dict[Unit, LimitStanding]]:
+        return {person: _day_shares(tx, project_id, person, at) for person in _seen_members(tx, caller, project_id)}
 
     return await services.store.read(work)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenShare:
+    """What of a member's model requests counts against: their tokens in all, and those of the day that a request begins on."""
+
+    limit_id: str | None = None
+    day: Limit | None = None  # of any day
+
+    def uses(self, amount: int, at: datetime) -> tuple[LimitUse, ...]:
+        """What a request that holds `amount` counts."""
+        total = () if self.limit_id is None else (LimitUse(self.limit_id, amount),)
+        return total if self.day is None else (*total, LimitUse(self.day_id(self.day, at), amount))
+
+    @staticmethod
+    def day_id(day: Limit, at: datetime) -> str:
+        return replace(day, day=at.astimezone(UTC).date().isoformat()).id
+
+
+async def token_share(
+    store: Store, project_id: ProjectId, person_id: PersonId, at: datetime, believed_s: float
+) -> TokenShare:
+    """A member's limits in tokens, to be believed for `believed_s`; the counters of the days that this covers are made. Raises Unavailable."""
+    share, kept = member_limit(project_id, person_id, Unit.TOKENS), member_day_limit(project_id, person_id, Unit.TOKENS)
+
+    def look(tx: Transaction) -> tuple[bool, LimitStanding | None, list[Limit]]:
+        of_day = tx.limits.get(kept.id)
+        if of_day is None or of_day.cap >= AMOUNT_MAX:
+            return tx.limits.get(share.id) is not None, None, []
+        days = [member_day_limit(project_id, person_id, Unit.TOKENS, of_day.cap, one) for one in (at, until)]
+        stale = [one for one in days if (known := tx.limits.get(one.id)) is None or known.cap != one.cap]
+        return tx.limits.get(share.id) is not None, of_day, stale
+
+    until = at + timedelta(seconds=believed_s)
+    shared, of_day, stale = await store.read(look)
+    if stale:
+        await store.write(lambda tx: [tx.limits.put(one) for one in {one.id: one for one in stale}.values()])
+    return TokenShare(share.id if shared else None, None if of_day is None else kept)
 
 
 def _seen_members(tx: Transaction, caller: Caller, project_id: ProjectId) -> list[PersonId]:
@@ -167,6 +206,16 @@ def _seen_members(tx: Transaction, caller: Caller, project_id: ProjectId) -> lis
         raise Unknown("project", project_id=project_id)
     sees_all = role in LEADS or caller.may(Power.ADMIN)
     return [one.person_id for one in tx.projects.members(project_id) if sees_all or one.person_id == caller.id]
+
+
+def _day_shares(tx: Transaction, project_id: ProjectId, person_id: PersonId, at: datetime) -> dict[Unit, LimitStanding]:
+    found = {}
+    for unit in Unit:
+        kept = tx.limits.get(member_day_limit(project_id, person_id, unit).id)
+        if kept is not None and kept.cap < AMOUNT_MAX:
+            today = tx.limits.get(member_day_limit(project_id, person_id, unit, kept.cap, at).id)
+            found[unit] = replace(kept, charged=today.charged if today else 0, held=today.held if today else 0)
+    return found
 
 
 def _shares(tx: Transaction, project_id: ProjectId, person_id: PersonId) -> dict[Unit, LimitStanding]:

@@ -124,10 +124,10 @@ def limit_that_bites(services: Services, tx: Transaction, person_id: PersonId, q
 
 def day_share(tx: Transaction, project_id: ProjectId, person_id: PersonId, at: datetime) -> list[Limit]:
     """A member's share of the project for the day, where its leads set one."""
-    kept = tx.limits.get(member_day_limit(project_id, person_id).id)
+    kept = tx.limits.get(member_day_limit(project_id, person_id, Unit.GPU_MS).id)
     if kept is None or kept.cap >= AMOUNT_MAX:
         return []
-    return [member_day_limit(project_id, person_id, kept.cap, at)]
+    return [member_day_limit(project_id, person_id, Unit.GPU_MS, kept.cap, at)]
 
 
 def limit_refusal(limit: Limit, requested: int, available: int, price: Price) -> Refused:

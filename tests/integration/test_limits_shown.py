@@ -12,15 +12,16 @@ from openai import RateLimitError
 from openai.types.chat import ChatCompletionMessageParam
 
 from quota.domain.errors import Forbidden
-from quota.domain.ids import PersonId, ProjectId
-from quota.domain.limits import Limits, member_limit
+from quota.domain.hold import HoldKind, HoldOrder, HoldState, Usage
+from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
+from quota.domain.limits import Limits, member_day_limit, member_limit
 from quota.domain.units import Unit
 from quota.gateway.models import Models
 from quota.service.callers import caller_of
-from quota.service.limiting import member_limits, set_member_limit
+from quota.service.limiting import member_days, member_limits, set_member_limit, token_share
 from quota.service.quote import QuoteRequest, quote_session
 from tests.integration.gateway_service import running_gateway, stub_model
-from tests.integration.quota_service import HOUR, running_service
+from tests.integration.quota_service import HOUR, Service, running_service
 from tests.integration.upstream_stub import stub_server
 from tests.waiting import eventually
 
@@ -102,7 +103,7 @@ async def test_a_members_day_counts_what_they_used_today_and_begins_anew_at_midn
         token = service.token("pi")
         for _ in range(2):
             put = await service.person(token, "PUT", f"/projects/{project}/members/pi/limits", limits)
-            assert put.json() == {"gpu_ms": None, "gpu_ms_a_day": 5_400_000, "tokens": None}
+            assert put.json() == {"gpu_ms": None, "gpu_ms_a_day": 5_400_000, "tokens": None, "tokens_a_day": None}
         quote = {"actor": "pi", "project_id": project, "profile": "gpu1", "runtime_s": 3600}
         foreseen = (await service.hub("POST", "/internal/quotes", quote)).json()["refusal"]
         refused = (await start("hold-0002", 3600)).json()["error"]
@@ -141,3 +142,57 @@ async def test_a_members_tokens_are_limited_at_the_gateway_too(tmp_path: Path) -
 
         await eventually(counted, within_s=10, what="the request counts against the share")
         assert gateway.differences() == []
+
+
+async def test_a_model_request_beyond_a_members_day_is_told_when_it_begins_anew(tmp_path: Path) -> None:
+    async with (
+        stub_server() as stub,
+        running_gateway(tmp_path, Models([stub_model(stub.url)]), tokens=10**6) as gateway,
+    ):
+        day = member_day_limit(gateway.project, PersonId(gateway.person), Unit.TOKENS, 150)
+        await gateway.store.write(lambda tx: tx.limits.put(day))
+        client = gateway.sdk(max_retries=0)
+        ask: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
+        with pytest.raises(RateLimitError, match=r"for today is used up\. It begins anew at midnight UTC"):
+            await client.chat.completions.create(model="stub", messages=ask, max_tokens=4000)
+        assert (await client.chat.completions.create(model="stub", messages=ask, max_tokens=10)).usage is not None
+        assert gateway.differences() == []
+
+
+async def test_a_members_tokens_of_a_day_are_limited_on_every_way_and_begin_anew_at_midnight(tmp_path: Path) -> None:
+    async with running_service(tmp_path) as service:
+        project = ProjectId(await service.award("pi", gpu_hours="1", tokens=10_000))
+        pi, now = await caller_of(service.services, "pi", frozenset()), service.clock.now
+        limits = {"gpu_hours": None, "gpu_hours_a_day": None, "tokens": 600, "tokens_a_day": 100}
+        token = service.token("pi")
+        put = await service.person(token, "PUT", f"/projects/{project}/members/pi/limits", limits)
+        assert put.json() == {"gpu_ms": None, "gpu_ms_a_day": None, "tokens": 600, "tokens_a_day": 100}
+
+        async def hold(hold_id: str, tokens: int) -> int:
+            share = await token_share(service.services.store, project, pi.id, now(), 10)
+            order = HoldOrder(
+                id=HoldId(hold_id), kind=HoldKind.REQUEST, subject=hold_id, actor=pi.id, project_id=project,
+                allocation_id=await tokens_of(service, project), unit=Unit.TOKENS, amount=tokens, at=now(),
+                lease_until=now() + timedelta(hours=1), limits=share.uses(tokens, now()),
+            )  # fmt: skip
+            placed = await service.services.ledger.place_hold(order)
+            if placed.state is HoldState.HELD:
+                usage = Usage("test", hold_id, placed.id, now(), now(), tokens, tokens)
+                await service.services.ledger.settle(placed.id, now(), usage)
+            return 0 if placed.refusal is None else int(str(placed.refusal.params["available"]))
+
+        assert await hold("request-1", 90) == 0
+        assert await hold("request-2", 11) == 10
+        body = {"kind": "request", "actor": "pi", "project_id": project, "model": "tiny", "tokens": 11, "lease_s": 60}
+        by_service = await service.hub("PUT", "/internal/request-holds/request-3", body)
+        assert (by_service.status_code, by_service.json()["error"]["code"]) == (402, "limit_reached")
+        service.clock.at += timedelta(days=1)
+        assert await hold("request-4", 100) == 0
+        assert service.verified() == []
+        days = await member_days(service.services, pi, project)
+        assert (days[pi.id][Unit.TOKENS].cap, days[pi.id][Unit.TOKENS].charged) == (100, 100)
+
+
+async def tokens_of(service: Service, project: ProjectId) -> AllocationId:
+    found = await service.services.store.read(lambda tx: tx.accounts.of_project(project))
+    return next(one.id for one in found if one.unit is Unit.TOKENS)

@@ -41,6 +41,20 @@ async def test_a_lead_sets_shares_in_both_units_and_the_member_reads_them() -> N
         assert "GPU-h 0 of" not in text_of(await ann.get(f"projects/{project}"))
 
 
+async def test_what_a_day_allows_is_set_in_both_units_and_shown_with_what_the_day_used() -> None:
+    site, project = site_with_members()
+    path = f"projects/{project}/members/ann/limits"
+    async with site.browser("ada") as ada, site.browser("ann") as ann, site.browser("ann", language="zh") as chinese:
+        await ada.submit(path, {"gpu_day": "2.5", "tokens_day": "300"})
+        page = (await ada.get(path)).text
+        assert 'name="gpu_day" value="2.5"' in page
+        assert 'name="tokens_day" value="300"' in page
+        text = text_of(await ann.get(f"projects/{project}"))
+        assert "0 of 2.5 GPU-h today (UTC)" in text
+        assert "0 of 300 tokens today (UTC)" in text
+        assert "今天" in text_of(await chinese.get(f"projects/{project}"))
+
+
 async def test_nonsense_comes_back_with_its_reason_and_sets_nothing() -> None:
     site, project = site_with_members()
     async with site.browser("ada") as ada:

@@ -204,6 +204,9 @@ MESSAGES: Final[Mapping[str, Message]] = {
         "{session_title} ends at {ends_at}, in {left_s}.",
         "Save your work. You can extend it while the profile's longest runtime and the balance allow it.",
     ),
+    "notice.ending.why": Message(
+        "{session_title} ends at {ends_at}, in {left_s}: {why}.", "Save your work. Your files are kept."
+    ),
     "notice.idle": Message(
         "{session_title} is idle and will be stopped at {stops_at}.", "Run something in it, or keep it alive."
     ),
@@ -366,6 +369,8 @@ def _variant(code: str, params: Mapping[str, object]) -> str:
         return f"{code}.{params['limit_name']}"
     if code in ("session", "your_session") and not params.get("server_name"):
         return f"{code}.unnamed"
+    if code == "notice.ending" and params.get("why_code"):
+        return "notice.ending.why"
     if code == "notice.stopped" and params.get("by"):
         return "notice.stopped.by_why" if params.get("reason") else "notice.stopped.by"
     if code == "notice.suspended" and params.get("reason"):

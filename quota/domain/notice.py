@@ -103,6 +103,8 @@ class Notice:
 
     @property
     def topic(self) -> Topic:
+        if self.kind is NoticeKind.ENDING and "why_code" in self.params:
+            return Topic.STOPPED  # a decision, not the end that its owner chose: they need not have the page open
         if self.kind is NoticeKind.ENDING and self.params.get("step_s") != _FIRST_STEP_S:
             return Topic.ENDING_SOON
         return _TOPICS[self.kind]

@@ -13,7 +13,7 @@ from typing import Final
 
 from quota.domain.notice import ENDING_STEPS_S, Notice, NoticeKind, balance_notices, ending_step, next_step_at
 from quota.domain.project import LEADS, Allocation
-from quota.domain.session import Session
+from quota.domain.session import Session, Target
 from quota.service.notices import about_session, instant_param, tell
 from quota.service.ports import Transaction
 from quota.service.services import Services
@@ -71,7 +71,9 @@ def ending_notice(session: Session, at: datetime) -> Notice | None:
     if step is None:
         return None
     ends_at = instant_param(session.ends_at)
-    params = {"ends_at": ends_at, "left_s": _whole_minutes(step.left_s), "step_s": step.step_s}
+    params: dict[str, object] = {"ends_at": ends_at, "left_s": _whole_minutes(step.left_s), "step_s": step.step_s}
+    if session.target is Target.STOPPED and session.stop_at == session.ends_at and session.stop_reason:
+        params["why_code"] = session.stop_reason  # it has to end then: a decision, with its reason
     made = about_session(session, NoticeKind.ENDING, f"{step.step_s}@{ends_at}", at, params)
     return replace(made, until=session.ends_at)
 

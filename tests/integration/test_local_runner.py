@@ -25,6 +25,13 @@ WITH_KERNEL = (
     "kernel = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
     "print(kernel.pid, flush=True); time.sleep(600)"
 )
+# Says when it was told to end, and goes on.
+TELLS = (
+    "import signal, time\n"
+    "signal.signal(signal.SIGTERM, lambda *_: print(time.monotonic(), flush=True))\n"
+    "while True: time.sleep(0.01)"
+)
+FACTOR = 1 if os.environ.get("COMMONS_FULL") == "1" else 20
 T = TypeVar("T")
 
 
@@ -181,6 +188,26 @@ def test_a_session_whose_runner_is_killed_dies_and_its_record_keeps_the_last_pro
     left = session.running()
     assert not left.ended
     assert left.last_alive_ms >= left.started_at_ms
+
+
+def test_at_the_end_of_its_runtime_a_session_is_told_and_has_a_whole_minute_before_it_is_killed(
+    session: Session,
+) -> None:
+    """With --full on the real clock, else on one that runs twenty times as fast."""
+    hasty = ("-m", "tests.integration.hasty_runner", str(FACTOR))
+    record = session.start(TELLS, runner=hasty, runtime_ms=3000 * FACTOR // 2).running()
+    told_s = float(session.said())
+    eventually(lambda: gone(record.child_pid), within_s=90)
+    gone_s = time.monotonic()
+    over, deadline_ms = session.ended(), records.read_deadline_ms(session.folder)
+    assert (over.end_reason, over.exit_status) == (EndReason.DEADLINE, -signal.SIGKILL)
+    assert deadline_ms is not None
+    assert over.ended_at_ms is not None
+    assert over.ended_at_ms - deadline_ms >= 60_000
+    assert (gone_s - told_s) * FACTOR >= (
+        59 if FACTOR == 1 else 10
+    )  # however late a busy machine lets it read the signal
+    assert FACTOR > 1 or over.ended_at_ms - deadline_ms < 120_000  # inside the margin that its hold covers
 
 
 def test_the_chosen_runtime_counts_from_the_true_start(session: Session) -> None:

@@ -6,6 +6,7 @@ One portal for all of them; each test leaves nothing running. Times are short by
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.timeout(int(full(300, 3000)))
 KILLS = int(full(2, 50))
 DARK_S = full(2, 180)
 AWAY_S, RUNTIME_S = full(5, 1200), int(full(3, 600))
+SILENT_S = full(0, 600)
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +160,44 @@ async def test_while_the_quota_service_is_away_a_deadline_is_kept_and_the_bill_i
     assert found["end_reason"] == "deadline"
 
 
+async def test_a_meter_that_is_silent_while_a_session_runs_bills_the_exact_gap_later_and_nothing_twice(
+    portal: RealPortal, pi: Person, project: str
+) -> None:
+    await pi.start(project, server="unmetered", profile="gpu2")
+    hold_id = (await in_state(pi, "unmetered", "running"))["hold_id"]
+    before = await asyncio.to_thread(billed, portal, hold_id)
+    await asyncio.to_thread(portal.silence_quota)
+    try:
+        await asyncio.sleep(SILENT_S)
+        alive = portal.record(hold_id).last_alive_ms
+
+        async def went_on() -> bool:  # a proof of life that no meter saw
+            return portal.record(hold_id).last_alive_ms > max(alive, portal.record(hold_id).started_at_ms)
+
+        await eventually(went_on, within_s=30, what="the session lives on")
+    finally:
+        portal.silence_quota(False)
+
+    async def caught_up() -> list[tuple[int, int, int]] | None:
+        await asyncio.to_thread(portal.reconcile)
+        found = await asyncio.to_thread(billed, portal, hold_id)
+        return found if len(found) > len(before) else None
+
+    after = await eventually(caught_up, within_s=60, what="the gap is billed")
+    started_us = portal.record(hold_id).started_at_ms * 1000
+    seen_us = before[-1][1] if before else started_us
+    gap = after[len(before)]
+    assert (after[: len(before)], gap[0]) == (before, seen_us)
+    assert gap[1] - gap[0] >= (SILENT_S - 10) * 1_000_000  # one record for all of it, but for the last heartbeat
+    assert gap[2] == 2 * (gap[1] - gap[0]) // 1000
+    await pi.stop("unmetered")
+    found = await exact(portal, pi, "unmetered")
+    slices = await asyncio.to_thread(billed, portal, hold_id)
+    assert slices[0][0] == started_us
+    assert all(one[1] == next_one[0] for one, next_one in itertools.pairwise(slices))
+    assert sum(one[2] for one in slices) == found["charged"]
+
+
 async def test_a_rescue_session_starts_without_the_quota_service_and_is_counted_when_it_is_back(
     portal: RealPortal, pi: Person, project: str
 ) -> None:
@@ -222,6 +262,17 @@ async def test_of_two_hubs_by_mistake_the_stale_one_gets_409_and_stops_nothing(
         portal.kill_hub()
         await asyncio.to_thread(portal.start_hub)
     assert await asyncio.to_thread(portal.verified) == []
+
+
+def billed(portal: RealPortal, hold_id: str) -> list[tuple[int, int, int]]:
+    """What a session was billed for so far, oldest first: from and to in microseconds, and the amount."""
+    database = portal.ledger()
+    try:
+        with database.reading() as connection:
+            query = text("SELECT from_us, to_us, amount FROM usage_record WHERE hold_id = :hold ORDER BY from_us")
+            return [(row.from_us, row.to_us, row.amount) for row in connection.execute(query, {"hold": hold_id})]
+    finally:
+        database.close()
 
 
 def all_holds(portal: RealPortal) -> int:

@@ -1,6 +1,7 @@
 """The rows of POLICY that act on running sessions, each applied mid-run."""
 
 from datetime import timedelta
+from fractions import Fraction
 
 import pytest
 
@@ -8,10 +9,12 @@ from quota.domain.errors import Forbidden, RefusalCode, Refused, Unavailable, Wr
 from quota.domain.hold import HoldState
 from quota.domain.ids import AdjustmentId, AllocationId, HoldId, ProjectId
 from quota.domain.project import AllocationState, ProjectRole, ProjectState
+from quota.domain.rates import ChargeRate
 from quota.domain.session import EndReason, Evidence, Session, SessionState, Target
 from quota.service import endings, identities, members
 from quota.service.admit import SessionHold, SessionHoldRequest, place_session_hold
 from quota.service.callers import Power
+from quota.service.extend import Extended, extend
 from quota.service.meter import Meter
 from quota.service.ports import HubView, PricedProfile
 from quota.service.reconcile import reconcile
@@ -257,3 +260,23 @@ async def test_an_unreachable_backend_stops_and_settles_nothing_however_long() -
     assert w.books.holds[HOLD][0].lease_until > w.clock.now()
     assert w.balance(project).charged == 60_000
     assert FakeTransaction(w.books).projects.get(project).state is ProjectState.ACTIVE  # type: ignore[union-attr]
+
+
+async def test_a_rate_that_changes_mid_run_counts_for_new_holds_only() -> None:
+    w = world()
+    project = await running(w)
+    w.books.rates.append(ChargeRate("gpu", Fraction(2), START + timedelta(seconds=30)))
+    w.clock.tick(120)
+    w.evidence.by_hold[HOLD] = Evidence(HOLD, START, START + timedelta(seconds=120), None)
+    await reconcile(w.services, Meter(w.services))
+    assert w.balance(project).charged == 120_000  # a minute of it after the change
+    further = await extend(w.services, w.person("member"), HOLD, "extension-1", 600)
+    assert isinstance(further, Extended)
+    assert further.extension.amount == 600_000  # one hold, one rate
+    dearer = await start(w, "pi", "hold-0002")
+    assert isinstance(dearer, SessionHold)
+    assert (dearer.terms.rate, dearer.hold.amount) == (Fraction(2), 2 * 3_720_000)
+    end = START + timedelta(seconds=150)
+    w.evidence.by_hold[HOLD] = Evidence(HOLD, START, end, end, EndReason.EXITED)
+    await reconcile(w.services, Meter(w.services))
+    assert w.balance(project).charged == 150_000

@@ -6,10 +6,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 from quota.domain.ids import AllocationId, HoldId, ProjectId
+from quota.domain.messages import render
 from quota.domain.notice import Choice, Notice, NoticeKind, Topic
 from quota.domain.project import ProjectRole
 from quota.domain.session import SessionState
-from quota.service import members, notices, sessions
+from quota.service import endings, members, notices, sessions
 from quota.service.admit import SessionHoldRequest, place_session_hold
 from quota.service.callers import Caller
 from quota.service.notice_pass import EVERY_S, NoticePass
@@ -129,6 +130,43 @@ async def test_a_removed_member_is_told_each_time_and_one_who_leaves_is_not() ->
     await members.put_member(made.services, pi, project, "member", ProjectRole.MEMBER)
     await members.remove_member(made.services, member, project, "member")
     assert [(one.kind, one.person_id) for one in told(made)] == [(NoticeKind.REMOVED, member.id)] * 2
+
+
+async def test_everybody_in_a_suspended_project_is_told_why_each_time_and_mailed_unless_they_chose_otherwise() -> None:
+    made = world()
+    services, pi, ann = mailing(made), made.person("pi"), made.person("ann")
+    project = made.project(pi, gpu_ms=100 * HOUR)
+    await members.put_member(services, pi, project, "ann", ProjectRole.MEMBER)
+    await notices.choose(services, ann, Choice(mails=frozenset()))
+    hold_id = await running(made, ann, project)
+    made.clock.tick(300)
+    for _ in range(2):
+        await endings.suspend_project(services, pi, project, finish=False, reason="the audit")
+        made.clock.tick(60)
+        await endings.resume_project(services, pi, project, reason="done")
+    found = told(made, NoticeKind.SUSPENDED)
+    assert sorted(one.person_id for one in found) == sorted([pi.id, ann.id] * 2)
+    assert {one.params["reason"] for one in found} == {"the audit"}
+    assert "the audit" in render(found[0].code, found[0].params, str).message
+    assert {mail.notice.person_id for mail in made.books.told.mails.values()} == {pi.id}
+    await NoticePass(services).run()  # and whoever has a session running reads when it ends
+    (ends,) = told(made, NoticeKind.ENDING)
+    assert (ends.subject, ends.person_id, ends.params["step_s"]) == (hold_id, ann.id, 600)
+    assert render(ends.code, ends.params, str).message.endswith("in 8 min: its project was suspended.")
+
+
+async def test_whoever_has_to_end_by_a_decision_is_mailed_why_ten_minutes_before() -> None:
+    made = world()
+    services, pi, ann = mailing(made), made.person("pi"), made.person("ann")
+    project = made.project(pi, gpu_ms=100 * HOUR)
+    await members.put_member(services, pi, project, "ann", ProjectRole.MANAGER)
+    await running(made, ann, project)
+    made.clock.tick(300)
+    await members.put_member(services, pi, project, "ann", ProjectRole.MEMBER)
+    await NoticePass(services).run()
+    (mail,) = made.books.told.mails.values()
+    assert (mail.notice.person_id, mail.notice.topic) == (ann.id, Topic.STOPPED)
+    assert "your role in its project was lowered" in render(mail.notice.code, mail.notice.params, str).message
 
 
 async def test_leads_hear_of_a_low_balance_and_everybody_of_an_exhausted_one() -> None:

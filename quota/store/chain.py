@@ -16,11 +16,12 @@ from quota.store.json_text import dump_rows
 
 def link_hash(prev_hash: str, *parts: Sequence[Sequence[Any]]) -> str:
     """The hash of a link over rows of JSON values; booleans count as 0 and 1, which is how SQLite keeps them."""
-    digest = hashlib.sha256(prev_hash.encode())
-    for rows in parts:
-        digest.update(b"\n")
-        digest.update(dump_rows(rows))
-    return digest.hexdigest()
+    return dumped_link_hash(prev_hash, *map(dump_rows, parts))
+
+
+def dumped_link_hash(prev_hash: str, *parts: bytes) -> str:
+    """As `link_hash`, over what `dump_rows` made of the rows."""
+    return hashlib.sha256(b"\n".join((prev_hash.encode(), *parts))).hexdigest()
 
 
 def audit_hash(row: Mapping[str, object]) -> str:

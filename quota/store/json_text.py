@@ -19,6 +19,8 @@ _PLAIN: Final = json.JSONEncoder(separators=(",", ":"))
 
 def dump(value: Mapping[str, object]) -> str:
     """An object as it is stored: keys in a fixed order, no spaces, characters as they are."""
+    if not value:
+        return "{}"
     if _is_flat(value):
         try:
             return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

@@ -90,7 +90,9 @@ class LedgerStore:
 
     async def place_hold(self, order: HoldOrder) -> Hold:
         """Set `order.amount` aside; a refusal is a Hold in state REFUSED."""
-        return await self._submit(ops.place_hold(order), Hold)
+        answer = await self._send(ops.place_hold(order))
+        assert isinstance(answer, Hold)
+        return answer
 
     async def top_up(
         self, hold_id: HoldId, line_id: str, amount: int, at: datetime, lease_until: datetime
@@ -131,7 +133,9 @@ class LedgerStore:
 
     async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
         """Charge `usage` if given, then close the hold; both in one transaction."""
-        return await self._submit(ops.settle(hold_id, to_us(at), usage), Hold)
+        answer = await self._send(ops.settle(hold_id, to_us(at), usage))
+        assert isinstance(answer, Hold)
+        return answer
 
     async def release(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
         """Close a hold that was never used."""

@@ -8,6 +8,7 @@ deadlock; SQLite: BEGIN IMMEDIATE). A hold is read before; where another writer 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from quota.store import statements as sql
 from quota.store.memory import Memory
@@ -24,18 +25,25 @@ from quota.store.working_set import (
     stored_hold,
 )
 
+_OF_LINES: Final = (TopUp, Withdraw)  # tuples: asking for `A | B` makes a union each time
+_WITH_USAGE: Final = (Charge, Settle)
+
 
 def load(wire: Wire, operations: Sequence[Operation], memory: Memory | None = None) -> WorkingSet:
     """Lock and read all rows that `operations` touch; with a `memory`, holds that it has and ids that look new are not looked up."""
     ws = WorkingSet()
     operations = _unfenced(wire, ws, operations)
+    kinds = set(map(type, operations))
     _load_holds(wire, ws, operations, memory)
     account_ids: set[str] = {op.order.allocation_id for op in operations if isinstance(op, PlaceHold)}
     account_ids.update([hold.account_id for hold in ws.holds.values()])
     for row in wire.select(sql.LOCK_ACCOUNTS, _keys(account_ids)) if account_ids else []:
         ws.accounts[row[0]] = AccountRow(*row)
-    _load_lines(wire, ws, operations)
-    _load_usages(wire, ws, operations)
+    _load_lines(
+        wire, ws, [op for op in operations if isinstance(op, _OF_LINES)] if kinds.intersection(_OF_LINES) else ()
+    )
+    if kinds.intersection(_WITH_USAGE):
+        _load_usages(wire, ws, operations)
     _load_limits(wire, ws, operations)
     ws.stored_intervals = lambda hold_id: [(row[0], row[1]) for row in wire.select(sql.INTERVALS, [[hold_id]])]
     return ws
@@ -58,7 +66,7 @@ def _believed(ws: WorkingSet, operations: Sequence[Plain], memory: Memory) -> se
     for op in operations:
         if isinstance(op, PlaceHold):
             (read if op.order.id in memory else new).add(op.order.id)
-        elif isinstance(op, Settle | Charge) and op.hold_id in memory:
+        elif isinstance(op, _WITH_USAGE) and op.hold_id in memory:
             known.add(op.hold_id)
         else:
             read.add(op.hold_id)
@@ -78,10 +86,9 @@ def _unfenced(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) -> li
     return [op.operation if isinstance(op, Fenced) else op for op in operations]
 
 
-def _load_lines(wire: Wire, ws: WorkingSet, operations: Sequence[Plain]) -> None:
+def _load_lines(wire: Wire, ws: WorkingSet, of_lines: Sequence[TopUp | Withdraw]) -> None:
     several = [hold.id for hold in ws.holds.values() if hold.line_count > 1 and hold.open]
-    top_ups = [op for op in operations if isinstance(op, TopUp)]
-    of_lines = [op for op in operations if isinstance(op, TopUp | Withdraw)]
+    top_ups = [op for op in of_lines if isinstance(op, TopUp)]
     wanted = {*several, *(op.hold_id for op in of_lines if op.hold_id in ws.holds)}
     if wanted:
         for hold_id, *line in wire.select(sql.LINES, _keys(wanted)):
@@ -92,9 +99,10 @@ def _load_lines(wire: Wire, ws: WorkingSet, operations: Sequence[Plain]) -> None
 
 
 def _load_usages(wire: Wire, ws: WorkingSet, operations: Sequence[Plain]) -> None:
-    charges = [op.charge if isinstance(op, Settle) else op for op in operations if isinstance(op, Charge | Settle)]
     believed = ws.believed
-    keys = {(c.usage.source, c.usage.event_id) for c in charges if c is not None and c.hold_id not in believed}
+    looked_up = [op for op in operations if isinstance(op, _WITH_USAGE) and op.hold_id not in believed]
+    charges = [op.charge if isinstance(op, Settle) else op for op in looked_up]
+    keys = {(charge.usage.source, charge.usage.event_id) for charge in charges if charge is not None}
     if keys:
         for row in wire.select(sql.USAGES, sorted(keys)):
             ws.usages[row[0], row[1]] = UsageRow(*row)

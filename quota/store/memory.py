@@ -41,7 +41,7 @@ class Memory:
             self._doubted -= 1
         remembered = self._holds
         for hold in holds:
-            if hold.open and hold.line_count == 1 and hold.limit_count == 0 and (hold.fresh or hold.changed):
+            if hold.state == "held" and hold.line_count == 1 and hold.limit_count == 0 and (hold.fresh or hold.changed):
                 hold.written()
                 remembered[hold.id] = hold
         if len(remembered) > self._holds_max:  # a quarter at once, so that most batches pay nothing

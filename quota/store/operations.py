@@ -6,7 +6,7 @@ later replay compute nothing anew.
 
 from __future__ import annotations
 
-import hashlib
+from hashlib import sha256
 from typing import NamedTuple
 
 from quota.domain.errors import Invalid
@@ -108,18 +108,14 @@ def charge(usage: Usage) -> Charge:
     if to_us_ < from_us:
         raise Invalid([("to_at", "ends_before_start")])
     payload = dump(usage.payload) if usage.payload else "{}"
-    said = _lengths(
-        (
-            usage.hold_id,
-            str(from_us),
-            str(to_us_),
-            str(usage.quantity),
-            str(usage.amount),
-            str(usage.estimated),
-            payload,
-        )
+    instants, counts = (str(from_us), str(to_us_)), (str(usage.quantity), str(usage.amount))
+    # Texts with their lengths before them, so that none can be read as two.
+    said = (
+        f"{len(usage.hold_id)}:{usage.hold_id}{len(instants[0])}:{instants[0]}{len(instants[1])}:{instants[1]}"
+        f"{len(counts[0])}:{counts[0]}{len(counts[1])}:{counts[1]}"
+        f"{'4:True' if usage.estimated else '5:False'}{len(payload)}:{payload}"
     )
-    return Charge(usage, from_us, to_us_, payload, hashlib.sha256(said.encode()).hexdigest())
+    return Charge(usage, from_us, to_us_, payload, sha256(said.encode()).hexdigest())
 
 
 def settle(hold_id: str, at_us: int, usage: Usage | None) -> Settle:
@@ -140,25 +136,13 @@ def top_up(hold_id: str, line_id: str, amount: int, at_us: int, lease_until_us: 
 def _order_hash(order: HoldOrder, details: str) -> str:
     # Without the instants: a retry of the same request comes later.
     limits = dump({use.limit_id: use.amount for use in order.limits}) if order.limits else "{}"
-    said = _lengths(
-        (
-            order.kind,
-            order.subject,
-            order.actor,
-            order.project_id,
-            order.allocation_id,
-            order.unit,
-            str(order.amount),
-            limits,
-            details,
-        )
+    kind, unit, amount = order.kind, order.unit, str(order.amount)  # enumerations of texts are texts
+    said = (
+        f"{len(kind)}:{kind}{len(order.subject)}:{order.subject}{len(order.actor)}:{order.actor}"
+        f"{len(order.project_id)}:{order.project_id}{len(order.allocation_id)}:{order.allocation_id}"
+        f"{len(unit)}:{unit}{len(amount)}:{amount}{len(limits)}:{limits}{len(details)}:{details}"
     )
-    return hashlib.sha256(said.encode()).hexdigest()
-
-
-def _lengths(texts: tuple[str, ...]) -> str:
-    """The texts as one, lengths before them, so that none can be read as two."""
-    return "".join([f"{len(one)}:{one}" for one in texts])
+    return sha256(said.encode()).hexdigest()
 
 
 def _check_amount(amount: int) -> None:

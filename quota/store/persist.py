@@ -12,7 +12,8 @@ from operator import attrgetter
 from typing import Final
 
 from quota.store import statements as sql
-from quota.store.chain import link_hash
+from quota.store.chain import dumped_link_hash
+from quota.store.json_text import dump_rows
 from quota.store.wire import Insert, Interference, Row, Statement, Wire
 from quota.store.working_set import HoldRow, WorkingSet, as_row
 
@@ -27,16 +28,13 @@ class Head:
 
 
 as_placed: Final[Callable[[HoldRow], Row]] = attrgetter(*sql.PLACED_COLUMNS)
+as_change: Final[Callable[[HoldRow], Row]] = attrgetter(*sql.CHANGE_HOLDS.rows.columns)
 
 
 def persist(wire: Wire, ws: WorkingSet, head: Head) -> Head:
     """Write the changes and the next link; the new head, or the same where nothing changed. Raises Interference."""
     wrote = _change_counters(wire, ws)
-    fresh = [hold for hold in ws.holds.values() if hold.fresh]
-    wrote |= _insert(wire, sql.PLACE_HOLDS, [as_placed(hold) for hold in fresh if hold.only_placed], (head.epoch,))
-    wrote |= _insert(wire, sql.ADD_HOLDS, [as_row(hold) for hold in fresh if not hold.only_placed])
-    changed = [_hold_change(hold) for hold in ws.holds.values() if hold.changed and not hold.fresh]
-    wrote |= _guarded(wire, sql.CHANGE_HOLDS, changed)
+    wrote |= _write_holds(wire, ws, head)
     wrote |= _write_lines(wire, ws)
     refused = ws.new_refused_lines
     wrote |= _insert(
@@ -60,23 +58,20 @@ def _change_counters(wire: Wire, ws: WorkingSet) -> bool:
     return _guarded(wire, sql.MOVE_ACCOUNTS, moved) | _guarded(wire, sql.MOVE_LIMITS, limits)
 
 
-def _hold_change(hold: HoldRow) -> Row:
-    return (
-        hold.id,
-        hold.state,
-        hold.amount,
-        hold.charged,
-        hold.next_seq,
-        hold.line_count,
-        hold.lease_until_us,
-        hold.charged_to_us,
-        hold.closed_us,
-        hold.close_reason,
-        hold.seen_next_seq,
-        hold.seen_line_count,
-        hold.seen_amount,
-        hold.limit_count,
-    )
+def _write_holds(wire: Wire, ws: WorkingSet, head: Head) -> bool:
+    placed: list[Row] = []
+    whole: list[Row] = []
+    changed: list[Row] = []
+    for hold in ws.holds.values():
+        if hold.fresh:
+            if hold.next_seq == 0 and hold.line_count == 1 and hold.state == "held":  # nothing happened to it since
+                placed.append(as_placed(hold))
+            else:
+                whole.append(as_row(hold))
+        elif hold.changed:
+            changed.append(as_change(hold))
+    wrote = _insert(wire, sql.PLACE_HOLDS, placed, (head.epoch,)) | _insert(wire, sql.ADD_HOLDS, whole)
+    return wrote | _guarded(wire, sql.CHANGE_HOLDS, changed)
 
 
 def _write_lines(wire: Wire, ws: WorkingSet) -> bool:
@@ -104,17 +99,14 @@ def _write_lines(wire: Wire, ws: WorkingSet) -> bool:
 def _write_link(wire: Wire, ws: WorkingSet, head: Head) -> Head:
     # In the order in which `verify` reads them back.
     usages = sorted(ws.new_usages)  # by source and event id
-    new = Head(
-        head.epoch,
-        head.n + 1,
-        link_hash(head.hash, ws.entries, [(*row[:9], int(row.estimated), *row[10:]) for row in usages]),
-    )
+    said, measured = dump_rows(ws.entries), dump_rows(usages)
+    new = Head(head.epoch, head.n + 1, dumped_link_hash(head.hash, said, measured))
     row = (new.epoch, new.n, head.hash, new.hash, len(ws.entries), len(usages))
     # The head first: who holds its table still (checkpoints.at_rest) knows that nobody has taken a number.
     _guarded(wire, sql.MOVE_HEAD, [(new.epoch, new.n, new.hash)])
     link = wire.select(sql.ADD_LINK, [row])[0][0]
-    _insert(wire, sql.ADD_USAGES, usages, (link,))
-    _insert(wire, sql.ADD_ENTRIES, ws.entries, (link,))
+    _insert(wire, sql.ADD_USAGES, usages, (link,), measured)
+    _insert(wire, sql.ADD_ENTRIES, ws.entries, (link,), said)
     return new
 
 
@@ -126,9 +118,9 @@ def _guarded(wire: Wire, statement: Statement, rows: Sequence[Row]) -> bool:
     return True
 
 
-def _insert(wire: Wire, insert: Insert, rows: Sequence[Row], shared: Row = ()) -> bool:
+def _insert(wire: Wire, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> bool:
     if not rows:
         return False
-    if wire.insert(insert, rows, shared) != len(rows):
+    if wire.insert(insert, rows, shared, dumped) != len(rows):
         raise Interference(insert.table)
     return True

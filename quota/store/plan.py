@@ -6,7 +6,8 @@ that sum to zero; what is asked for a second time gets the first answer.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from quota.domain.errors import (
     IdConflict,
@@ -46,6 +47,7 @@ from quota.store.working_set import (
     WorkingSet,
     fresh_hold,
     hold_from,
+    placed_hold,
     refused_from,
 )
 
@@ -59,21 +61,9 @@ def run(ws: WorkingSet, operation: Operation, epoch: int) -> Answer | QuotaError
         if isinstance(operation, Fenced):
             _must_be_in_force(ws, operation.fence)
             operation = operation.operation
-        match operation:
-            case PlaceHold():
-                return _place(ws, operation, epoch)
-            case TopUp():
-                return _top_up(ws, operation)
-            case Withdraw():
-                return _withdraw(ws, operation)
-            case Charge():
-                return _charge(ws, operation)
-            case Settle():
-                return _settle(ws, operation)
-            case Close():
-                return _close_unused(ws, operation)
-            case ExtendLease():
-                return _extend(ws, operation)
+        if type(operation) is PlaceHold:
+            return _place(ws, operation, epoch)
+        return _DOES[type(operation)](ws, operation)
     except QuotaError as error:
         return error
 
@@ -103,7 +93,7 @@ def _place(ws: WorkingSet, op: PlaceHold, epoch: int) -> Hold:
                 limit = ws.limits[use.limit_id]
                 limit.move(held=use.amount, charged=0)
                 limit.overruns = limit.overruns or use.beyond
-    return hold_from(row, details=order.details)
+    return placed_hold(op, row)
 
 
 def _why_not(ws: WorkingSet, op: PlaceHold) -> Refused | None:
@@ -264,7 +254,7 @@ def _record(ws: WorkingSet, hold: HoldRow, op: Charge) -> int:
     excess = max(0, usage.amount - hold.rest)
     row = UsageRow(
         usage.source, usage.event_id, hold.id, hold.next_seq, op.from_us, op.to_us, usage.quantity, usage.amount, excess,
-        usage.estimated, op.payload, op.payload_hash,
+        int(usage.estimated), op.payload, op.payload_hash,
     )  # fmt: skip
     ws.usages[usage.source, usage.event_id] = row
     ws.new_usages.append(row)
@@ -289,7 +279,8 @@ def _spend(ws: WorkingSet, hold: HoldRow, usage: UsageRow, at_us: int) -> None:
     if hold.line_count > 1 or usage.overrun > 0:
         _spend_lines(ws, hold, usage, at_us)
     hold.charged += usage.amount
-    _spend_limits(ws, hold, usage)
+    if hold.limit_count:
+        _spend_limits(ws, hold, usage)
 
 
 def _spend_lines(ws: WorkingSet, hold: HoldRow, usage: UsageRow, at_us: int) -> None:
@@ -375,3 +366,13 @@ def _known(ws: WorkingSet, hold_id: str) -> HoldRow:
 def _must_be_open(hold: HoldRow) -> None:
     if not hold.open:
         raise WrongState(f"the hold is {hold.state}", hold_id=hold.id, state=hold.state)
+
+
+_DOES: Final[Mapping[type, Callable[[WorkingSet, Any], Answer]]] = {
+    TopUp: _top_up,
+    Withdraw: _withdraw,
+    Charge: _charge,
+    Settle: _settle,
+    Close: _close_unused,
+    ExtendLease: _extend,
+}

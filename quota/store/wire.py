@@ -67,8 +67,11 @@ class Wire(Protocol):
     def update(self, statement: Statement, rows: Sequence[Row]) -> int:
         """Run a statement over all rows at once; the number of rows that it changed."""
 
-    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = ()) -> int:
-        """Insert all rows, in their order, each with the `shared` values; the number that went in."""
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> int:
+        """Insert all rows, in their order, each with the `shared` values; the number that went in.
+
+        `dumped` is what `dump_rows` makes of the rows, where the caller has it already.
+        """
 
 
 def open_wire(database: Database) -> Wire:
@@ -78,13 +81,15 @@ def open_wire(database: Database) -> Wire:
 
 
 class SqliteWire:
-    """Rows are bound as VALUES in statements for 2^k rows: each is compiled once and cached, whatever the batch's size.
+    """Rows are bound as VALUES in statements for few numbers of rows: each is compiled once and cached, whatever the batch's size.
 
-    A batch's remainder is filled up with rows of NULL, which no key equals. The widest statement, 512 holds, stays well under
-    SQLite's 32,766 parameters.
+    What is joined comes in 2^k rows, the remainder filled up with rows of NULL, which no key equals; what is inserted in a multiple
+    of 32 and the remainder, since after each statement the writer waits for its turn of the interpreter. The widest statement, 512
+    holds, stays well under SQLite's 32,766 parameters.
     """
 
     _LARGEST: Final = 512
+    _STEP: Final = 32
     _WORDS: Final = {"greatest": "max", "least": "min", "lock": "", "share": ""}
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -110,13 +115,10 @@ class SqliteWire:
     def update(self, statement: Statement, rows: Sequence[Row]) -> int:
         return sum(cursor.rowcount for cursor in self._run(statement, rows))
 
-    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = ()) -> int:
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> int:
         count = start = 0
-        size = self._LARGEST
-        while start < len(rows):
-            if len(rows) - start < size:
-                size //= 2
-                continue
+        while (left := len(rows) - start) > 0:
+            size = min(self._LARGEST, left - left % self._STEP or left)
             values = (*shared, *itertools.chain.from_iterable(rows[start : start + size]))
             count += self._connection.execute(self._insert(insert, size), values).rowcount
             start += size
@@ -189,7 +191,7 @@ class PostgresWire:
         self._run(statement, rows)
         return self._cursor.rowcount
 
-    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = ()) -> int:
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> int:
         text = self._texts.get(id(insert))
         if text is None:
             values = (
@@ -201,7 +203,7 @@ class PostgresWire:
             text = f"INSERT INTO {insert.table} ({insert.names}) SELECT {', '.join(values)} FROM {source}"  # noqa: S608
             text += " ON CONFLICT DO NOTHING" if insert.once else ""
             self._texts[id(insert)] = text
-        self._cursor.execute(text.encode(), (*shared, dump_rows(rows).decode()))
+        self._cursor.execute(text.encode(), (*shared, (dump_rows(rows) if dumped is None else dumped).decode()))
         return self._cursor.rowcount
 
     def _run(self, statement: Statement, rows: Sequence[Row]) -> None:

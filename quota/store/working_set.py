@@ -105,11 +105,6 @@ class HoldRow:
     def open(self) -> bool:
         return self.state == "held"
 
-    @property
-    def only_placed(self) -> bool:
-        """Whether nothing happened to a fresh hold since."""
-        return self.next_seq == 0 and self.line_count == 1 and self.state == "held"
-
     def written(self) -> None:
         """The database has the row as it stands: what its next change compares with."""
         self.fresh = self.changed = False
@@ -184,7 +179,7 @@ class UsageRow(NamedTuple):
     quantity: int
     amount: int
     overrun: int
-    estimated: bool
+    estimated: int  # 0 or 1: as SQLite keeps it and the hash chain counts it
     payload: str
     payload_hash: str
 
@@ -268,6 +263,17 @@ def fresh_hold(op: PlaceHold, refusal: Refused | None, epoch: int) -> HoldRow:
     if order.at.tzinfo is UTC and order.lease_until.tzinfo is UTC:
         row.placed_at, row.lease_until = order.at, order.lease_until
     return row
+
+
+def placed_hold(op: PlaceHold, row: HoldRow) -> Hold:
+    """As `hold_from` for what `fresh_hold` made: the caller's own values, converted from nothing."""
+    order = op.order
+    if row.refusal_code is not None or row.placed_at is None or row.lease_until is None:
+        return hold_from(row, details=order.details)
+    return Hold(
+        order.id, order.kind, HoldState.HELD, order.subject, order.actor, order.project_id, order.allocation_id, order.unit,
+        order.amount, 0, row.placed_at, row.lease_until, order.details,
+    )  # fmt: skip
 
 
 def hold_from(row: HoldRow, *, replayed: bool = False, details: Mapping[str, object] | None = None) -> Hold:

@@ -91,10 +91,12 @@ class Writer:
         self._head: Head | None = None
         self._memory = Memory()
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+        self.threaded = False  # whether a thread of its own does the work; asking the thread costs more than queueing
 
     def start(self) -> None:
         """Start the thread; the connection is made with the first batch."""
         self._thread.start()
+        self.threaded = True
         self.open()
 
     def open(self) -> None:
@@ -109,11 +111,6 @@ class Writer:
             self._wake.notify()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-
-    @property
-    def threaded(self) -> bool:
-        """Whether a thread of its own does the work."""
-        return self._thread.is_alive()
 
     def submit(self, operation: Operation, ticket: Ticket) -> None:
         """Queue an operation. Raises Unavailable where the queue is full or the writer is closed."""

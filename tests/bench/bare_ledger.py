@@ -1,4 +1,4 @@
-"""The floor that the ledger is measured against: the same group commit with nothing but account, hold and entries.
+"""The floor that the ledger is measured against: the same group commit with nothing but a conditional balance, hold and entries.
 
 No idempotency, no refusals, no lines, no usage, no chain: a queue, one writer, set-based statements, futures resolved after COMMIT.
 `one_per_op` is the other floor: one transaction an operation.
@@ -26,7 +26,8 @@ _TABLES: Final = (
 )
 _MOVE: Final = Statement(
     "UPDATE bare_account SET held = bare_account.held + d.held, charged = bare_account.charged + d.charged "
-    "FROM {rows} d WHERE bare_account.id = d.id",
+    "FROM {rows} d WHERE bare_account.id = d.id "
+    "AND bare_account.awarded - bare_account.charged - bare_account.held >= d.held + d.charged",
     Rows({"id": _T, "held": _I, "charged": _I}),
 )
 _CLOSE: Final = Statement(
@@ -75,7 +76,8 @@ def write(wire: Wire, ops: list[Op]) -> None:
             entries.append((f"h:{hold_id}", account, "available", -amount, hold_id, at_us))
             entries.append((f"h:{hold_id}", account, "held", amount, hold_id, at_us))
     wire.begin()
-    wire.update(_MOVE, [(account, held, charged) for account, (held, charged) in sorted(moves.items())])
+    moved = wire.update(_MOVE, [(account, held, charged) for account, (held, charged) in sorted(moves.items())])
+    assert moved == len(moves), "an account of the floor ran dry"
     if holds:
         wire.insert(_HOLDS, holds)
     if closed:

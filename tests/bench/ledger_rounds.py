@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from quota.domain.hold import HoldOrder, Usage
-from quota.domain.ids import HoldId, new_id
+from quota.domain.ids import HoldId, new_ordered_id
 from quota.store.database import Database
 from quota.store.ledger import LedgerStore
 from tests import ledgers
@@ -39,9 +39,9 @@ class Load:
 
 
 def _orders(books: ledgers.Books, load: Load) -> Callable[[int], HoldOrder]:
-    """Makes the n-th order of a round; both loops' clients make the same ones."""
+    """Makes the n-th order of a round; both loops' clients make the same ones, with ids as the gateway makes them."""
     templates = [books.order(AMOUNT, account=number) for number in range(load.accounts)]
-    return lambda n: replace(templates[n % len(templates)], id=HoldId(new_id()))
+    return lambda n: replace(templates[n % len(templates)], id=HoldId(new_ordered_id()))
 
 
 async def bare_round(database: Database, books: ledgers.Books, load: Load, seconds: float) -> Rate:

@@ -110,10 +110,10 @@ class FaultyWire:
         self._wrote = True
         return self._between("update", lambda: self._inner.update(statement, rows))
 
-    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = ()) -> int:
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> int:
         self._start()
         self._wrote = True
-        return self._between("insert", lambda: self._inner.insert(insert, rows, shared))
+        return self._between("insert", lambda: self._inner.insert(insert, rows, shared, dumped))
 
     def _between(self, name: str, call: Callable[[], T]) -> T:
         self._struck(f"{name} before")

@@ -73,8 +73,8 @@ class LossyWire:
     def update(self, statement: Statement, rows: Sequence[Row]) -> int:
         return self._inner.update(statement, rows)
 
-    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = ()) -> int:
-        return self._inner.insert(insert, rows, shared)
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> int:
+        return self._inner.insert(insert, rows, shared, dumped)
 
 
 @pytest.mark.parametrize("after", [True, False], ids=["it counted", "it did not"])

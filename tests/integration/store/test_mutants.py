@@ -87,8 +87,10 @@ MUTANTS = (
 )  # fmt: skip
 
 
-def _insert_uncounted(wire: Wire, insert: Insert, rows: list[Row], shared: Row = ()) -> bool:
-    return bool(rows) and wire.insert(insert, rows, shared) >= 0
+def _insert_uncounted(
+    wire: Wire, insert: Insert, rows: list[Row], shared: Row = (), dumped: bytes | None = None
+) -> bool:
+    return bool(rows) and wire.insert(insert, rows, shared, dumped) >= 0
 
 
 def _clamped(old: object) -> object:

@@ -12,6 +12,15 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _rates_and_counters()
+    _people()
+    _applications()
+    _identities_and_members()
+    _person_data()
+    _sessions()
+
+
+def _rates_and_counters() -> None:
     op.create_table(
         "charge_rate",
         sa.Column("hardware", sa.Text(), nullable=False),
@@ -28,6 +37,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_counter")),
         comment="Numbers that are given out once and never again, such as uids.",
     )
+
+
+def _people() -> None:
     op.create_table(
         "person",
         sa.Column("id", sa.Text(), nullable=False),
@@ -52,6 +64,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_project")),
         sa.UniqueConstraint("slug", name=op.f("uq_project_slug")),
     )
+
+
+def _applications() -> None:
     op.create_table(
         "application",
         sa.Column("id", sa.Text(), nullable=False),
@@ -78,6 +93,9 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_application_applicant"), "application", ["applicant"], unique=False)
     op.create_index(op.f("ix_application_state_submitted_us"), "application", ["state", "submitted_us"], unique=False)
+
+
+def _identities_and_members() -> None:
     op.create_table(
         "identity",
         sa.Column("issuer", sa.Text(), nullable=False),
@@ -108,6 +126,9 @@ def upgrade() -> None:
         sqlite_where=sa.text("role = 'pi'"),
         postgresql_where=sa.text("role = 'pi'"),
     )
+
+
+def _person_data() -> None:
     op.create_table(
         "person_data",
         sa.Column("person_id", sa.Text(), nullable=False),
@@ -118,6 +139,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("person_id", name=op.f("pk_person_data")),
         comment="Personal data: a row is deleted when a person asks for it; everything else knows the opaque id only.",
     )
+
+
+def _sessions() -> None:
     op.create_table(
         "session",
         sa.Column("hold_id", sa.Text(), nullable=False),

@@ -14,6 +14,21 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _accounts()
+    _adjustments()
+    _audit()
+    _entries()
+    _holds()
+    _open_holds()
+    _lines()
+    _chain()
+    _limits()
+    _usage()
+    _allocations()
+    _first_rows()
+
+
+def _accounts() -> None:
     op.create_table(
         "account",
         sa.Column("id", sa.Text(), nullable=False),
@@ -38,6 +53,9 @@ def upgrade() -> None:
         sa.CheckConstraint("overdraft_used BETWEEN 0 AND overdraft_limit", name=op.f("ck_account_overdraft")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_account")),
     )
+
+
+def _adjustments() -> None:
     op.create_table(
         "adjustment",
         sa.Column("id", sa.Text(), nullable=False),
@@ -59,6 +77,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_adjustment")),
         comment="Changes of awards, refused ones included, under the caller's id.",
     )
+
+
+def _audit() -> None:
     op.create_table(
         "audit",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
@@ -84,6 +105,9 @@ def upgrade() -> None:
         sa.CheckConstraint("id = 1", name=op.f("ck_audit_head_one_row")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_head")),
     )
+
+
+def _entries() -> None:
     op.create_table(
         "entry",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -103,6 +127,9 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(op.f("ix_entry_account_id_seq"), "entry", ["account_id", "seq"], unique=False)
+
+
+def _holds() -> None:
     op.create_table(
         "hold",
         sa.Column("id", sa.Text(), nullable=False),
@@ -137,6 +164,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_hold")),
         comment="amount and charged are the sums of the hold's lines; a refused hold keeps what was asked for.",
     )
+
+
+def _open_holds() -> None:
     op.create_index(
         "ix_hold_open",
         "hold",
@@ -145,6 +175,9 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'held'"),
         postgresql_where=sa.text("state = 'held'"),
     )
+
+
+def _lines() -> None:
     op.create_table(
         "hold_limit",
         sa.Column("hold_id", sa.Text(), nullable=False),
@@ -166,6 +199,9 @@ def upgrade() -> None:
         sa.CheckConstraint("0 <= charged AND charged <= amount", name=op.f("ck_hold_line_amounts")),
         sa.PrimaryKeyConstraint("hold_id", "line_id", name=op.f("pk_hold_line")),
     )
+
+
+def _chain() -> None:
     op.create_table(
         "ledger_epoch",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -191,6 +227,9 @@ def upgrade() -> None:
         comment="One row a committed batch: the hash over its entries and usage records, chained within its epoch.",
         sqlite_autoincrement=True,
     )
+
+
+def _limits() -> None:
     op.create_table(
         "limit_counter",
         sa.Column("id", sa.Text(), nullable=False),
@@ -217,6 +256,9 @@ def upgrade() -> None:
         sa.Column("refusal_params", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("hold_id", "line_id", name=op.f("pk_refused_line")),
     )
+
+
+def _usage() -> None:
     op.create_table(
         "usage_record",
         sa.Column("source", sa.Text(), nullable=False),
@@ -237,6 +279,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("source", "event_id", name=op.f("pk_usage_record")),
         sa.UniqueConstraint("hold_id", "seq", name=op.f("uq_usage_record_hold_id_seq")),
     )
+
+
+def _allocations() -> None:
     op.create_table(
         "allocation",
         sa.Column("id", sa.Text(), nullable=False),
@@ -247,6 +292,9 @@ def upgrade() -> None:
         comment="What the programme decided; unit, dates and balance are those of the account with the same id.",
     )
     op.create_index(op.f("ix_allocation_project_id"), "allocation", ["project_id"], unique=False)
+
+
+def _first_rows() -> None:
     for table in ("entry", "usage_record", "ledger_link", "audit"):
         forbid_change(table)
     op.execute("INSERT INTO ledger_epoch (writer, started_us, links, head_hash) VALUES ('store', 0, 0, '')")

@@ -34,6 +34,11 @@ def _refers(table: str, column: str, target: str) -> sa.ForeignKeyConstraint:
 
 
 def _arrivals() -> None:
+    _uploads_and_releases()
+    _submissions_and_feedback()
+
+
+def _uploads_and_releases() -> None:
     op.create_table(
         "exchange_upload",
         *(_column(name, _T) for name in ("id", "project_id", "person_id", "body")),
@@ -60,6 +65,9 @@ def _arrivals() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_assignment_release")),
     )
     op.create_index(op.f("ix_assignment_release_project_id"), "assignment_release", ["project_id"], unique=False)
+
+
+def _submissions_and_feedback() -> None:
     op.create_table(
         "submission",
         *(_column(name, _T) for name in ("id", "project_id", "assignment", "person_id")),

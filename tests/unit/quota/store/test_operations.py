@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +13,7 @@ from quota.domain.hold import HoldKind, HoldOrder, LimitUse, Usage
 from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
 from quota.domain.units import AMOUNT_MAX, Unit
 from quota.store import operations as ops
+from quota.store.instants import to_us
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 ORDER = HoldOrder(
@@ -63,3 +65,20 @@ def test_another_body_has_another_fingerprint(changes: dict[str, object]) -> Non
 
 def test_the_callers_own_fingerprint_counts_where_there_is_one() -> None:
     assert ops.place_hold(replace(ORDER, fingerprint="theirs")).body_hash == "theirs"
+
+
+def test_fingerprints_are_those_that_older_versions_stored() -> None:
+    limited = replace(ORDER, subject="ü:9", details={"model": "m"}, limits=(LimitUse("l", 3),))
+    assert ops.place_hold(ORDER).body_hash == _hash_of_texts(
+        "request", "req", "ann", "p", "a", "tokens", "5", "{}", "{}"
+    )
+    assert ops.place_hold(limited).body_hash == _hash_of_texts(
+        "request", "ü:9", "ann", "p", "a", "tokens", "5", '{"l":3}', '{"model":"m"}'
+    )
+    at_us = str(to_us(NOW))
+    for usage, said in ((USAGE, "False"), (replace(USAGE, estimated=True), "True")):
+        assert ops.charge(usage).payload_hash == _hash_of_texts("hold-0001", at_us, at_us, "5", "5", said, "{}")
+
+
+def _hash_of_texts(*texts: str) -> str:
+    return hashlib.sha256("".join(f"{len(one)}:{one}" for one in texts).encode()).hexdigest()

@@ -259,7 +259,7 @@ async def test_counting_tokens_costs_none() -> None:
     assert d.upstreams.urls == ["http://server-0/v1/messages/count_tokens"]
     assert d.balance == (0, 0)
     streamed = await d.ask({"stream": True}, path="/v1/messages/count_tokens")
-    assert (streamed.status, streamed.error["type"]) == (400, "invalid_request_error")
+    assert (streamed.status, json.loads(streamed.body)["error"]["type"]) == (400, "invalid_request_error")
     assert len(d.upstreams.urls) == 1
 
 

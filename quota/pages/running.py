@@ -9,6 +9,7 @@ from typing import Final
 
 from quota.domain.endings import ending
 from quota.domain.ids import new_id
+from quota.domain.messages import MESSAGES
 from quota.domain.rates import hold_amount
 from quota.domain.session import Session, SessionState, Target
 from quota.pages.figures import rate_shown
@@ -56,6 +57,13 @@ class SessionView:
         """Running for so short that the meter (a minute at most between two charges) need not have come by yet."""
         fresh = self.elapsed_s is not None and self.elapsed_s < _FIRST_CHARGE_S
         return fresh and self.session.state is SessionState.RUNNING and self.session.charged == 0
+
+    @property
+    def why_soon(self) -> str:
+        """The code of why it has to end before its time, where policy decided that; "" else."""
+        session = self.session
+        code = f"why.{session.stop_reason}"
+        return code if session.target is Target.STOPPED and session.stop_reason and code in MESSAGES else ""
 
     @property
     def ending(self) -> tuple[str, Mapping[str, object]]:

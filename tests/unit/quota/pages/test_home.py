@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from quota.domain.idle import IdleState
 from quota.domain.ids import AllocationId
-from quota.domain.session import EndReason, SessionState
+from quota.domain.session import EndReason, SessionState, Target
 from quota.domain.units import Unit
 from tests.unit.quota.pages.browser import Site, text_of
 from tests.unit.quota.pages.fakes import HOUR, NOW
@@ -123,7 +123,7 @@ async def test_why_the_last_session_ended_is_said() -> None:
         text = text_of(await browser.get())
         site.world.session(project, "ada", SessionState.SETTLED, stop_reason="by:grace")
         after = text_of(await browser.get())
-    assert "The chosen runtime was over. Charged 0.0028 GPU-h." in text
+    assert "Charged 0.0028 GPU-h. The chosen runtime was over." in text
     assert "Stopped by grace." in after
 
 
@@ -176,6 +176,20 @@ async def test_chinese_readers_get_chinese_pages_and_may_choose_otherwise() -> N
         chosen = await browser.send("language", {"language": "en", "next": "/services/quota/apply"})
         assert (chosen.status_code, chosen.headers["location"]) == (303, "/services/quota/apply")
         assert '<html lang="en"' in (await browser.get()).text
+
+
+async def test_a_session_that_has_to_end_says_when_and_why() -> None:
+    site = Site()
+    project = site.world.project("Folding", "ada", gpu=(10 * HOUR, 0, 0))
+    soon = NOW + timedelta(minutes=9)
+    wanted = {"target": Target.STOPPED, "stop_at": soon, "ends_at": soon, "stop_reason": "suspended"}
+    site.world.session(project, "ada", SessionState.RUNNING, **wanted)
+    async with site.browser("ada") as ada, site.browser("ada", language="zh") as chinese:
+        text = text_of(await ada.get())
+        assert "stops soon" in text
+        assert "reason: its project was suspended" in text
+        assert "Extend" not in text
+        assert "原因：" in text_of(await chinese.get())
 
 
 async def test_when_it_runs_out_is_a_range_with_its_definition_or_honestly_nothing() -> None:

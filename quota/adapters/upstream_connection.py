@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         self._release = release
         self._registered = registered
         self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpResponseParser | None = None
+        self._parser = httptools.HttpResponseParser(self)  # a kept connection's is at the beginning of an answer again
         self._answer: HttpAnswer | None = None
         self._head_bytes = 0
         self._ends_with_connection = False
@@ -138,7 +138,6 @@ class Connection(asyncio.Protocol):
         """Send a request; its answer, of which nothing is here yet."""
         assert self._transport is not None
         answer = self._answer = HttpAnswer(self)
-        self._parser = httptools.HttpResponseParser(self)
         self._head_bytes = 0
         self._ends_with_connection = True  # until the head says where the body ends
         self._keeps = False
@@ -192,8 +191,8 @@ class Connection(asyncio.Protocol):
         self._registered.add(self)
 
     def data_received(self, data: bytes) -> None:
-        answer, parser = self._answer, self._parser
-        if answer is None or parser is None or answer.complete:
+        answer = self._answer
+        if answer is None or answer.complete:
             self.cut()  # nothing was asked
             return
         if not answer.status:
@@ -201,7 +200,7 @@ class Connection(asyncio.Protocol):
         if self._idle_deadline_s is not None:
             self._heard_s = time.monotonic()
         try:
-            parser.feed_data(data)
+            self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             answer.failed(Interrupted(type(error).__name__))
             self.cut()
@@ -229,7 +228,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         answer, parser = self._answer, self._parser
-        if answer is None or parser is None:
+        if answer is None:
             return
         status = parser.get_status_code()
         if 100 <= status < 200:

@@ -185,8 +185,7 @@ class Gateway:
                     admitted.repeatable, last.body
                 )  # before it is settled: who asks after that must find it
         finally:
-            await parts.settlements.close(tally)
-        used = tally.counts.total if tally.counts is not None else 0
+            used = await parts.settlements.close(tally)
         if share is not None:
             share.resize(used)  # before the last headers are written
         if not isinstance(last, Tail):

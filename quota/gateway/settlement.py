@@ -36,8 +36,8 @@ class Settlements:
         self._clock = clock
         self._later: set[asyncio.Task[None]] = set()
 
-    async def close(self, tally: Tally) -> None:
-        """Settle or release; where the ledger does not answer, later."""
+    async def close(self, tally: Tally) -> int:
+        """Settle or release; where the ledger does not answer, later. The tokens that were used."""
         admitted = tally.admitted
         at = self._clock.now()
         usage = tally.usage(at)
@@ -49,6 +49,7 @@ class Settlements:
             await self._close(tally, usage, at)
         except Unavailable:
             self._retry(admitted.hold_id, admitted.lease_until, lambda: self._close(tally, usage, self._clock.now()))
+        return usage.quantity if usage is not None else 0
 
     async def _close(self, tally: Tally, usage: Usage | None, at: datetime) -> None:
         admitted = tally.admitted

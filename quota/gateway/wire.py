@@ -22,6 +22,7 @@ from quota.gateway.exchange import ClientLeft, Exchange
 HEAD_BYTES_MAX: Final = 32 * 1024
 HEAD_DEADLINE_S: Final = 30.0
 IDLE_S: Final = 75.0
+SWEEP_S: Final = 1.0  # how late a connection may be closed
 _WAITING_MAX: Final = 8
 _UNASKED_BYTES_MAX: Final = 2**20  # of a body that nobody has asked for yet
 _STATUS: Final = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in HTTPStatus}
@@ -150,14 +151,13 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[WireExchange] = deque()
         self._task: asyncio.Task[None] | None = None
         self._paused: asyncio.Future[None] | None = None
-        self._deadline: asyncio.TimerHandle | None = None
+        self._ends_s = self._loop.time() + HEAD_DEADLINE_S
 
     # -- asyncio.Protocol -------------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclasses
         self._registered.add(self)
-        self._deadline = self._loop.call_later(HEAD_DEADLINE_S, self.close)
 
     def data_received(self, data: bytes) -> None:
         self._head_bytes += len(data)
@@ -174,8 +174,6 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._registered.discard(self)
         self._transport = None
-        if self._deadline is not None:
-            self._deadline.cancel()
         self.resume_writing()
         for exchange in (self._working, self._arriving, *self._waiting):
             if exchange is not None:
@@ -264,7 +262,7 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
             self._begin(self._waiting.popleft())
         else:
-            self._deadline = self._loop.call_later(IDLE_S, self.close)
+            self._ends_s = self._loop.time() + IDLE_S
 
     def close(self) -> None:
         """Send what is left and close."""
@@ -275,10 +273,12 @@ class Connection(asyncio.Protocol):
         if self._working is None:
             self.close()
 
+    def close_if_late(self, now_s: float) -> None:
+        """Close where nothing was asked for in time."""
+        if now_s >= self._ends_s:
+            self.close_if_idle()
+
     def _begin(self, exchange: WireExchange) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
         self._working = exchange
         self._task = self._loop.create_task(self._handle(exchange))  # kept from being collected
 
@@ -297,6 +297,7 @@ class WireServer:
         self._paths: dict[bytes, str] = {}
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
+        self._sweep: asyncio.TimerHandle | None = None
 
     async def open(self, host: str, port: int) -> int:
         """Listen; the port. Raises OSError."""
@@ -304,10 +305,21 @@ class WireServer:
         self._server = await loop.create_server(
             lambda: Connection(self._handle, self._root, self._paths, self._connections), host, port, backlog=4096
         )
+        self._swept()
         return int(self._server.sockets[0].getsockname()[1])
+
+    def _swept(self) -> None:
+        """Close connections on which nothing was asked for in time: one timer for all, since setting one costs more than parsing a head."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        for connection in list(self._connections):
+            connection.close_if_late(now_s)
+        self._sweep = loop.call_later(SWEEP_S, self._swept)
 
     def stop_listening(self) -> None:
         """Take no more connections, and end those that wait for a request."""
+        if self._sweep is not None:
+            self._sweep.cancel()
         if self._server is not None:
             self._server.close()
         for connection in list(self._connections):

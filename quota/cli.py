@@ -15,10 +15,10 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from quota.adapters import anchors
-from quota.adapters.checkpoint_key import make_key, read_key
+from quota.adapters.checkpoint_key import make_key, read_key, replace_key, retired_keys
 from quota.api.views import instant
 from quota.domain.errors import Unavailable, WrongState
 from quota.domain.messages import unit_amount_text
@@ -48,15 +48,16 @@ _ENTRY_COLUMNS: Final = (
 _FORMULA_STARTS: Final = frozenset("=+-@\t\r\n＝＋－＠")
 
 Row = Mapping[str, object]
+Keys = TypeVar("Keys")
 
 
 def run_verify(database: Database, options: argparse.Namespace) -> int:
     """Re-prove every balance, from the newest checkpoint where there is one; 1 and the rows named on a difference."""
-    key = _key(read_key, options.data)
+    key, retired = _key(read_key, options.data), _key(retired_keys, options.data)
     if options.all or key is None:
-        proof = verify_all(database, key or b"")
+        proof = verify_all(database, key or b"", retired)
     else:
-        proof = verify_since(database, key)
+        proof = verify_since(database, key, retired)
     proof.findings.extend(turned_back(database, {one.checkpoint: one.hash for one in _anchors(options.data)}))
     return _said(
         proof, "the ledger verifies" + (f", from checkpoint {proof.checkpoint} on" if proof.checkpoint else "")
@@ -65,10 +66,13 @@ def run_verify(database: Database, options: argparse.Namespace) -> int:
 
 def run_checkpoint(database: Database, options: argparse.Namespace) -> int:
     """Prove what came since the last checkpoint and sign a new one; 1 and the rows named where something differs."""
-    key = _key(make_key, options.data)
-    assert key is not None
+    if options.new_key:  # the last thing that the old key is good for: to tell which checkpoints it signed
+        proof = verify_all(database, _key(make_key, options.data), _key(retired_keys, options.data))
+        if proof.findings:
+            return _said(proof, "")
+    key = _key(replace_key if options.new_key else make_key, options.data)
     try:
-        proof = make_checkpoint(database, key, datetime.now(UTC))
+        proof = make_checkpoint(database, key, datetime.now(UTC), _key(retired_keys, options.data))
     except WrongState as error:
         print(f"commons: {error}", file=sys.stderr)
         return 1
@@ -94,7 +98,7 @@ def _anchors(data: Path) -> list[anchors.Anchor]:
         raise SettingsError([f"commons: the anchors cannot be used: {error}"]) from error
 
 
-def _key(get: Callable[[Path], bytes | None], data: Path) -> bytes | None:
+def _key(get: Callable[[Path], Keys], data: Path) -> Keys:
     try:
         return get(data)
     except (OSError, ValueError) as error:
@@ -249,7 +253,8 @@ def _parser() -> argparse.ArgumentParser:
         "verify", help="re-prove every balance since the checkpoint; exits 1 on a difference"
     )
     verifying.add_argument("--all", action="store_true", help="from the first entry on, checkpoints included")
-    commands.add_parser("checkpoint", help="prove what came since the last checkpoint, and sign a new one")
+    signing = commands.add_parser("checkpoint", help="prove what came since the last checkpoint, and sign a new one")
+    signing.add_argument("--new-key", action="store_true", help="prove everything and sign with a key made now")
     migrating = commands.add_parser("migrate", help="bring the database to the newest schema")
     migrating.add_argument(
         "--owner",

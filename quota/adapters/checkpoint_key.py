@@ -1,4 +1,7 @@
-"""The key that signs checkpoints: a secret of the data folder, made once, 0600 in a folder of 0700."""
+"""The key that signs checkpoints: a secret of the data folder, made once, 0600 in a folder of 0700; and those that signed before it.
+
+Invariant: a retired key is known before its successor signs, so that a crash in between leaves no checkpoint that nobody's key explains.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 NAME: Final = "checkpoint_key"
+RETIRED: Final = "checkpoint_keys_retired"
 _LEAST: Final = 32
 
 
@@ -41,3 +45,28 @@ def make_key(data: Path) -> bytes:
     finally:
         aside.unlink()
     return read_key(data) or b""
+
+
+def retired_keys(data: Path) -> list[bytes]:
+    """Keys that signed before this one, and are good for nothing new. Raises OSError."""
+    try:
+        return (data / "secrets" / RETIRED).read_bytes().split()
+    except FileNotFoundError:
+        return []
+
+
+def replace_key(data: Path) -> bytes:
+    """Retire the key and make another; what the old one signed stays explained, and is no start any more. Raises OSError, ValueError."""
+    old = read_key(data)
+    if old is None:
+        return make_key(data)
+    known = retired_keys(data)
+    if old not in known:
+        aside = data / "secrets" / f".{RETIRED}.{os.getpid()}"
+        with os.fdopen(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(b"".join(one + b"\n" for one in [*known, old]))
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(data / "secrets" / RETIRED)
+    (data / "secrets" / NAME).unlink()
+    return make_key(data)

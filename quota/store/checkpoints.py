@@ -37,6 +37,7 @@ from quota.store.verify_chains import Cut
 from quota.store.verify_finding import Finding
 
 _NOTHING: Final = (0, 0, 0)
+_NOT_SIGNED: Final = "is not signed with the key of this data folder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,17 @@ def at_rest(database: Database) -> Iterator[Connection]:
         yield connection
 
 
-def newest(connection: Connection, key: bytes) -> tuple[Base, Sequence[Finding]]:
-    """The newest checkpoint that is what it claims to be, and what is wrong with any other. START where there is none."""
+def newest(connection: Connection, key: bytes, retired: Sequence[bytes] = ()) -> tuple[Base, Sequence[Finding]]:
+    """The newest checkpoint that is what it claims to be, and what is wrong with any other. START where there is none.
+
+    What a retired key signed is in order and no start: whoever has a copy of that key could have signed it.
+    """
     base, wrong, before = START, [], ""
     for row in connection.execute(select(checkpoint).order_by(checkpoint.c.id)):
         reason = _why_not(row, before, key)
-        if reason is None:
+        if reason == _NOT_SIGNED and any(_why_not(row, before, old) is None for old in retired):
+            before = row.hash
+        elif reason is None:
             base, before = _read(row), row.hash
         else:
             wrong.append(Finding("checkpoint", str(row.id), reason))
@@ -183,7 +189,7 @@ def _why_not(row: Any, before: str, key: bytes) -> str | None:
     if _hash(row._asdict()) != row.hash:
         return "is not what its hash was made over"
     if not hmac.compare_digest(_sign(key, row.hash), row.signature):
-        return "is not signed with the key of this data folder"
+        return _NOT_SIGNED
     return None if row.prev_hash == before else "does not follow the one before it"
 
 

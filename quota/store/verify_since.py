@@ -6,7 +6,7 @@ changed later is found by `verify --all`, or here where something since refers t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -54,26 +54,26 @@ class Proof:
     findings: list[Finding]
 
 
-def verify_since(database: Database, key: bytes) -> Proof:
+def verify_since(database: Database, key: bytes, retired: Sequence[bytes] = ()) -> Proof:
     """Every difference since the newest checkpoint that holds, and every checkpoint that does not. Raises Unavailable."""
     with database.reading() as connection:
         unhurried(connection)
-        base, wrong = newest(connection, key)
+        base, wrong = newest(connection, key, retired)
         return Proof(base.id, [*wrong, *findings_since(connection, base)])
 
 
-def verify_all(database: Database, key: bytes) -> Proof:
+def verify_all(database: Database, key: bytes, retired: Sequence[bytes] = ()) -> Proof:
     """Every difference that there is, and whether the checkpoints said the truth. Raises Unavailable."""
     with database.reading() as connection:
         unhurried(connection)
-        base, wrong = newest(connection, key)
+        base, wrong = newest(connection, key, retired)
         return Proof(0, [*wrong, *misstated(connection, base), *findings(connection)])
 
 
-def make_checkpoint(database: Database, key: bytes, at: datetime) -> Proof:
+def make_checkpoint(database: Database, key: bytes, at: datetime, retired: Sequence[bytes] = ()) -> Proof:
     """Prove what came since the last checkpoint and sign a new one; with findings none is made. Raises Unavailable, WrongState."""
     with at_rest(database) as connection:
-        base, wrong = newest(connection, key)
+        base, wrong = newest(connection, key, retired)
         found = [*wrong, *findings_since(connection, base)]
         return Proof(base.id, found) if found else Proof(write(database, connection, key, at).id, [])
 

@@ -272,6 +272,31 @@ async def test_a_checkpoint_is_signed_with_a_key_of_the_data_folder(process: Pro
     assert process.run("quota.cli", "verify").returncode == 2
 
 
+async def test_a_new_checkpoint_key_leaves_the_old_checkpoint_explained_and_no_start(process: Process) -> None:
+    """docs/howto/secrets.md: `checkpoint --new-key`. A row changed before the old checkpoint is found, since nobody starts from it any more."""
+    project = await held(process.folder)
+    assert process.run("quota.cli", "checkpoint").returncode == 0
+    key, retired = (process.folder / "secrets" / name for name in ("checkpoint_key", "checkpoint_keys_retired"))
+    old = key.read_text()
+    with sqlite3.connect(process.folder / "quota" / "quota.sqlite") as connection:
+        connection.execute("UPDATE account SET charged = charged + 1 WHERE id = ?", (f"{project}-gpu",))
+    refused = process.run("quota.cli", "checkpoint", "--new-key")  # nothing is signed anew over books that differ
+    assert (refused.returncode, key.read_text(), retired.exists()) == (1, old, False)
+    with sqlite3.connect(process.folder / "quota" / "quota.sqlite") as connection:
+        connection.execute("UPDATE account SET charged = charged - 1 WHERE id = ?", (f"{project}-gpu",))
+    made = process.run("quota.cli", "checkpoint", "--new-key")
+    assert (made.returncode, made.stdout) == (0, "checkpoint 2 is made and signed\n"), made.stderr
+    assert key.read_text() != old
+    assert retired.read_text().split() == [old]
+    assert {one.stat().st_mode & 0o777 for one in (key, retired)} == {0o600}
+    assert process.run("quota.cli", "verify").stdout == "the ledger verifies, from checkpoint 2 on\n"
+    assert process.run("quota.cli", "verify", "--all").stdout == "the ledger verifies\n"
+    # Whoever has a copy of the old key signs nothing that is a start.
+    key.write_text(old)
+    forged = process.run("quota.cli", "checkpoint")
+    assert forged.returncode == 1
+
+
 async def test_a_database_that_was_turned_back_is_noticed_by_its_anchor(process: Process) -> None:
     await held(process.folder)
     path = process.folder / "quota" / "quota.sqlite"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -314,6 +315,19 @@ def test_two_sign_ins_become_one_person_from_inside_both_sessions(site: Site, fr
     come_in(later, site, "ORCID", "0000-0002-1825-0097")
     later.wait_for_url("**/services/quota/")
     assert user_name(later, site) == main
+
+
+def test_what_a_provider_said_is_kept_encrypted(site: Site, fresh: Any) -> None:
+    page = fresh()
+    come_in(page, site, "Campus", "ada")
+    page.wait_for_url("**/services/quota/")
+    with sqlite3.connect(site.portal.data / "hub" / "jupyterhub.sqlite") as connection:
+        states = [row[0] for row in connection.execute("SELECT encrypted_auth_state FROM users") if row[0]]
+    assert len(states) >= 1
+    for state in states:
+        assert b"refresh_token" not in state
+        assert b"Ada Lovelace" not in state
+        assert state.startswith(b"gAAAA")  # Fernet's first byte, a version and the time
 
 
 def test_a_replayed_answer_signs_nobody_in(site: Site, fresh: Any) -> None:

@@ -26,6 +26,7 @@ from quota.service.services import Policy, Programme, Services
 from quota.store.database import Database, open_database, url_for
 from quota.store.ledger import LedgerStore
 from quota.store.migrate import migrate
+from quota.store.refusals import RefusalWindow
 from quota.store.unit_of_work import SqlStore
 from quota.store.verify import verify
 from spawners.profiles import Profiles
@@ -133,14 +134,16 @@ class Service:
 
 
 @asynccontextmanager
-async def running_service(folder: Path, database_url: str = "") -> AsyncIterator[Service]:
-    """A fresh service in `folder`, on the empty database of the address where one is given."""
+async def running_service(
+    folder: Path, database_url: str = "", *, refusals: RefusalWindow | None = None
+) -> AsyncIterator[Service]:
+    """A fresh service in `folder`, on the empty database of the address where one is given; every refusal is kept unless `refusals` says less."""
     database = open_database(database_url or url_for(folder))
     migrate(database)
     sessions = folder / "sessions"
     sessions.mkdir()
     clock, hub, introspection = FakeClock(), FakeHub(), FakeIntrospection()
-    async with LedgerStore(database) as ledger:
+    async with LedgerStore(database, refusals=refusals) as ledger:
         services = Services(
             clock,
             ledger,

@@ -6,7 +6,7 @@ Invariant: the hub is a singleton that may restart at any time: servers and rout
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hub import addresses, admission, courses, pages, roles, settings, sign_in
+from hub import addresses, admission, courses, memory, pages, roles, settings, sign_in
 from hub.authenticators import PortalAuthenticator
 from hub.content_security import Guarded
 from hub.fence import HubFence
@@ -15,6 +15,7 @@ from hub.language import Localized
 from hub.people import People
 from hub.rescue import Rescue
 from hub.revalidation import Revalidation
+from hub.routes import RouteCheck
 from hub.spawn_form import form_reader
 from hub.waits import Waits
 from quota.client import QuotaClient
@@ -51,8 +52,6 @@ c.ConfigurableHTTPProxy.api_url = f"http://{settings.LOOPBACK}:{site.proxy_api_p
 c.ConfigurableHTTPProxy.auth_token = site.secrets.proxy_token
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False
-# This run also compares the proxy's routes with what they should be: a restarted proxy has them back within seconds.
-c.JupyterHub.last_activity_interval = 5
 # A notebook that was starting when the hub died waits for the hub, and the hub would wait for the notebook.
 c.JupyterHub.init_spawners_timeout = 1
 
@@ -67,9 +66,14 @@ c.PortalAuthenticator.pages = lambda: [
     *pages.handlers(pages.doors(site, client, people, rescue, waits), fence),
     *courses.handlers(teaching),
 ]
-revalidation = Revalidation(people, site.tables.sign_in.refresh)
+revalidation, routes = Revalidation(people, site.tables.sign_in.refresh), RouteCheck()
 # Functions, since traitlets copies what a bound method is bound to.
-c.PortalAuthenticator.watches = [lambda *them: revalidation.start(*them), lambda app, _: teaching.start(app)]
+c.PortalAuthenticator.watches = [
+    lambda *them: revalidation.start(*them),
+    lambda app, _: teaching.start(app),
+    lambda app, _: routes.start(app),  # a restarted proxy has its routes back within seconds
+    lambda *_: memory.set_aside(),
+]
 c.Authenticator.any_allow_config = True  # PortalAuthenticator.check_allowed decides, by portal.toml
 c.Authenticator.enable_auth_state = True
 c.Authenticator.manage_groups = True

@@ -1,0 +1,72 @@
+"""Fifty starts at once through our real hub: its longest pieces of work on the event loop. Sessions are jobs that answer as a notebook does.
+
+The proxy, the signer and Slurm are real; the quota service is the tests' own at the wire. Callbacks are weighed in the hub's process.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from tests.bench import loop_watch
+from tests.integration.hub_process import SITE, Browser, HubProcess
+from tests.integration.slurm.cluster import SlurmCluster
+from tests.integration.slurm.hub_sessions import AT_ONCE, HOUR_MS, OPTIONS
+from tests.integration.slurm.offices import running_signer, signer_settings
+from tests.integration.slurm.options import ANN, PORTAL_ACCOUNT
+from tests.integration.slurm.portal_file import PROJECT, slurm_portal
+from tests.integration.slurm.test_whole_portal import SERVER
+
+READY_WITHIN_S: Final = 240
+LOOK_S: Final = 2.0  # a look at fifty servers is work of the hub's own
+_WATCHED: Final = """
+from tests.bench import loop_watch
+loop_watch.write_down(DATA / "loop.jsonl")
+c.Spawner.poll_interval = 10
+"""
+
+
+def longest_work(cluster: SlurmCluster, folder: Path, starts: int) -> tuple[list[loop_watch.Callback], int]:
+    """The hub's callbacks from the first start until all are ready, those with the most CPU first; and how many became ready."""
+    folder.mkdir()
+    folder.chmod(0o755)
+    settings = signer_settings(cluster, folder)
+    program = cluster.base / "answers"
+    program.write_text(SERVER)
+    program.chmod(0o755)
+    with running_signer(settings, folder):
+        file = slurm_portal(cluster, folder, settings, program=f'"{program}"')
+        file.write_text(_without_gpus(file.read_text()))
+        hub = HubProcess(folder / "data", site=SITE + AT_ONCE + _WATCHED, portal_file=file)
+        hub.quota.book.available, hub.quota.book.payers = {PROJECT: 100_000 * HOUR_MS}, {"pi": [PROJECT]}
+        hub.quota.book.login, hub.quota.book.uid = ANN.login, ANN.uid
+        try:
+            hub.start()
+            return _start(hub, Browser(hub, "pi").sign_in(), starts)
+        finally:
+            hub.end()
+            cluster.run("scancel", "-A", PORTAL_ACCOUNT, check=False)
+
+
+def _start(hub: HubProcess, pi: Browser, starts: int) -> tuple[list[loop_watch.Callback], int]:
+    began_s, give_up_s = time.time(), time.monotonic() + READY_WITHIN_S
+    with ThreadPoolExecutor(starts) as pool:
+        list(pool.map(lambda number: pi.start(OPTIONS, f"s{number}"), range(starts)))
+    ready = 0
+    while ready < starts and time.monotonic() < give_up_s:
+        time.sleep(LOOK_S)
+        servers = pi.api("GET", "/users/pi").json()["servers"].values()
+        ready = sum(one["ready"] for one in servers)
+        if not any(one["pending"] for one in servers):
+            break
+    return loop_watch.read(hub.data / "loop.jsonl", began_s), ready
+
+
+def _without_gpus(text: str) -> str:
+    """The site with its cluster's profile so small that all starts run at once."""
+    begin = text.index("[profiles.gpu1]")
+    end = text.index("\n[", text.index("[profiles.gpu1.slurm]"))
+    small = text[begin:end].replace("gpus = 1", "gpus = 0").replace("1 GiB", "256 MiB")
+    return text[:begin] + "\n".join(line for line in small.splitlines() if "gpu_type" not in line) + text[end:]

@@ -16,7 +16,7 @@ from typing import Any, Final
 from jupyterhub import orm, roles
 from jupyterhub.handlers.base import BaseHandler
 from tornado import web
-from tornado.ioloop import PeriodicCallback
+from tornado.ioloop import IOLoop, PeriodicCallback
 
 from hub.formgrader import Formgrader, NotReady, Place
 from hub.language import language_of, translator
@@ -38,9 +38,10 @@ class Courses:
         self._client = client
         self._site = site
         self._running: PeriodicCallback | None = None
-        # A formgrader runs as the hub's account and shows what students wrote on the portal's own origin: only where sessions do both.
-        local = any(one.backend is Backend.LOCAL for one in site.profiles)
-        self._serves = local and not site.tables.hub.user_domains
+        # A formgrader shows what students wrote on the portal's own origin: not where sessions are kept away from that.
+        self._serves = not site.tables.hub.user_domains
+        # It is the hub's account; where sessions are so, too, people may run code in it.
+        self._runs_code = any(one.backend is Backend.LOCAL for one in site.profiles)
         self._formgraders: dict[str, Formgrader] = {}
         self._instructors: dict[str, tuple[str, ...]] = {}
         self._rounds = asyncio.Lock()
@@ -50,6 +51,7 @@ class Courses:
         self._app = app
         self._running = PeriodicCallback(self._try_round, ROUND_S * 1000)
         self._running.start()
+        IOLoop.current().add_callback(self._try_round)
 
     async def _try_round(self) -> None:
         try:
@@ -73,12 +75,16 @@ class Courses:
                 self._group(f"nbgrader-{roster.slug}", roster.students)
                 if self._serves and roster.slug not in self._formgraders:
                     self._formgraders[roster.slug] = self._serve(roster.slug)
+                    # A hub before this one may have left a route to a process that died with it.
+                    await self._app.proxy.add_service(self._app._service_map[roster.slug])
             for slug in self._left_over(live):
                 await self._retire(slug)
             await self._revive()
 
     async def open(self, slug: str) -> None:
         """Have a course's formgrader run, and the proxy show it. Raises KeyError for no such course, NotReady."""
+        if slug not in self._formgraders:  # made, or this hub started, since the last round
+            await self.round()
         formgrader = self._formgraders[slug]
         if not formgrader.runs:
             formgrader.exchange_token = self._exchange_token(slug)
@@ -141,7 +147,8 @@ class Courses:
         app.tornado_application.settings["oauth_no_confirm_list"].add(f"service-{slug}")  # read at the hub's start only
         folder = self._site.data / "courses" / slug
         api_url = f"{self._hub_url}{app.hub.base_url}api"
-        return Formgrader(Place(slug, credential, folder, api_url, self._site.public_url, app.base_url))
+        place = Place(slug, credential, folder, api_url, self._site.public_url, app.base_url, runs_code=self._runs_code)
+        return Formgrader(place)
 
     @property
     def _hub_url(self) -> str:

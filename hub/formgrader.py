@@ -1,9 +1,9 @@
 """The formgrader of a course as a process: started when somebody of the course opens it, started again when it dies, gone with the course.
 
-A single-user server in the course's own folder, under the service's own token and without terminals. It runs as the hub's own account,
-as sessions of the local profile do: for one machine and people who trust each other. Invariants: it dies with the hub
-(PR_SET_PDEATHSIG), so that a restarted hub never meets an old one; its environment holds the service's token, and
-one of an instructor's that is good for the exchange only: releases and grades are theirs in the audit.
+A single-user server in the course's own folder, under the service's own token and without terminals. It runs as the hub's own account.
+Invariants: it dies with the hub (PR_SET_PDEATHSIG), so that a restarted hub never meets an old one; its environment holds the service's
+token, and one of an instructor's that is good for the exchange only: releases and grades are theirs in the audit; where sessions are no
+processes of this account it runs nobody's code and writes below `source/` alone (hub.course_files, decision 0029).
 """
 
 import asyncio
@@ -31,7 +31,24 @@ _SERVER: Final = """\
 c = get_config()  # written by the hub at each start
 c.ServerApp.terminals_enabled = False
 c.HubOAuth.cache_max_age = 10  # who is no teacher any more is out within seconds
-c.ServerApp.jpserver_extensions = {"nbgrader.server_extensions.formgrader": True, "nbgrader.server_extensions.assignment_list": False}
+c.ServerApp.jpserver_extensions = {
+    "nbgrader.server_extensions.formgrader": True,
+    "nbgrader.server_extensions.assignment_list": False,
+    "hub.formgrader_links": True,
+}
+"""
+_NO_CODE: Final = """\
+from hub.course_files import CourseFiles, NoKernels
+
+c.ServerApp.kernel_manager_class = NoKernels
+c.ServerApp.contents_manager_class = CourseFiles
+c.ServerApp.jpserver_extensions |= {
+    "jupyter_lsp": False,
+    "jupyter_server_terminals": False,
+    "nbgrader.server_extensions.validate_assignment": False,  # would run a notebook here
+    "nbgrader.server_extensions.course_list": False,
+}
+c.LabApp.extension_manager = "readonly"
 """
 _COURSE: Final = """\
 # Written once, by the hub; yours to change, but for the two lines that say where the course is.
@@ -57,6 +74,7 @@ class Place:
     api_url: str
     public_url: str
     base_url: str
+    runs_code: bool = False  # whether people may run code in it, as they may in sessions of the local profile
 
     @property
     def prefix(self) -> str:
@@ -106,7 +124,8 @@ class Formgrader:
         home = place.folder / ".home"
         home.mkdir(mode=0o700, exist_ok=True)
         server = home / "formgrader_config.py"
-        server.write_text(_SERVER, encoding="utf-8")
+        server.write_text(_SERVER + ("" if place.runs_code else _NO_CODE), encoding="utf-8")
+        (place.folder / "source").mkdir(exist_ok=True)
         self.port = random_port()
         argv = ["setpriv", "--pdeathsig", "TERM", "--", str(Path(sys.executable).with_name("jupyterhub-singleuser"))]
         argv += [f"--config={server}", f"--ip={LOOPBACK}", f"--port={self.port}"]

@@ -24,5 +24,8 @@ class FakeWork:
         theirs = [one for one in self.received if one.project_id == project_id and person_id in (None, one.person_id)]
         return [one for one in theirs if assignment in (None, one.assignment)]
 
+    def submission(self, submission_id: str) -> Submission | None:
+        return next((one for one in self.received if one.id == submission_id), None)
+
     def grades(self, project_id: ProjectId, person_id: PersonId | None) -> Sequence[Grade]:
         return [one for one in self.given if person_id in (None, one.person_id)]

@@ -6,12 +6,15 @@ instead of looking like an answer.
 
 import http.client
 import json
+import os
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 DEADLINE_S: Final = 5.0
+_CHUNK_BYTES: Final = 256 * 1024
 
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -64,3 +67,34 @@ def call(
             return Answer(error.code, error.read())
     except (OSError, http.client.HTTPException) as error:
         raise Silent(f"{method} {url}: {error}") from error
+
+
+def fetch(url: str, target: Path, *, credential: str, deadline_s: float = DEADLINE_S) -> Answer:
+    """GET a file of any size into `target`, which is there whole or not at all; raises Silent, and OSError for the disk.
+
+    The answer carries a body where it is no success, and then nothing was written. `deadline_s` is between two bytes.
+    """
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {credential}"})  # noqa: S310 (our own http URLs)
+    part = target.with_name(f"{target.name}.part")
+    try:
+        with _opener.open(request, timeout=deadline_s) as response:
+            with part.open("wb") as file:
+                os.chmod(part, 0o600)
+                while chunk := _next_of(response, url):
+                    file.write(chunk)
+            part.replace(target)
+            return Answer(response.status, b"")
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, error.read())
+    except urllib.error.URLError as error:
+        raise Silent(f"GET {url}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _next_of(response: http.client.HTTPResponse, url: str) -> bytes:
+    try:
+        return response.read(_CHUNK_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        raise Silent(f"GET {url}: {error}") from error

@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from deploy.onehost import ports
-from deploy.onehost.calls import Silent, call
+from deploy.onehost.calls import Answer, Silent, call, fetch
 from deploy.onehost.console import CannotGoOn, report
 from deploy.onehost.data_folder import DataFolder, read_holder
 from deploy.onehost.ports import LOOPBACK
@@ -43,10 +43,16 @@ class Service:
             raise CannotGoOn("the quota service does not answer; look at the portal's terminal") from None
         if answer.status < 300:
             return answer.json
-        error = (answer.json or {}).get("error", {})
-        fields = [f"{one['field']} {one['text']}" for one in error.get("params", {}).get("fields", [])]
-        words = " ".join(str(error.get(name, "")) for name in ("message", "next")).strip()
-        raise CannotGoOn(words or f"the quota service answered {answer.status}", details=fields)
+        raise _refusal(answer)
+
+    def fetch(self, path: str, target: Path) -> None:
+        """A file's bytes into `target`. Raises CannotGoOn likewise."""
+        try:
+            answer = fetch(self._url + path, target, credential=self._credential, deadline_s=_DEADLINE_S)
+        except Silent:
+            raise CannotGoOn("the quota service broke off; nothing was written") from None
+        if answer.status >= 300:
+            raise _refusal(answer)
 
     def course(self, slug: str) -> Any:
         return self.ask("GET", f"/courses/{quote(slug, safe='')}")
@@ -57,6 +63,13 @@ class Service:
             return str(options.actor)
         people = self.course(options.slug)["people"]
         return str(next(one["hub_name"] for one in people if one["role"] == "instructor"))
+
+
+def _refusal(answer: Answer) -> CannotGoOn:
+    error = (answer.json or {}).get("error", {})
+    fields = [f"{one['field']} {one['text']}" for one in error.get("params", {}).get("fields", [])]
+    words = " ".join(str(error.get(name, "")) for name in ("message", "next")).strip()
+    return CannotGoOn(words or f"the quota service answered {answer.status}", details=fields)
 
 
 def create(service: Service, options: argparse.Namespace) -> int:
@@ -114,6 +127,15 @@ def add_list(service: Service, options: argparse.Namespace) -> int:
     return 1 if taken["wrong"] else 0
 
 
+def export(service: Service, options: argparse.Namespace) -> int:
+    """Write what the portal keeps of a course to a tar: people, receipts, grades as CSV, every bundle."""
+    query = f"?actor={quote(service.actor(options), safe='')}"
+    service.fetch(f"/courses/{quote(options.slug, safe='')}/export{query}", options.file)
+    print(options.file)
+    print(f"sources and gradebook: {options.data.absolute() / 'courses' / options.slug}")
+    return 0
+
+
 def retire(service: Service, options: argparse.Namespace) -> int:
     """End a course before its date."""
     path = f"/courses/{quote(options.slug, safe='')}/retire"
@@ -132,6 +154,7 @@ _COMMANDS: Final[Mapping[str, Callable[[Service, argparse.Namespace], int]]] = {
     "people": people,
     "invite": invite,
     "add-list": add_list,
+    "export": export,
     "retire": retire,
 }
 
@@ -153,6 +176,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             _create_options(one)
         elif name == "invite":
             one.add_argument("--role", choices=("student", "grader"), default="student")
+        elif name == "export":
+            one.add_argument("file", type=Path, metavar="FILE", help="where to write the tar")
         elif name == "add-list":
             one.add_argument("file", metavar="FILE", help="a user name a line, then optionally ,grader; - reads stdin")
     return parser.parse_args(arguments)

@@ -152,27 +152,19 @@ def _release(site: Site, teacher: Visitor) -> None:
         "PATH": f"{site.environment.venv / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "LANG": "C.UTF-8",
         "HOME": str(home),
+        "PYTHONPATH": str(site.environment.root),
         "JUPYTER_CONFIG_PATH": str(site.environment.root / "images" / "nbgrader_exchange" / "config"),
         "COMMONS_PUBLIC_URL": site.url,
         "JUPYTERHUB_API_TOKEN": teacher.token,
         "JUPYTERHUB_USER": teacher.name,
     }
-    for verb in ("generate_assignment", "release_assignment"):
-        argv = [
-            sys.executable,
-            "-m",
-            "nbgrader",
-            verb,
-            ASSIGNMENT,
-            f"--course={SLUG}",
-            f"--CourseDirectory.root={folder}",
-        ]
-        done = subprocess.run(
-            argv, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_NBGRADER_S
-        )
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines()[-5:]
-            raise CannotGoOn(f"the demo course's assignment: nbgrader {verb} failed", details=lines)
+    argv = [sys.executable, "-m", "deploy.onehost.demo_release", str(folder), SLUG, ASSIGNMENT]
+    done = subprocess.run(
+        argv, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_NBGRADER_S
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()[-5:]
+        raise CannotGoOn("the demo course's assignment could not be released by nbgrader", details=lines)
 
 
 def _good(answer: httpx.Response) -> Any:

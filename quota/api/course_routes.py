@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.responses import StreamingResponse
 from pydantic import Field
 
 from quota.api import views
@@ -21,7 +22,7 @@ from quota.domain.errors import Invalid
 from quota.domain.ids import ProjectId
 from quota.domain.messages import field_text
 from quota.domain.units import AMOUNT_MAX, gpu_hours_to_ms
-from quota.service import courses, teach
+from quota.service import course_export, courses, teach
 from quota.service.callers import Caller, person_named
 from quota.service.services import Services
 
@@ -124,6 +125,13 @@ async def post_retire(parts: PartsDep, slug: Slug, body: ActorBody) -> views.Jso
     """End a course before its date; grades stay."""
     ended = await teach.retire(parts.services, await _acting(parts.services, body.actor), slug)
     return course_row(ended, parts.services.clock.now())
+
+
+@router.get("/{slug}/export")
+async def get_export(parts: PartsDep, slug: Slug, actor: Annotated[HubName, Query()]) -> StreamingResponse:
+    """Tables and bundles of a course as a tar, in an instructor's name."""
+    made = await course_export.archive(parts.services, await _acting(parts.services, actor), slug)
+    return StreamingResponse(made.chunks(), media_type="application/x-tar", headers={"Cache-Control": "no-store"})
 
 
 def course_row(one: Course, now: datetime) -> views.Json:

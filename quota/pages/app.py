@@ -110,6 +110,8 @@ def routes(assets: Assets) -> list[Route]:
         Route("/courses/{slug}/invitations", form(courses.invite), methods=["POST"]),
         Route("/courses/{slug}/end", page(courses.confirm_end), methods=["GET"]),
         Route("/courses/{slug}/end", form(courses.end), methods=["POST"]),
+        Route("/courses/{slug}/feedback/{submission_id}/{notebook}", page(course_work.feedback), methods=["GET"]),
+        Route("/courses/{slug}/export.tar", page(course_work.export), methods=["GET"]),
         Route("/courses/{slug}/grades.csv", page(course_work.download), methods=["GET"]),
         Route("/join", page(courses.offer), methods=["GET"]),
         Route("/join", form(courses.join), methods=["POST"]),

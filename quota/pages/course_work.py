@@ -6,21 +6,26 @@ thousandths there, and is written as a decimal here.
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
+import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from quota.domain.course import Course, shown
+from quota.domain.errors import Unknown
 from quota.domain.exchange import Assignment, Grade, Submission
 from quota.domain.ids import PersonId
+from quota.pages.guard import FOREIGN
 from quota.pages.statement import harmless
 from quota.pages.visit import Visit
-from quota.service import courses, exchange
+from quota.service import course_export, courses, exchange
 from quota.service.courses import CourseView
 
 _COLUMNS: Final = ("assignment", "user_name", "display_name", "score", "max", "late_penalty", "graded_at")
@@ -84,6 +89,32 @@ async def download(visit: Visit) -> Response:
         media_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="grades-{slug}.csv"'},
     )
+
+
+async def feedback(visit: Visit) -> Response:
+    """One notebook of a submission with what its graders say, in a sandbox: a student's own code wrote a part of it."""
+    params = visit.request.path_params
+    slug, submission_id = str(params["slug"]), str(params["submission_id"])
+    kept = await exchange.feedback(visit.desk.services, visit.caller, slug, submission_id)
+    bundle = exchange.objects_of(visit.desk.services).path(kept.sha256)
+    page = await asyncio.to_thread(_page_of, bundle, f"{params['notebook']}.html")
+    return HTMLResponse(page, headers={"Content-Security-Policy": FOREIGN})
+
+
+def _page_of(bundle: Path, name: str) -> bytes:
+    with tarfile.open(bundle, "r:") as archive:
+        for member in archive:
+            if member.name == name and (file := archive.extractfile(member)) is not None:
+                return file.read()
+    raise Unknown("feedback")
+
+
+async def export(visit: Visit) -> Response:
+    """Everything that the portal keeps of a course, for its instructors."""
+    slug = str(visit.request.path_params["slug"])
+    made = await course_export.archive(visit.desk.services, visit.caller, slug)
+    headers = {"Content-Disposition": f'attachment; filename="{slug}.tar"'}
+    return StreamingResponse(made.chunks(), media_type="application/x-tar", headers=headers)
 
 
 def csv_of(grades: Sequence[Grade], names: Mapping[PersonId, str]) -> str:

@@ -193,6 +193,7 @@ async def _page(visit: Visit, outcome: Outcome, status: int = 200) -> Response:
         limits=await _shares(visit, view),
         invitations=[one for one in invitations if one.expires_at > at],
         outcome=outcome,
+        formgrader=not visit.desk.settings.user_domains,
         work=await course_work.rows_of(visit, view),
     )
 

@@ -1,6 +1,7 @@
 """What keeps the pages safe in a browser: response headers, the same-origin check, paths that `next` may name, bounded forms.
 
-Invariant: no inline script or style ever runs (no 'unsafe-inline'; scripts need the response's nonce), nothing frames a page,
+Invariant: no inline script or style ever runs (no 'unsafe-inline'; scripts need the response's nonce), what others wrote has no origin and no scripts,
+nothing frames a page,
 and no unsafe request is answered that another site sent.
 """
 
@@ -27,6 +28,10 @@ _CSP: Final = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'self'; font-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+FOREIGN: Final = (
+    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; frame-ancestors 'none'"
+)
+"""The policy of a page that others wrote: no script runs, and its origin is none, so that it reaches nothing of ours."""
 _HEADERS: Final[Mapping[str, str]] = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -52,7 +57,8 @@ class SafeHeaders:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["Content-Security-Policy"] = _CSP.format(nonce=nonce)
+                if headers.get("Content-Security-Policy") != FOREIGN:
+                    headers["Content-Security-Policy"] = _CSP.format(nonce=nonce)
                 for name, value in _HEADERS.items():
                     headers[name] = value
                 headers.setdefault("Cache-Control", "no-store")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -172,6 +173,22 @@ async def test_after_its_end_a_course_takes_nothing_and_shows_everything(exchang
     assert (await exchange.ask("ada", "GET", "/courses/physics/submissions/submit-ada-1/bundle")).content == WORK
     mine = (await exchange.ask("ada", "GET", "/courses/physics/grades")).json()["grades"]
     assert [(one["student"], one["score_milli"]) for one in mine] == [("ada", 7500)]
+
+
+async def test_after_its_end_an_instructor_takes_the_courses_data_away_and_nobody_else(exchange: Exchange) -> None:
+    await exchange.send("ada", "submit-ada-1", WORK, kind="submission")
+    exchange.service.clock.tick(91 * 86_400)
+    taken = await exchange.service.hub("GET", "/internal/courses/physics/export?actor=pi")
+    assert taken.status_code == 200
+    with tarfile.open(fileobj=io.BytesIO(taken.content)) as archive:
+        names = archive.getnames()
+        work = archive.extractfile("physics/submitted/ps1/ada/1.tar")
+        assert work is not None
+        assert work.read() == WORK
+    assert {"physics/grades.csv", "physics/people.csv", "physics/released/ps1.tar"} <= set(names)
+    for name in ("ada", "grader"):
+        refused = await exchange.service.hub("GET", f"/internal/courses/physics/export?actor={name}")
+        assert refused.status_code == 403
 
 
 HOSTILE = {

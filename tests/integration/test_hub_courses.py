@@ -1,6 +1,6 @@
 """A course on a whole portal: made from the command line, its groups and formgrader on the hub without a restart, and gone at its end.
 
-One portal for the module: each test makes a course of its own.
+One portal for the module, whose sessions would run in containers: each test makes a course of its own.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ import json
 import os
 import signal
 import subprocess
+import tarfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
 import pytest
 import pytest_asyncio
+from yarl import URL
 
+from tests.integration import containers_only
 from tests.people import Person
 from tests.portal import ROOT, Portal
 from tests.waiting import eventually
@@ -31,7 +35,10 @@ FORMGRADER = "services/{}/formgrader"
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def portal(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Portal]:
-    made = Portal(tmp_path_factory.mktemp("courses") / "data", model=False, options=["--demo-course"])
+    folder = tmp_path_factory.mktemp("courses")
+    made = Portal(
+        folder / "data", model=False, options=["--demo-course"], portal_file=containers_only.portal_file(folder)
+    )
     await asyncio.to_thread(made.up)
     yield made
     await asyncio.to_thread(made.down)
@@ -83,6 +90,16 @@ async def opened(person: Person, path: str) -> tuple[int, Any]:
         return answer.status, await answer.text()
 
 
+async def asked(person: Person, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    """A call of the formgrader's own server by somebody who has opened it, as its pages make it."""
+    found = [one.value for one in person.http.cookie_jar if one.key == "_xsrf" and "services" in one["path"]]
+    headers = {"X-XSRFToken": found[-1] if found else ""}
+    url = URL(person.portal.url + path, encoded=True)
+    async with person.http.request(method, url, json=body, headers=headers) as answer:
+        text = await answer.text()
+        return answer.status, json.loads(text) if text.startswith("{") else text
+
+
 def process_of(slug: str) -> psutil.Process | None:
     for one in psutil.process_iter():
         try:
@@ -93,9 +110,20 @@ def process_of(slug: str) -> psutil.Process | None:
     return None
 
 
-async def test_the_demo_course_is_ready_with_an_assignment_released(
+async def test_the_demo_course_is_ready_with_an_assignment_released_and_stays_as_it_is_at_the_next_start(
     portal: Portal,
 ) -> None:
+    async with Person(portal, "instructor") as teacher:
+        _, before = await teacher.api("GET", "/exchange/courses/example/assignments")
+        own = portal.data / "courses" / "example" / "source" / "ps1" / "notes.txt"
+        own.write_text("the instructor's own")
+    assert await asyncio.to_thread(portal.down) == 0
+    await asyncio.to_thread(portal.up)
+    async with Person(portal, "instructor") as teacher:
+        _, after = await teacher.api("GET", "/exchange/courses/example/assignments")
+        assert (after, own.read_text()) == (before, "the instructor's own")
+        _, listed = await teacher.api("GET", "/projects")
+        assert [one["title"] for one in listed["projects"]] == ["Example course"]
     async with Person(portal, "instructor") as teacher, Person(portal, "student2") as student:
         assert {one["user"] for one in portal.ready["demo"]} >= {"instructor", "student1", "student2", "student3"}  # type: ignore[attr-defined]
         status, seen = await student.api("GET", "/exchange/courses/example/assignments")
@@ -109,6 +137,7 @@ async def test_the_demo_course_is_ready_with_an_assignment_released(
 
         await eventually(teaches, within_s=60, what="the instructor is in the teachers' group")
         status, text = await opened(teacher, "services/example/formgrader/api/assignments")
+        assert status == 200, text[:2000]
         assert (status, [(one["name"], one["status"], one["max_score"]) for one in json.loads(text)]) == (
             200,
             [("ps1", "released", 10.0)],
@@ -123,7 +152,7 @@ async def test_a_course_gets_its_groups_and_formgrader_without_a_hub_restart_and
         await taught(portal, pi, admin, "ml-101")
 
         async def both_in() -> bool:
-            return (await groups_of(pi), await groups_of(student)) == (["formgrade-ml-101"], ["nbgrader-ml-101"])
+            return "formgrade-ml-101" in await groups_of(pi) and "nbgrader-ml-101" in await groups_of(student)
 
         await eventually(both_in, within_s=60, what="both are in the course's groups")
         assert portal.pid("jupyterhub -f") == hub_pid
@@ -163,7 +192,57 @@ async def test_a_course_gets_its_groups_and_formgrader_without_a_hub_restart_and
         await eventually(answers_again, within_s=150, what="the formgrader answers under the new hub")
 
 
-async def test_at_its_end_groups_service_and_process_go_and_nothing_starts(portal: Portal) -> None:
+async def test_a_formgrader_beside_the_hub_runs_no_code_and_writes_sources_only(portal: Portal) -> None:
+    async with Person(portal, "instructor") as teacher:
+        assert (await opened(teacher, FORMGRADER.format("example")))[0] == 200
+        root = "services/example"
+        assert (await asked(teacher, "POST", f"{root}/api/kernels", {"name": "python3"}))[0] == 403
+        notebook = {"type": "notebook", "path": "source/ps1/line.ipynb", "name": "", "kernel": {"name": "python3"}}
+        assert (await asked(teacher, "POST", f"{root}/api/sessions", notebook))[0] in (403, 500)
+        for path in ("api/terminals", "lsp/status", "assignments"):
+            assert (await asked(teacher, "GET", f"{root}/{path}"))[0] == 404, path
+        install = {"cmd": "install", "extension_name": "jupyterlab-latex"}
+        status, answer = await asked(teacher, "POST", f"{root}/lab/api/extensions", install)
+        assert (status >= 400 or answer["status"] == "error", status) == (True, status), answer
+        text = {"type": "file", "format": "text", "content": "raise SystemExit"}
+        for path in ("nbgrader_config.py", "alembic.py", "submitted/x.py", "source/../nbgrader_config.py"):
+            before = (portal.data / "courses/example/nbgrader_config.py").read_bytes()
+            assert (await asked(teacher, "PUT", f"{root}/api/contents/{path}", text))[0] in (403, 404), path
+            assert (portal.data / "courses/example/nbgrader_config.py").read_bytes() == before
+        assert (await asked(teacher, "PUT", f"{root}/api/contents/source/ps1/points.csv", text))[0] == 201
+        moved = await asked(teacher, "PATCH", f"{root}/api/contents/source/ps1/points.csv", {"path": "x.py"})
+        copied = await asked(teacher, "POST", f"{root}/api/contents/", {"copy_from": "source/ps1"})
+        assert (moved[0], copied[0]) == (403, 403)
+        assert sorted(one.name for one in (portal.data / "courses/example").glob("*.py")) == ["nbgrader_config.py"]
+
+
+async def test_one_person_is_a_student_here_and_an_instructor_there_and_chooses_who_pays(portal: Portal) -> None:
+    async with Person(portal, "pi") as pi, Person(portal, "admin") as admin, Person(portal, "researcher"):
+        await taught(portal, pi, admin, "both")
+        assert (await commons(portal, "add-list", "example", "-", given="pi\n")).returncode == 0
+
+        async def is_both() -> bool:
+            return {"formgrade-both", "nbgrader-example"} <= set(await groups_of(pi))
+
+        await eventually(is_both, within_s=60, what="pi teaches one course and takes part in the other")
+        assert (await opened(pi, FORMGRADER.format("example")))[0] == 403
+        _, listed = await pi.api("GET", "/projects")
+        status, chooser = await opened(pi, "hub/spawn/pi/chosen")
+        assert (status, "Example course" in chooser) == (200, True)
+        assert all(one["title"] in chooser for one in listed["projects"])
+
+
+async def test_a_courses_data_is_written_by_the_command_line(portal: Portal, tmp_path: Path) -> None:
+    done = await commons(portal, "export", "example", str(tmp_path / "example.tar"))
+    assert (done.returncode, done.stdout.splitlines()[1].endswith("courses/example")) == (0, True), done.stderr
+    with tarfile.open(tmp_path / "example.tar") as archive:
+        assert "example/released/ps1.tar" in archive.getnames()
+    refused = await commons(portal, "export", "example", str(tmp_path / "no.tar"), "--as", "student1")
+    assert (refused.returncode, (tmp_path / "no.tar").exists()) == (1, False)
+    assert "Traceback" not in refused.stderr
+
+
+async def test_at_its_end_groups_service_and_process_go_and_grades_and_data_stay(portal: Portal) -> None:
     async with Person(portal, "pi") as pi, Person(portal, "admin") as admin, Person(portal, "researcher") as student:
         await taught(portal, pi, admin, "art")
 
@@ -182,22 +261,14 @@ async def test_at_its_end_groups_service_and_process_go_and_nothing_starts(porta
         await eventually(gone, within_s=60, what="the course is gone from the hub")
         assert (await admin.hub("GET", "/services/art"))[0] == 404
         assert (await opened(pi, FORMGRADER.format("art")))[0] == 404
-        _, listed = await student.api("GET", "/projects")
-        taken = {one["project_id"] for one in listed["projects"]}
+        assert (await student.api("GET", "/exchange/courses/art/grades"))[0] == 200
+        status, page = await opened(student, "services/quota/courses/art")
+        assert (status, "The course is over" in page) == (200, True)
+        saved = await commons(portal, "export", "art", str(portal.data / "art.tar"))
+        assert saved.returncode == 0, saved.stderr
         course = next(one for one in (await _courses(portal)) if one.split("\t")[0] == "art")
         assert course.split("\t")[1] == "over"
-        refused = [await _start(student, project) for project in taken]
-        assert any(status == 403 and "ended at" in text and "Europe/Berlin" in text for status, text in refused), (
-            refused
-        )
 
 
 async def _courses(portal: Portal) -> list[str]:
     return (await commons(portal, "list")).stdout.splitlines()
-
-
-async def _start(person: Person, project: str) -> tuple[int, str]:
-    """Try to start; answers with what the hub says."""
-    options = {"project": project, "profile": "cpu", "application": "lab", "runtime_s": 600}
-    status, answer = await person.hub("POST", f"/users/{person.name}/servers/try-{project[:6]}", options)
-    return status, str(answer)

@@ -220,6 +220,7 @@ ACCESS = (
     Route("POST", "/internal/courses/art/people", HUB_ONLY, {"actor": "outsider", "people": "leaver"}),
     Route("POST", "/internal/courses/art/invitations", HUB_ONLY, {"actor": "outsider"}),
     Route("POST", "/internal/courses/ended/retire", HUB_ONLY, {"actor": "outsider"}),
+    Route("GET", "/internal/courses/ended/export", HUB_ONLY, query="?actor=outsider"),
     Route(
         "POST",
         "/sessions/hold-0001/stop",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 from urllib.parse import urlencode
 
 import httpx
@@ -15,6 +17,8 @@ from quota.api.front import Front
 from quota.pages.app import build_pages
 from quota.pages.desk import PageSettings
 from quota.pages.session import SESSION_COOKIE, CookieSeal, new_session
+from quota.service.exchange_ports import Objects
+from quota.service.services import Services
 from tests.unit.quota.pages.fakes import FakeSignIn, FixedClock, World, services_of
 
 PREFIX = "/services/quota/"
@@ -25,14 +29,18 @@ KEY = Fernet.generate_key()
 class Site:
     """The pages over one world, as the service's front serves them."""
 
-    def __init__(self, public_url: str = f"{ORIGIN}/") -> None:
-        self.world = World()
+    def __init__(
+        self, public_url: str = f"{ORIGIN}/", *, world: World | None = None, objects: object | None = None
+    ) -> None:
+        self.world = world or World()
         self.sign_in = FakeSignIn()
         self.clock = FixedClock()
         self.settings = PageSettings(public_url, Path(__file__).parent / "no-web-parts", KEY)
-        self.app = Front(
-            {"/services/quota": build_pages(services_of(self.world, self.clock), self.sign_in, self.settings)}
-        )
+        self.app = Front({"/services/quota": build_pages(self._services(objects), self.sign_in, self.settings)})
+
+    def _services(self, objects: object | None) -> Services:
+        found = services_of(self.world, self.clock)
+        return found if objects is None else replace(found, objects=cast(Objects, objects))
 
     def browser(self, name: str | None = None, *powers: str, language: str = "en") -> Browser:
         """A browser; signed in where a name is given."""

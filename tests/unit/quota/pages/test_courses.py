@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tarfile
 from datetime import timedelta
 from html import unescape
+from pathlib import Path
 
 import pytest
 
 from quota.domain.exchange import Assignment, Dates, Grade, Stored, Submission
 from quota.domain.ids import ProjectId
 from quota.domain.project import ProjectRole
+from tests.bundles import sha256, tar
 from tests.unit.quota.pages.browser import Browser, Site, text_of
 from tests.unit.quota.pages.fakes import HOUR, NOW
 
@@ -174,3 +178,77 @@ async def test_a_teacher_reads_counts_and_everybodys_grades_and_a_student_their_
         assert "submitted 2026-03-10 13:04 (Europe/Berlin) late 8 / 10" in own
         assert "eve" not in (await rui_browser.get("courses/ml-101/grades.csv")).text
         assert (await zoe.get("courses/ml-101/grades.csv")).status_code == 404
+
+
+class FakeObjects:
+    """Bundles of a test, by their hash."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, content: bytes) -> Stored:
+        stored = Stored(sha256(content), len(content), ("ps1",))
+        (self._folder / stored.sha256).write_bytes(content)
+        return stored
+
+    def path(self, digest: str) -> Path:
+        return self._folder / digest
+
+
+async def graded(tmp_path: Path) -> Site:
+    """rui and eve have submitted ps1 in ada's course; rui's feedback tries to run a script."""
+    objects = FakeObjects(tmp_path)
+    site, project = await taught()
+    site = Site(world=site.world, objects=objects)
+    async with site.browser("ada") as ada:
+        await ada.submit("courses/ml-101/people", {"people": "rui\neve"})
+    site.world.work.released.append(
+        Assignment(project, "ps1", "release-1", objects.keep(tar({"ps1.ipynb": b"{}"})), NOW, Dates())
+    )
+    said = objects.keep(tar({"ps1.html": b"<script>alert(1)</script><p>well done</p>"}))
+    for name, feedback in (("rui", said), ("eve", None)):
+        work = objects.keep(tar({"ps1.ipynb": name.encode()}))
+        person = site.world.person(name).id
+        site.world.work.received.append(
+            Submission(f"sent-{name}", project, "ps1", person, name, 1, work, NOW, None, feedback)
+        )
+        site.world.work.given.append(Grade(person, name, "ps1", 8500, 10_000, 0, NOW))
+    return site
+
+
+async def test_a_student_reads_their_own_feedback_where_no_script_runs_and_nobody_elses(tmp_path: Path) -> None:
+    site = await graded(tmp_path)
+    address = "courses/ml-101/feedback/sent-rui/ps1"
+    async with site.browser("rui") as rui, site.browser("eve") as eve, site.browser("zoe") as zoe:
+        assert f'href="/services/quota/{address}"' in (await rui.get("courses/ml-101")).text
+        page = await rui.get(address)
+        assert (page.status_code, "well done" in page.text) == (200, True)
+        assert page.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+        assert (await rui.get("courses/ml-101/feedback/sent-rui/other")).status_code == 404
+        assert [(await one.get(address)).status_code for one in (eve, zoe)] == [404, 404]
+        assert "feedback/" not in (await eve.get("courses/ml-101")).text
+
+
+async def test_an_instructor_takes_everything_away_also_after_the_end_and_nobody_else_does(tmp_path: Path) -> None:
+    site = await graded(tmp_path)
+    site.clock.at = NOW + timedelta(days=365)
+    async with site.browser("ada") as ada, site.browser("rui") as rui:
+        assert "Take the data away" in text_of(await ada.get("courses/ml-101"))
+        assert "Take the data away" not in text_of(await rui.get("courses/ml-101"))
+        assert (await rui.get("courses/ml-101/export.tar")).status_code == 403
+        answer = await ada.get("courses/ml-101/export.tar")
+    assert answer.headers["content-disposition"] == 'attachment; filename="ml-101.tar"'
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        files = {one.name.removeprefix("ml-101/"): archive.extractfile(one) for one in archive}
+        found = {name: file.read() for name, file in files.items() if file is not None}
+    bundles = {
+        "released/ps1.tar", "submitted/ps1/rui/1.tar", "submitted/ps1/eve/1.tar", "feedback/ps1/rui/1.tar",
+    }  # fmt: skip
+    tables = {"course.json", "people.csv", "assignments.csv", "submissions.csv", "grades.csv"}
+    assert set(found) == bundles | tables
+    assert found["submitted/ps1/rui/1.tar"] == tar({"ps1.ipynb": b"rui"})
+    assert "ps1,rui,8.5,10.0,0.0" in found["grades.csv"].decode()
+    assert (
+        f"ps1,rui,1,2026-03-10T12:04:00.000Z,,,sent-rui,{sha256(found['submitted/ps1/rui/1.tar'])}"
+        in found["submissions.csv"].decode()
+    )

@@ -53,6 +53,7 @@ GETS += [
 ]
 GETS += ["projects/p/course", "courses/ml", "courses/ml/settings", "courses/ml/end", "courses/ml/grades.csv", "join"]
 GETS += ["holds/hold-00000001/refund"]
+GETS += ["courses/ml/feedback/s/ps1", "courses/ml/export.tar"]
 GETS += ["projects/p/usage", "projects/p/usage.csv", "projects/p/keys", "projects/p/keys/k/revoke", "tiers"]
 
 

@@ -19,6 +19,7 @@ from tornado import web
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from hub.formgrader import Formgrader, NotReady, Place
+from hub.grading import grading_orders
 from hub.language import language_of, translator
 from hub.roles import EXCHANGE_SCOPE, QUOTA_ACCESS
 from hub.settings import LOOPBACK, Settings
@@ -147,7 +148,8 @@ class Courses:
         app.tornado_application.settings["oauth_no_confirm_list"].add(f"service-{slug}")  # read at the hub's start only
         folder = self._site.data / "courses" / slug
         api_url = f"{self._hub_url}{app.hub.base_url}api"
-        place = Place(slug, credential, folder, api_url, self._site.public_url, app.base_url, runs_code=self._runs_code)
+        grading = grading_orders(self._site)
+        place = Place(slug, credential, folder, api_url, self._site.public_url, app.base_url, self._runs_code, grading)
         return Formgrader(place)
 
     @property

@@ -75,6 +75,7 @@ class Place:
     public_url: str
     base_url: str
     runs_code: bool = False  # whether people may run code in it, as they may in sessions of the local profile
+    grading: str = ""  # where submissions are executed, as commons_exchange.runs reads it
 
     @property
     def prefix(self) -> str:
@@ -157,6 +158,7 @@ class Formgrader:
             "COMMONS_PUBLIC_URL": place.public_url,
             "COMMONS_EXCHANGE_TOKEN": self.exchange_token,
             "COMMONS_COURSE": place.slug,
+            "COMMONS_GRADING": place.grading,
         }
 
     async def _until_it_answers(self) -> None:

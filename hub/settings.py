@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from hub.sign_in_settings import SignInTable
 from spawners import settings as spawner_settings
 from spawners.container_settings import ContainersTable
+from spawners.grading_settings import GradingTable
 from spawners.profiles import Duration, Profiles
 from spawners.settings import SettingsError, explain, read_tables
 from spawners.slurm_settings import SlurmTable
@@ -136,6 +137,8 @@ class Settings:
     environment: Mapping[str, str] = field(
         repr=False, default_factory=dict
     )  # what a process of the hub's needs of its own
+    grading: GradingTable = field(default_factory=GradingTable)
+    grading_image: str = ""  # what executes submissions, where containers do
     proxy_url: str = ""  # where this machine's own processes find the proxy; empty: at `public_url`
 
     @property
@@ -190,6 +193,8 @@ def read(environment: Mapping[str, str] | None = None) -> Settings:
         slurm=spawner_tables.slurm,
         secrets=read_secrets(paths[1] / "secrets", external, demo=len(external) < len(tables.sign_in.providers)),
         environment={name: variables[name] for name in _PASSED_ON if name in variables},
+        grading=spawner_tables.grading,
+        grading_image=spawner_tables.grading_image,
         proxy_url=variables.get("COMMONS_PROXY_URL", ""),
     )
 

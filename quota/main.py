@@ -111,6 +111,7 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
             limits=settings.tables.limits.to_limits(),
             objects=ExchangeFolder(settings.data / "exchange"),
             exchange=settings.tables.exchange.to_limits(),
+            grading=settings.grading,
             programme=settings.programme,
             session_key_secret=settings.secrets.session_key_secret.encode(),
             sends_mail=bool(settings.tables.mail.server),

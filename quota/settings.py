@@ -7,13 +7,12 @@ Invariant: settings that load are complete and right; everything wrong is report
 from __future__ import annotations
 
 import os
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -21,26 +20,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from quota.adapters import exchange_settings, mail_settings
 from quota.adapters.exchange_settings import ExchangeTable
 from quota.adapters.mail_settings import MailTable
+from quota.backend_settings import engine_helper, grading_place, slurm_clusters
+from quota.domain.grading import GradingPlace
 from quota.domain.limits import Limits
 from quota.domain.rates import ChargeRate
 from quota.gateway import settings as gateway
 from quota.gateway.settings import GatewayTable, ModelName, ModelTable
 from quota.service.services import Policy, Programme
-from spawners.container_settings import ContainersTable
-from spawners.profiles import ID_PATTERN, Backend, Duration, Profiles
+from quota.settings_file import SettingsError as SettingsError
+from quota.settings_file import read_toml
+from spawners.profiles import ID_PATTERN, Duration, Profiles
 from spawners.slurm_settings import SlurmTable
 
 _OWN: Final = frozenset({"quota", "programme", "policy", "limits", "rates"})
 TABLES: Final[frozenset[str]] = _OWN | gateway.TABLES | mail_settings.TABLES | exchange_settings.TABLES
 SECRETS: Final = ("quota_api_token", "hub_credential", "session_key_secret", "cookie_key", "model_key")
-
-
-class SettingsError(ValueError):
-    """The portal cannot run with these settings; `lines` says why, one `file: key: reason` each."""
-
-    def __init__(self, lines: Iterable[str]) -> None:
-        self.lines: list[str] = list(lines)
-        super().__init__("\n".join(self.lines))
 
 
 def rate_fraction(text: object) -> Fraction:
@@ -230,6 +224,7 @@ class Settings:
     engine_helper: Path | None = None  # None: no profile runs in containers
     clusters: Mapping[str, SlurmTable] = field(default_factory=dict)  # of `[slurm.*]`, those that profiles name
     user_domains: bool = False  # sessions have domains of their own, below the portal's
+    grading: GradingPlace = field(default_factory=GradingPlace)
 
     @property
     def base_path(self) -> str:
@@ -273,7 +268,7 @@ class Settings:
 
 def load(path: Path) -> tuple[QuotaTables, Profiles]:
     """Read this package's tables and the profiles that it prices. Raises SettingsError."""
-    content = _toml(path)
+    content = read_toml(path)
     try:
         tables = QuotaTables.model_validate({name: content[name] for name in content if name in TABLES})
     except ValidationError as error:
@@ -318,28 +313,8 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Settings:
         helper,
         slurm_clusters(portal_file, profiles),
         bool(environment.get("COMMONS_USER_DOMAINS")),
+        grading_place(portal_file),
     )
-
-
-def slurm_clusters(portal_file: Path, profiles: Profiles) -> dict[str, SlurmTable]:
-    """The clusters that profiles run on, by name; spawners.settings reports what is wrong with them key by key. Raises SettingsError."""
-    named = {one.slurm.cluster for one in profiles if one.slurm is not None}
-    tables = _toml(portal_file).get("slurm", {})
-    try:
-        return {name: SlurmTable.model_validate(tables.get(name, {})) for name in sorted(named)}
-    except ValidationError:
-        raise SettingsError([f"{portal_file}: slurm: is not right; `python -m spawners.settings` says why"]) from None
-
-
-def engine_helper(portal_file: Path, data: Path, profiles: Profiles) -> Path | None:
-    """Where the engine's helper listens; None where no profile runs in containers. Raises SettingsError."""
-    if not any(one.backend is Backend.CONTAINER for one in profiles):
-        return None
-    try:
-        return ContainersTable.model_validate(_toml(portal_file).get("containers", {})).helper_socket(data)
-    except ValidationError:
-        # spawners.settings reports the reason: the table is its own
-        raise SettingsError([f"{portal_file}: containers: cannot be used"]) from None
 
 
 def database_from_environment(environment: Mapping[str, str] = os.environ) -> tuple[str, Path]:
@@ -391,17 +366,6 @@ class _Environment:
             self.lines.append(f"environment: {name}: is no port number")
             return 0
         return int(value or 0)
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError([f"{path}: syntax: {error}"]) from None
-    except UnicodeDecodeError:
-        raise SettingsError([f"{path}: file: is not UTF-8 text"]) from None
-    except OSError as error:
-        raise SettingsError([f"{path}: file: {error.strerror or error}"]) from None
 
 
 def _explained(path: Path, error: ValidationError) -> SettingsError:

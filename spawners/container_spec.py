@@ -161,8 +161,10 @@ def person_variables(login: str) -> dict[str, str]:
 
 
 def with_inner_addresses(variables: Mapping[str, str], portal: str) -> dict[str, str]:
-    """The gateway's addresses as the session reaches them: through its own network and not by the portal's public name."""
+    """Gateway and exchange as the session reaches them: through its own network and not by the portal's public name."""
     moved = {name: f"{portal}{urlsplit(variables[name]).path}" for name in _INNER if name in variables}
+    if "COMMONS_PUBLIC_URL" in variables:
+        moved["COMMONS_EXCHANGE_URL"] = f"{portal}{urlsplit(variables['COMMONS_PUBLIC_URL']).path}"
     return {**variables, **moved}
 
 

@@ -77,6 +77,11 @@ class Engine:
         self._session: aiohttp.ClientSession | None = None
 
     @property
+    def socket(self) -> str:
+        """The engine's socket, for what is no call."""
+        return self._socket
+
+    @property
     def session(self) -> aiohttp.ClientSession:
         """The connection pool, also for requests that are passed on."""
         if self._session is None:

@@ -24,7 +24,7 @@ import aiohttp
 from aiohttp import web
 
 from spawners import container_spec as spec
-from spawners import engine_answers
+from spawners import engine_answers, engine_wire, grading_spec
 from spawners.devices import Device, Grant, conflicts
 from spawners.engine_calls import Container, Engine, EngineAway, EngineRefused
 from spawners.engine_rules import Allowed, Denied, Request, Rules, Verb
@@ -72,6 +72,7 @@ class Helper:
         app.router.add_put("/commons/sessions/{hold}/ready", self._put_ready)
         app.router.add_put("/commons/sessions/{hold}/deadline", self._put_deadline)
         app.router.add_post("/commons/sessions/{hold}/stop", self._post_stop)
+        app.router.add_get("/commons/gradings/{hold}/wire", self._get_wire)
         app.router.add_route("*", "/{path:.*}", self._pass_on)
         return app
 
@@ -131,6 +132,17 @@ class Helper:
         else:  # one that was made and never started will not be
             await asyncio.to_thread(self._sessions.note_stop, container.hold_id, reason)
         return web.json_response({"state": "ended"})
+
+    async def _get_wire(self, request: web.Request) -> web.StreamResponse:
+        """The wire into a submission's container, opened once, before it starts: from its true start on it is charged."""
+        container = await self._session(request)
+        if container is None or not grading_spec.is_grading(container.labels):
+            return _error(404, "there is no such run")
+        if container.status != "created":
+            return _error(409, "it was started without a wire")
+        attached = await engine_wire.Attached.to(self._engine.socket, container.name)
+        await asyncio.to_thread(self._sessions.note_ready, container.hold_id)
+        return await engine_wire.carry(request, attached)
 
     async def _session(self, request: web.Request) -> Container | None:
         """The container of the session that the path names; None where there is none of ours."""

@@ -73,6 +73,8 @@ def rules_of(host: Host, devices: frozenset[str]) -> Rules:
         memory_max_bytes=max((one.memory_bytes for one in profiles), default=0),
         cpus_max=max((one.cpus for one in profiles), default=0),
         runtime_max_s=max((one.longest_runtime_s for one in profiles), default=0),
+        grading=host.settings.grading if host.settings.grading.backend is Backend.CONTAINER else None,
+        grading_image=host.settings.grading_image,
     )
 
 

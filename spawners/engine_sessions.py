@@ -22,7 +22,7 @@ from typing import Any, Final
 import aiohttp
 
 from spawners import container_spec as spec
-from spawners import deadlines
+from spawners import deadlines, grading_spec
 from spawners.deadlines import Deadline
 from spawners.engine_calls import Container, Engine, EngineAway
 from spawners.session_files import SessionFile, SessionFiles, SessionFileUnreadable
@@ -65,7 +65,8 @@ class EngineSessions:
         unready = (
             started_ms is not None and not file.ready and self._is_young(started_ms, finished_ms if ended else now_ms)
         )
-        missing = ended and unready and await self._verdict(container) is Verdict.MISSING
+        asked = ended and unready and not grading_spec.is_grading(container.labels)  # a run has no devices, and no log
+        missing = asked and await self._verdict(container) is Verdict.MISSING
         return {
             "hold_id": container.hold_id,
             "status": container.status,
@@ -177,7 +178,8 @@ class EngineSessions:
         deadline_ms = self.deadline_ms(container, file)
         if file.deadline_ms is None and deadline_ms is not None:
             await asyncio.to_thread(self.set_deadline, container.hold_id, deadline_ms)
-        self._listen(name)
+        if not grading_spec.is_grading(container.labels):
+            self._listen(name)
 
     async def first_word(self, name: str) -> Verdict:
         """Wait for what the container's first program says of its devices; SILENT where it ended, or the time for a start, without."""

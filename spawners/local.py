@@ -33,7 +33,7 @@ _ROOT: Final = Path(__file__).resolve().parents[1]
 # nbgrader's configuration: its exchange is the portal's
 EXCHANGE: Final = Path(__file__).resolve().parent.parent / "images" / "nbgrader_exchange" / "config"
 LAB_DEFAULTS: Final = Path(__file__).resolve().parent / "lab"  # JupyterLab asks nobody about news or updates
-WITHOUT_COURSE: Final = LAB_DEFAULTS.with_name("without_course")  # nbgrader's extensions are for sessions of a course
+WITHOUT_COURSE: Final = EXCHANGE.with_name("without_course")  # nbgrader's extensions are for sessions of a course
 _OPENS_AT: Final = {"lab": "/lab"}
 _HUB_SECRETS: Final = frozenset({"CONFIGPROXY_AUTH_TOKEN", "JUPYTERHUB_CRYPT_KEY", "JUPYTERHUB_COOKIE_SECRET"})
 

@@ -1,4 +1,4 @@
-"""The tables of portal.toml that `spawners` owns: `[profiles.*]`, `[local]`, `[containers]` and `[slurm.*]`, validated into one frozen object.
+"""The tables of portal.toml that `spawners` owns: `[profiles.*]`, `[local]`, `[containers]`, `[grading]` and `[slurm.*]`, validated into one frozen object.
 
 Invariant: settings that load are complete and right; everything wrong is reported at once, one line each, as
 `file: key: reason`, and never with the value, which could be a secret. Needs neither Tornado nor traitlets nor JupyterHub:
@@ -18,10 +18,11 @@ from typing import Annotated, Any, Final, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from spawners.container_settings import ContainersTable
-from spawners.profiles import ID_PATTERN, Duration, Profiles, ProfileTable
+from spawners.grading_settings import GradingTable
+from spawners.profiles import ID_PATTERN, Backend, Duration, Profiles, ProfileTable
 from spawners.slurm_settings import SlurmTable
 
-TABLES: Final[frozenset[str]] = frozenset({"profiles", "local", "containers", "slurm"})
+TABLES: Final[frozenset[str]] = frozenset({"profiles", "local", "containers", "slurm", "grading"})
 
 ProfileId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 
@@ -55,6 +56,10 @@ class SpawnerSettings(BaseModel):
     containers: ContainersTable = Field(
         default_factory=ContainersTable, description="Sessions as containers of this host's engine."
     )
+    grading: GradingTable = Field(
+        default_factory=GradingTable,
+        description="Where courses' submissions are executed, and as what they are charged.",
+    )
     slurm: dict[ProfileId, SlurmTable] = Field(default_factory=dict, description="Slurm clusters, by a short name.")
 
     @model_validator(mode="after")
@@ -65,6 +70,20 @@ class SpawnerSettings(BaseModel):
         if len({table.access for table in self.slurm.values()}) > 1:
             raise ValueError("slurm: all clusters have the same `access`")
         return self
+
+    @model_validator(mode="after")
+    def _grading_has_a_place(self) -> Self:
+        if self.grading.backend is Backend.SLURM:
+            raise ValueError("grading.backend: submissions are executed in containers or on this machine")
+        if self.grading.backend is Backend.CONTAINER and self.grading.application not in self.containers.images:
+            raise ValueError("grading.application: there is no such [containers.images] table")
+        return self
+
+    @property
+    def grading_image(self) -> str:
+        """The image that executes submissions; empty where they are not executed in containers."""
+        table = self.containers.images.get(self.grading.application)
+        return table.image if table is not None and self.grading.backend is Backend.CONTAINER else ""
 
     @property
     def catalogue(self) -> Profiles:

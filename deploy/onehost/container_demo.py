@@ -14,7 +14,7 @@ from deploy.onehost.data_folder import DataFolder, write_whole
 
 ENGINE_SOCKET: Final = "/var/run/docker.sock"
 KIND: Final = "nvidia.com/gpu"
-_IMAGE_FOLDER: Final = Path(__file__).resolve().parents[2] / "images" / "base"
+_IMAGES: Final = Path(__file__).resolve().parents[2] / "images"
 _TAG: Final = "compute-commons/base"
 
 _TABLES: Final = """
@@ -77,7 +77,8 @@ def with_containers(data: DataFolder, portal_file: Path, engine: str, image: str
     image = image or _built(engine, progress)
     added = _TABLES.format(engine=engine, image=image) + (_GPU_TABLES if _has_gpus() else "")
     extended = data.run / "portal-containers.toml"
-    write_whole(extended, text + added)
+    # where an engine is at hand, submissions are executed on it, too
+    write_whole(extended, text.replace('[grading]\nbackend = "local"', '[grading]\nbackend = "container"') + added)
     return extended
 
 
@@ -89,7 +90,7 @@ def _built(engine: str, progress: Progress) -> str:
     progress.say("building the notebook's image (some minutes for the first time)")
     try:
         client = docker.DockerClient(base_url=f"unix://{engine}", timeout=1800)
-        built, _ = client.images.build(path=str(_IMAGE_FOLDER), tag=_TAG, rm=True, forcerm=True)
+        built, _ = client.images.build(path=str(_IMAGES), dockerfile="base/Dockerfile", tag=_TAG, rm=True, forcerm=True)
         return str(built.id)
     except docker.errors.BuildError as error:
         lines = [str(one.get("stream", "")).rstrip() for one in error.build_log]

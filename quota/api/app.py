@@ -9,6 +9,7 @@ from quota.api import (
     errors,
     events,
     exchange_routes,
+    grading_routes,
     hold_routes,
     idle_routes,
     internal,
@@ -42,6 +43,7 @@ def build_api(parts: Parts) -> FastAPI:
     app.include_router(models.router)
     app.include_router(idle_routes.router)
     app.include_router(exchange_routes.router)
+    app.include_router(grading_routes.router)
     app.add_middleware(HoldDoor, parts=parts)
     app.add_middleware(BodyGate)
     return app

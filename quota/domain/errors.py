@@ -46,6 +46,7 @@ class RefusalCode(StrEnum):
     COURSE_NOT_STARTED = "course_not_started"
     COURSE_OVER = "course_over"
     ASSIGNMENT_CLOSED = "assignment_closed"
+    GRADING_UNPAID = "grading_unpaid"
 
 
 @dataclass(frozen=True, slots=True)

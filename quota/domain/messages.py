@@ -114,6 +114,10 @@ MESSAGES: Final[Mapping[str, Message]] = {
         "{assignment} closed on {when} by the portal's clock; nothing is taken any more.",
         "Ask an instructor of the course.",
     ),
+    "grading_unpaid": Message(
+        "Executing a submission sets {requested} aside, and {course} has {available} left. Nothing was executed.",
+        "Ask for more on the project's page; then autograde again. What is graded already stays.",
+    ),
     # errors
     "invalid_request": Message("Some fields cannot be used.", "Correct the fields named and send again."),
     "invalid_json": Message("The body is not valid JSON.", "Send one JSON object in UTF-8."),
@@ -140,6 +144,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "unknown_course": Message("There is no such course, or none that you are in.", "Ask its instructor for the link."),
     "unknown_submission": Message("There is no such submission, or none that you may see.", "List your submissions."),
     "unknown_feedback": Message("There is no feedback yet.", "Try again once it is released."),
+    "unknown_grading": Message("There is no such run of yours in this course.", "Autograde again."),
     "unknown_upload": Message("There is no such upload of yours.", "Announce it again."),
     "unknown_route": Message("There is nothing at this address.", "See the interface's description, openapi.json."),
     "method_not_allowed": Message("This address does not take that method.", "See openapi.json."),
@@ -162,6 +167,7 @@ MESSAGES: Final[Mapping[str, Message]] = {
     "session": Message("Session: {profile_title} ({server_name})"),
     "session.unnamed": Message("Session: {profile_title}"),
     "request": Message("Model request: {model}"),
+    "grading": Message("Autograding: {assignment}, {student}"),
     "adjustment": Message("Adjustment"),
     "reversal": Message("Adjustment taken back"),
     "refund": Message("Refund"),

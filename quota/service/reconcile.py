@@ -1,7 +1,7 @@
 """Reconcile: the hub's list of servers and the evidence against the open holds; repaired by ledger transactions only.
 
-Also closes model requests whose lease ran out: never dispatched → expired uncharged; outcome unknown → the hold is charged
-whole, marked estimated (docs/reference/policy.md).
+Also closes runs of submissions by their evidence, and model requests whose lease ran out: never dispatched → expired uncharged; outcome
+unknown → the hold is charged whole, marked estimated (docs/reference/policy.md).
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import Final
 
 from quota.domain.errors import IdConflict, QuotaError, Spooled, Unavailable, WrongState
+from quota.domain.grading import is_grading
 from quota.domain.hold import Hold, HoldKind, Usage
 from quota.service.endings import reclaim
+from quota.service.gradings import close_gradings
 from quota.service.hub_epoch import HUB
 from quota.service.meter import Meter, PassReport
 from quota.service.ports import HubView
@@ -29,6 +31,7 @@ async def reconcile(services: Services, meter: Meter) -> PassReport:
     report = await meter.run_pass(hub)
     await meter.actions.run(hub, meter.rows)
     await reclaim(services)
+    await close_gradings(services)
     await expire_requests(services)
     return report
 
@@ -54,7 +57,7 @@ async def expire_requests(services: Services) -> int:
     at = services.clock.now()
     closed = 0
     for hold in await services.ledger.open_holds(HoldKind.REQUEST):
-        if hold.lease_until > at:
+        if hold.lease_until > at or is_grading(hold.details):
             continue
         try:
             await _expire(services, hold)

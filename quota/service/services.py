@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from quota.domain.exchange import ExchangeLimits
+from quota.domain.grading import GradingPlace
 from quota.domain.limits import Limits
 from quota.service.exchange_ports import Objects
 from quota.service.gateway_ports import ModelCatalogue, OfferedModel
@@ -78,3 +79,4 @@ class Services:
     limits: Limits = field(default_factory=Limits)
     objects: Objects | None = None  # bundles of courses; None in a process that keeps none
     exchange: ExchangeLimits = field(default_factory=ExchangeLimits)
+    grading: GradingPlace = field(default_factory=GradingPlace)

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, Table, and_, select, tuple_
 
+from quota.domain.grading import is_grading
 from quota.domain.hold import HoldKind
 from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
 from quota.domain.units import Unit
@@ -93,9 +94,10 @@ def _line(group: Sequence[Row[Any]], unit: Unit, around: _Around) -> StatementLi
     change = around.adjustments.get(first.txn_id[2:]) if first.hold_id is None else None
     code, params, reason = first.kind, {}, None
     if on_hold is not None:
-        code = "session" if on_hold.kind == HoldKind.SESSION else "request"
+        details = json.loads(on_hold.details)
+        code = "session" if on_hold.kind == HoldKind.SESSION else "grading" if is_grading(details) else "request"
         params, reason = (
-            json.loads(on_hold.details),
+            details,
             on_hold.close_reason if first.kind in ("release", "expire") else None,
         )
         if first.kind == "refund":

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -38,7 +39,7 @@ class Images:
 
     def base(self) -> str:
         """Build images/base on a local Debian; returns the image's id (sha256:…)."""
-        return self._build(Recipe("base", "requirements.txt", {"BASE": self._debian()}))
+        return self._build(Recipe("base", "requirements.txt", {"BASE": self._debian()}, ("nbgrader_exchange",)))
 
     def gpu_pytorch(self) -> str:
         """Build images/gpu-pytorch with PyTorch for CPUs on the base image."""
@@ -99,12 +100,14 @@ class Images:
         wheels = self._wheels(recipe)
         context = io.BytesIO()
         with tarfile.open(fileobj=context, mode="w") as archive:
-            archive.add(recipe.folder, arcname=".", filter=_plain)
-            archive.add(wheels, arcname="wheels", filter=_plain)
+            for folder in recipe.folders:
+                archive.add(folder, arcname=str(folder.relative_to(recipe.context)), filter=_plain)
+            archive.add(wheels, arcname=str((recipe.folder / "wheels").relative_to(recipe.context)), filter=_plain)
         context.seek(0)
         image, _ = self.client.images.build(
             fileobj=context,
             custom_context=True,
+            dockerfile=str((recipe.folder / "Dockerfile").relative_to(recipe.context)),
             tag=tag,
             buildargs=dict(recipe.arguments),
             network_mode="none",
@@ -114,7 +117,8 @@ class Images:
         )
         for old in self.client.images.list(name=f"cc-test/{recipe.name}"):
             if old.id != image.id:
-                self.client.images.remove(old.id, force=True)
+                with suppress(docker.errors.APIError):  # an older stub stands on it
+                    self.client.images.remove(old.id, force=True)
         return str(image.id)
 
     def _wheels(self, recipe: Recipe) -> Path:
@@ -141,24 +145,34 @@ class Recipe:
     name: str
     requirements: str
     arguments: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()  # other folders of `images/` that go in
 
     @property
     def folder(self) -> Path:
         return ROOT / "images" / self.name
 
+    @property
+    def context(self) -> Path:
+        """What the builder is sent: the folder, or all of `images/` where others go in."""
+        return self.folder.parent if self.beside else self.folder
+
+    @property
+    def folders(self) -> list[Path]:
+        return [self.folder, *(self.folder.parent / name for name in self.beside)]
+
     def digest(self) -> str:
         """Names everything that goes in."""
         hashed = hashlib.sha256(repr(sorted(self.arguments.items())).encode())
-        for path in sorted(self.folder.iterdir()):
-            if path.suffix != ".in" and path.name != "smoke.py":
-                hashed.update(path.name.encode() + b"\0" + path.read_bytes())
+        for path in sorted(path for folder in self.folders for path in folder.rglob("*")):
+            if path.is_file() and path.suffix not in (".in", ".pyc") and path.name != "smoke.py":
+                hashed.update(str(path.relative_to(self.context)).encode() + b"\0" + path.read_bytes())
         return hashed.hexdigest()[:16]
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
-    return None if member.name.endswith("/stamp") else member
+    return None if member.name.endswith(("/stamp", "/__pycache__")) else member
 
 
 def _run(argv: list[str]) -> None:

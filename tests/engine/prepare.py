@@ -14,7 +14,7 @@ from tests.engine import debs
 from tests.engine.engine import Engine
 from tests.engine.images import ROOT, Images
 
-SOURCES = ("images/base", "images/gpu-pytorch", "tests/engine")
+SOURCES = ("images/base", "images/nbgrader_exchange", "images/gpu-pytorch", "tests/engine")
 
 
 def fingerprint() -> str:

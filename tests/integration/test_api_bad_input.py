@@ -382,6 +382,16 @@ ROUTES = [
             "tokens": tuple(one for one in (*INT_NONSENSE, -1, 2**63) if one is not None),
         },
     ),
+    Route(
+        "PUT",
+        "/exchange/courses/physics/gradings/grading-0009",
+        "pi",
+        {"assignment": "ps1", "student": "pi"},
+        {
+            "assignment": (*TEXT_NONSENSE, "", "..", "../ps1", "ps1/x", "ps+1", "a b", "a..b", LONG),
+            "student": (*TEXT_NONSENSE, "", LONG),
+        },
+    ),
 ]
 ART = next(number for number, route in enumerate(ROUTES) if route.path == "/internal/courses/art")
 WRONG_VALUES = [
@@ -524,6 +534,9 @@ WRONG_ADDRESSES = [
     ("PATCH", "/exchange/uploads/nowhere-0001", "nobody", 401, "not_signed_in"),
     ("POST", "/exchange/uploads/nowhere-0001/finish", "pi", 404, "unknown_upload"),
     ("POST", "/exchange/uploads/x/finish", "pi", 400, "invalid_request"),
+    ("POST", "/exchange/courses/physics/gradings/grading-0001/ended", "pi", 404, "unknown_course"),
+    ("POST", "/exchange/courses/Physics/gradings/grading-0001/ended", "pi", 400, "invalid_request"),
+    ("POST", "/exchange/courses/physics/gradings/x/ended", "pi", 400, "invalid_request"),
 ]
 
 # route's number in ROUTES, changes, who (None: as in the route), status, code

@@ -233,6 +233,14 @@ ACCESS = (
     Route("POST", "/exchange/courses/physics/assignments/ps-{asker}/withdraw", STAFF),
     Route("PUT", "/exchange/courses/physics/assignments/ps1/grades", STAFF, GRADES),
     Route("GET", "/exchange/courses/physics/grades", IN_COURSE),
+    Route(
+        "PUT",
+        "/exchange/courses/physics/gradings/grading-{asker}",
+        STAFF,
+        {"assignment": "ps1", "student": "member"},
+    ),
+    # nobody placed it: those who may learn no more than that it is not there
+    Route("POST", "/exchange/courses/physics/gradings/grading-0001/ended", {one: UNKNOWN if answer == OK else answer for one, answer in STAFF.items()}),
     Route("GET", "/exchange/courses/physics/grades.csv", IN_COURSE),
     Route("GET", "/exchange/courses/physics/submissions", IN_COURSE),
     Route("GET", "/exchange/courses/physics/submissions/submit-0001", OF_MEMBER),

@@ -1,4 +1,4 @@
-"""nbgrader's Execute in a cage, and feedback that keeps hidden tests hidden.
+"""nbgrader's Execute in a cage or a container, and feedback that keeps hidden tests hidden.
 
 The notebook is executed from outside: a cell enters the cage only when its turn comes, so no code of a student runs where the
 gradebook, a token, or the hidden tests of later cells are. From the first cell with hidden tests on, what the kernel says may
@@ -7,6 +7,8 @@ contain them; feedback shows of those cells only whether they passed. A cell tha
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import shutil
 from pathlib import Path
@@ -21,9 +23,11 @@ from nbgrader.preprocessors import ClearHiddenTests, Execute, NbGraderPreprocess
 from traitlets import Integer, default
 
 from commons_exchange import cage
+from commons_exchange.runs import NotExecuted, PaidRun, die_with_parent
 
 HIDDEN_MARK = "BEGIN HIDDEN TESTS"
 _MESSAGE_BYTES = 1024 * 1024
+_END_S = 5.0
 _SHOWN = frozenset({"stream", "display_data", "execute_result", "update_display_data", "error"})
 
 
@@ -39,7 +43,13 @@ class CagedClient(AsyncKernelClient):
 
 
 class CagedManager(AsyncKernelManager):
-    """Starts its kernel in a cage, with copies of the files of its working folder."""
+    """Starts its kernel in a cage, or in a container where the course's runs are executed in such, with copies of the files of its folder.
+
+    `about` is the assignment and the student, for the course's statement.
+    """
+
+    about = ("", "")
+    run: PaidRun | None = None
 
     seconds = Integer(180, help="Longest time of one notebook.").tag(config=True)
     memory_mib = Integer(2048, help="Most memory of one process.").tag(config=True)
@@ -50,23 +60,62 @@ class CagedManager(AsyncKernelManager):
         return super().client(**more)
 
     async def _async_pre_start_kernel(self, **more: Any) -> Any:
-        limits = cage.CageLimits(seconds=self.seconds, memory_mib=self.memory_mib, processes=self.processes)
+        self.run = PaidRun.of_environment(*self.about)
+        if self.run is not None:
+            self.run.set_aside()
         self.place = cage.make_place(Path(more.pop("cwd", None) or "."))
         self.transport, self.ip = "ipc", str(self.place.sockets / "k")
         self.connection_file = str(self.place.sockets / "connection.json")
         kernel, settings = await super()._async_pre_start_kernel(**more)
+        settings["env"] = cage.environment()
+        if self.run is not None and self.run.site["backend"] == "container":
+            argv = self.run.in_container(self.place, kernel, Path(self.connection_file))
+            settings |= {"cwd": self.run.working_folder, "preexec_fn": die_with_parent}
+            return argv, settings
         if self.place.uid is not None:
             shutil.chown(self.connection_file, self.place.uid, self.place.uid)
-        settings["env"] = cage.environment()
+        limits = self._limits()
+        argv, settings["cwd"] = cage.command(self.place, kernel, limits), "/"
+        if self.run is not None:
+            argv, settings["cwd"] = self.run.under_runner(argv, settings["env"]), self.run.working_folder
         settings["preexec_fn"] = functools.partial(cage.limit, limits)
-        settings["cwd"] = "/"
-        return cage.command(self.place, kernel, limits), settings
+        return argv, settings
+
+    def _limits(self) -> cage.CageLimits:
+        if self.run is None:
+            return cage.CageLimits(seconds=self.seconds, memory_mib=self.memory_mib, processes=self.processes)
+        site = self.run.site
+        return cage.CageLimits(
+            seconds=self.run.seconds,
+            memory_mib=site["memory_mib"],
+            processes=site["processes"],
+            disk_mib=site["disk_mib"],
+        )
+
+    async def _async_interrupt_kernel(self) -> None:
+        """By a message: a signal would reach what stands between us and the kernel."""
+        if self.run is None:
+            await super()._async_interrupt_kernel()
+        elif self.has_kernel:
+            self._connect_control_socket()
+            self.session.send(self._control_socket, self.session.msg("interrupt_request", content={}))
+
+    async def _async_kill_kernel(self, restart: bool = False) -> None:
+        """What executes the run is asked to end it first, so that its end is written down."""
+        if self.run is not None and self.has_kernel:
+            await self._async_send_kernel_sigterm()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._async_wait(), timeout=_END_S)
+        await super()._async_kill_kernel(restart)
 
     async def _async_cleanup_resources(self, restart: bool = False) -> None:
         await super()._async_cleanup_resources(restart)
+        if self.run is not None:
+            self.run.over()
         if hasattr(self, "place"):
             shutil.rmtree(self.place.folder, ignore_errors=True)
 
+    interrupt_kernel = _async_interrupt_kernel
     pre_start_kernel = _async_pre_start_kernel
     cleanup_resources = _async_cleanup_resources
 
@@ -80,6 +129,13 @@ class CagedExecute(Execute):
         more["kernel_manager_class"] = CagedManager
         super().__init__(*arguments, **more)
 
+    def create_kernel_manager(self) -> Any:
+        manager = super().create_kernel_manager()
+        told = self.resources.get("nbgrader") or {}
+        manager.about = (told.get("assignment", ""), told.get("student", ""))
+        self._manager = manager
+        return manager
+
     def preprocess(self, nb: Any, resources: Any, retries: Any = None) -> Any:
         self._room, self._ended = self.output_bytes, set[int]()
         self._first_hidden = next((n for n, cell in enumerate(nb.cells) if HIDDEN_MARK in cell.source), len(nb.cells))
@@ -92,6 +148,9 @@ class CagedExecute(Execute):
             raise
         except Exception as error:  # the edge to a student's code: whatever it did, it is graded
             self.log.warning("The notebook did not run to its end: %s: %s", type(error).__name__, error)
+        run = self._manager.run
+        if run is not None and run.failure:
+            raise NotExecuted(run.failure)
         self._fail_what_did_not_run(nb)
         return nb, resources
 

@@ -1,6 +1,7 @@
 """The portal's interface as this package calls it: typed where it matters, with deadlines, and errors in the portal's own words.
 
-Address and token are those that every session has (COMMONS_PUBLIC_URL, JUPYTERHUB_API_TOKEN). An upload is written down before it
+Address and token are those that every session has (COMMONS_EXCHANGE_URL where it reaches the portal by another way than browsers, else
+COMMONS_PUBLIC_URL; JUPYTERHUB_API_TOKEN). An upload is written down before it
 begins, so that a cut line, a restart of the portal or of this session leads to the same upload again and never to a second submission.
 """
 
@@ -45,7 +46,7 @@ class Portal:
     @classmethod
     def of_session(cls) -> Portal:
         """The portal that this session belongs to."""
-        root = os.environ.get("COMMONS_PUBLIC_URL", "")
+        root = os.environ.get("COMMONS_EXCHANGE_URL") or os.environ.get("COMMONS_PUBLIC_URL", "")
         # A course's formgrader is a service of the hub's and acts in an instructor's name.
         token = os.environ.get("COMMONS_EXCHANGE_TOKEN") or os.environ.get("JUPYTERHUB_API_TOKEN", "")
         if not root or not token:

@@ -43,7 +43,10 @@ def smoke(images: Images, image: str, name: str) -> dict[str, Any]:
 def test_the_base_image_has_what_a_notebook_needs_and_runs_as_the_person(engine: Engine, images: Images) -> None:
     told = smoke(images, images.base(), "base")
     assert told["user"] == "cc-20001"
-    assert {"jupyterlab", "openai", "numpy"} <= set(told)
+    assert {"jupyterlab", "openai", "numpy", "nbgrader"} <= set(told)
+    assert told["exchange"] == "commons_exchange.listing.ExchangeList"
+    assert "nbgrader.server_extensions.assignment_list" in told["course"]
+    assert told["no_course"] == []
 
 
 @pytest.mark.full  # PyTorch alone is some 200 MB to fetch and 900 MB of image

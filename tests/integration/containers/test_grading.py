@@ -1,0 +1,148 @@
+"""Autograding in containers of a real engine, through nbgrader itself: hostile answers, a wire that nobody holds, what the course pays."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from commons_exchange.container_run import Helper, HelperRefused
+
+from spawners import container_spec as spec
+from spawners import grading_spec
+from spawners.grading_settings import GradingTable
+from spawners.settings import load
+from tests.engine.site import ContainerSite
+from tests.integration.exchange_process import ExchangeProcess
+from tests.integration.hostile_submissions import HOSTILE, QUICK, RIGHT
+from tests.integration.paid_course import PaidCourse
+
+FULL = os.environ.get("COMMONS_FULL") == "1"
+NAMES = tuple(HOSTILE) if FULL else QUICK
+
+
+def table_of(site: ContainerSite) -> tuple[GradingTable, str]:
+    settings = load(site.portal_file)
+    return settings.grading, settings.grading_image
+
+
+@pytest.fixture(scope="module")
+def room(site: ContainerSite, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PaidCourse]:
+    """A portal with a released assignment, whose runs are containers of this site. Each test has students of its own, and looks at its own runs."""
+    tmp_path = tmp_path_factory.mktemp("runs")
+    table, image = table_of(site)
+    exchange = ExchangeProcess(tmp_path / "portal", 24, runtime_s=table.runtime, helper=str(site.helper))
+    exchange.folder.mkdir()
+    exchange.start()
+    grading = {
+        "backend": "container",
+        "helper": str(site.helper),
+        "body": grading_spec.container_body("", image, table),
+        "runtime_s": table.runtime,
+        "output_bytes": table.output,
+    }
+    try:
+        yield PaidCourse(exchange, tmp_path / "course", grading).prepare()
+    finally:
+        exchange.kill()
+
+
+def lived_ms(site: ContainerSite) -> dict[str, int]:
+    """From the engine's start to its end of every run's container, by its events: they outlive the containers."""
+    client = site.engine.client()
+    found: dict[str, dict[str, int]] = {}
+    try:
+        filters = {"event": ["start", "die"], "label": f"{spec.PROFILE}={grading_spec.PROFILE}"}
+        for event in client.events(since=0, until=int(time.time()) + 1, filters=filters, decode=True):
+            hold_id = event["Actor"]["Attributes"][spec.HOLD]
+            found.setdefault(hold_id, {})[event["Action"]] = int(event["timeNano"]) // 10**6
+    finally:
+        client.close()
+    return {hold_id: at["die"] - at["start"] for hold_id, at in found.items() if len(at) == 2}
+
+
+def settled(room: PaidCourse, before: set[str], within_s: float = 60) -> dict[str, int]:
+    """Wait until no run's hold stands; what each that is new since `before` was charged."""
+    end = time.monotonic() + within_s
+    while any(one.state == "held" for one in room.holds()):
+        assert time.monotonic() < end, room.holds()
+        time.sleep(0.1)
+    return {one.id: one.charged for one in room.holds() if one.state == "settled" and one.id not in before}
+
+
+def runs_there(site: ContainerSite) -> list[Any]:
+    client = site.engine.client()
+    try:
+        return list(client.containers.list(all=True, filters={"label": f"{spec.PROFILE}={grading_spec.PROFILE}"}))
+    finally:
+        client.close()
+
+
+@pytest.mark.timeout(120 + 60 * len(NAMES))
+def test_hostile_answers_in_containers_score_nothing_and_cost_no_more_than_their_limit(
+    room: PaidCourse, site: ContainerSite
+) -> None:
+    before = {one.id for one in room.holds()}
+    with socket.create_server(("0.0.0.0", 0)) as listening:
+        place = {"course": str(room.course), "host": "127.0.0.1", "port": listening.getsockname()[1]}
+        names = {what: room.submit(number, HOSTILE[what].format(**place)) for number, what in enumerate(NAMES)}
+        good = room.submit(len(NAMES), RIGHT)
+        room.collect()
+        for name in (*names.values(), good):
+            done = room.autograde(name)
+            assert done["success"], done["log"]
+    assert {what: room.score(name) for what, name in names.items()} == dict.fromkeys(names, 0)
+    assert room.score(good) == 9
+    charged, lived = settled(room, before), lived_ms(site)
+    assert set(charged) <= set(lived)
+    assert len(charged) == len(NAMES) + 1
+    # the engine tells a start and an end some milliseconds after they were
+    assert all(abs(charged[one] - lived[one]) <= 500 for one in charged), (charged, lived)
+    limit_ms = (table_of(site)[0].runtime + 90) * 1000
+    assert all(0 < one.charged <= one.amount == limit_ms for one in room.holds() if one.id in charged)
+    assert room.verified() == []
+    end = time.monotonic() + 30
+    while runs_there(site):
+        assert time.monotonic() < end, "a run's container stays"
+        time.sleep(0.1)
+
+
+def test_a_grader_that_is_killed_leaves_no_container_running_and_is_paid_for_what_it_took(
+    room: PaidCourse, site: ContainerSite
+) -> None:
+    before = {one.id for one in room.holds()}
+    name = room.submit(20, "import time\ntime.sleep(60)")
+    room.collect()
+    grading = room.autograding(name)
+    try:
+        end = time.monotonic() + 60
+        while not any(one.status == "running" for one in runs_there(site)):
+            assert time.monotonic() < end, "no run's container started"
+            assert grading.poll() is None
+            time.sleep(0.05)
+    finally:
+        grading.kill()
+        grading.wait()
+    charged, lived = settled(room, before, within_s=30), lived_ms(site)
+    assert len(charged) == 1
+    assert all(abs(charged[one] - lived[one]) <= 500 for one in charged)
+    assert all(took_ms < 30_000 for took_ms in charged.values())
+
+
+def test_a_wire_is_opened_once_by_who_made_the_run_and_into_no_session(site: ContainerSite) -> None:
+    table, image = table_of(site)
+    helper = Helper(str(site.helper))
+    with pytest.raises(HelperRefused, match="no wire"):
+        helper.wire("nowhere-0001")
+    body = grading_spec.container_body("grading-wire-1", image, table)
+    helper.call("POST", "/containers/create?name=cc-grading-wire-1", body)
+    helper.call("POST", "/containers/cc-grading-wire-1/start")
+    with pytest.raises(HelperRefused, match="no wire"):
+        helper.wire("grading-wire-1")
+    told = site.sessions()["grading-wire-1"]
+    assert (told["starting"], told["holds_devices"], json.loads(told["labels"][spec.DEVICES])) == (True, True, [])
+    site.engine.remove_containers()

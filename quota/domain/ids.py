@@ -23,9 +23,8 @@ def new_id() -> str:
     return os.urandom(16).hex()
 
 
-_random_digits: list[
-    str
-] = []  # twenty hex digits each, drawn by the hundred: a system call costs as much as the rest of an id
+# Twenty hex digits each, drawn by the hundred: a system call costs as much as the rest of an id.
+_random_digits: list[str] = []
 os.register_at_fork(after_in_child=_random_digits.clear)
 
 

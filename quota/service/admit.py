@@ -6,7 +6,7 @@ conflict. A crash between hold and session row loses nothing, since the row is m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 
 from quota.domain.errors import RefusalCode, Refused, Unknown
@@ -94,7 +94,7 @@ async def place_session_hold(
     if quoted.refusal is not None and (decided_here or quoted.quote.allocation_id is None):
         return quoted.refusal
     limits = await limits_of_start(services, actor.id, quoted.quote)
-    order = replace(order_of(services, request, actor, quoted.quote), limits=limits)
+    order = order_of(services, request, actor, quoted.quote)._replace(limits=limits)
     return await answer_of(services, await ledger.place_hold(order))
 
 

@@ -59,7 +59,7 @@ async def count_journalled(
         return quoted.refusal or Refused(RefusalCode.NO_ALLOCATION)
     counted = await limits_of_start(services, actor.id, quoted.quote, started_at)
     order = order_of(services, request, actor, quoted.quote)
-    order = replace(order, at=started_at, limits=tuple(replace(use, beyond=True) for use in counted))
+    order = order._replace(at=started_at, limits=tuple(replace(use, beyond=True) for use in counted))
     answer = await answer_of(services, await ledger.place_hold(order))
     cause = None if quoted.refusal is None else _ENDS_IT.get(quoted.refusal.code)
     if cause is not None and isinstance(answer, SessionHold):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from quota.domain.hold import HoldOrder, Usage
@@ -41,7 +41,7 @@ class Load:
 def _orders(books: ledgers.Books, load: Load) -> Callable[[int], HoldOrder]:
     """Makes the n-th order of a round; both loops' clients make the same ones, with ids as the gateway makes them."""
     templates = [books.order(AMOUNT, account=number) for number in range(load.accounts)]
-    return lambda n: replace(templates[n % len(templates)], id=HoldId(new_ordered_id()))
+    return lambda n: templates[n % len(templates)]._replace(id=HoldId(new_ordered_id()))
 
 
 async def bare_round(database: Database, books: ledgers.Books, load: Load, seconds: float) -> Rate:
@@ -67,7 +67,7 @@ async def ledger_round(database: Database, books: ledgers.Books, load: Load, sec
         async def pair(number: int) -> None:
             order = order_of(number)
             if number % 100 < load.refused_percent:
-                asked = replace(order, amount=_TOO_MUCH)
+                asked = order._replace(amount=_TOO_MUCH)
                 first, again = await ledger.place_hold(asked), await ledger.place_hold(asked)
                 assert first.refusal == again.refusal is not None
                 return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import date, timedelta
 
 from quota.domain.hold import HoldKind
@@ -23,9 +22,9 @@ async def test_each_days_charges_add_up_refunds_and_holds_do_not_count_and_neith
     async with LedgerStore(database) as ledger:
         for number, back in enumerate((40, 28, 27, 1, 1, 0)):
             at = today - timedelta(days=back)
-            hold = await ledger.place_hold(replace(books.order(1000, hold_id=f"hold-{number:04}"), at=at))
+            hold = await ledger.place_hold(books.order(1000, hold_id=f"hold-{number:04}")._replace(at=at))
             usage = ledgers.usage(hold.id, f"use-{number}", 10 + number)
-            await ledger.settle(hold.id, at, replace(usage, from_at=at, to_at=at + timedelta(seconds=1)))
+            await ledger.settle(hold.id, at, usage._replace(from_at=at, to_at=at + timedelta(seconds=1)))
         await ledger.place_hold(books.order(5000, hold_id="hold-open", kind=HoldKind.REQUEST))
     store = SqlStore(database)
     since = today.date() - timedelta(days=27)

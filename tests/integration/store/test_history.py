@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,8 +33,8 @@ def fill(database: Database) -> None:
     orders = [books.order(amount, hold_id=f"hold-{amount:04}") for amount in (20, 500)]
     ledgers.run(
         database,
-        lambda ledger: ledger.place_hold(replace(orders[0], actor=ACTOR)),
-        lambda ledger: ledger.place_hold(replace(orders[1], actor=ACTOR)),
+        lambda ledger: ledger.place_hold(orders[0]._replace(actor=ACTOR)),
+        lambda ledger: ledger.place_hold(orders[1]._replace(actor=ACTOR)),
         lambda ledger: ledger.charge(ledgers.usage("hold-0020", "=event-1", 5)),
         lambda ledger: ledger.settle(HoldId("hold-0020"), NOW, ledgers.usage("hold-0020", "Event-2", 7, minute=1)),
     )

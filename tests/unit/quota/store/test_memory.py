@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from quota.domain.hold import LimitUse
 from quota.domain.ids import HoldId
 from quota.store import operations as ops
@@ -13,7 +11,7 @@ from tests.unit.quota.store.test_operations import ORDER
 
 
 def _row(hold_id: str, *limits: LimitUse) -> HoldRow:
-    return fresh_hold(ops.place_hold(replace(ORDER, id=HoldId(hold_id), limits=limits)), None, 1)
+    return fresh_hold(ops.place_hold(ORDER._replace(id=HoldId(hold_id), limits=limits)), None, 1)
 
 
 def test_an_open_hold_is_remembered_until_a_batch_takes_it() -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -57,6 +57,7 @@ class Process:
 
     folder: Path
     port: int
+    entering: list[str] = field(default_factory=list)  # what stands before its commands where its data lie elsewhere
     running: subprocess.Popen[bytes] | None = None
 
     @property
@@ -73,11 +74,11 @@ class Process:
         }
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", *command]
+        argv = [*self.entering, sys.executable, "-m", *command]
         return subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
 
     def start(self) -> None:
-        argv = [sys.executable, "-m", "quota.main", "serve"]
+        argv = [*self.entering, sys.executable, "-m", "quota.main", "serve"]
         with (self.folder / "quota.log").open("ab") as log:
             self.running = subprocess.Popen(argv, env=self.environment, stdout=log, stderr=log)
         end = time.monotonic() + 60
@@ -112,14 +113,19 @@ class Process:
             return False
 
 
-@pytest.fixture
-def process(tmp_path: Path) -> Iterator[Process]:
-    (tmp_path / "secrets").mkdir()
-    (tmp_path / "quota").mkdir()
+def write_settings(folder: Path, portal: str) -> None:
+    """A data folder with secrets and site file."""
+    (folder / "secrets").mkdir()
+    (folder / "quota").mkdir()
     for name in SECRETS:
         value = Fernet.generate_key().decode() if name == "cookie_key" else secrets.token_hex(32)
-        (tmp_path / "secrets" / name).write_text(value)
-    (tmp_path / "portal.toml").write_text(PORTAL)
+        (folder / "secrets" / name).write_text(value)
+    (folder / "portal.toml").write_text(portal)
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Process]:
+    write_settings(tmp_path, PORTAL)
     one = Process(tmp_path, free_port())
     yield one
     if one.running is not None and one.running.poll() is None:

@@ -42,7 +42,7 @@ from quota.gateway_main import (
     open_gateway,
     open_models,
     publish_weights,
-    uncommon_collections,
+    tune_interpreter,
 )
 from quota.locales import translations
 from quota.pages.app import build_pages
@@ -293,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command == "migrate":
             migrate(open_ledger_database(settings.tables.quota.database, settings.data))
         elif command == "serve":
-            uncommon_collections()
+            tune_interpreter()
             uvloop.run(serve(settings))
     except SettingsError as error:
         print("\n".join(error.lines), file=sys.stderr)

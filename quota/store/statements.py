@@ -81,7 +81,8 @@ CHANGE_HOLDS: Final = Statement(
     "UPDATE hold SET state = d.state, amount = d.amount, charged = d.charged, next_seq = d.next_seq, "
     "line_count = d.line_count, lease_until_us = {greatest}(hold.lease_until_us, d.lease_until_us), "
     "charged_to_us = d.charged_to_us, closed_us = d.closed_us, close_reason = d.close_reason "
-    "FROM {rows} d WHERE hold.id = d.id AND hold.state = 'held' AND hold.next_seq = d.seen_next_seq "
+    # Not plainly "state = 'held'": PostgreSQL would go through its index of open holds, all of them for each row.
+    "FROM {rows} d WHERE hold.id = d.id AND hold.state || '' = 'held' AND hold.next_seq = d.seen_next_seq "
     "AND hold.line_count = d.seen_line_count AND hold.amount = d.seen_amount "
     "AND hold.limit_count = d.limit_count",
     Rows(

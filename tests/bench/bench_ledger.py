@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from quota.domain.ids import new_id
-from quota.gateway_main import uncommon_collections
+from quota.gateway_main import tune_interpreter
 from quota.store.database import Database
 from quota.store.migrate import migrate
 from quota.store.verify import verify
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> BenchResult:
     parser.add_argument("--history", type=int, default=400_000, help="entries of the long history")
     parser.add_argument("--full", action="store_true", help=f"a history of {FULL_HISTORY:,} entries")
     options = parser.parse_args(list(arguments))
-    uncommon_collections()  # as the service does
+    tune_interpreter()  # as the service does
     result = BenchResult("ledger", [])
     parts = options.part or PARTS
     for engine in options.engine or ("sqlite", "postgresql"):

@@ -26,7 +26,7 @@ from quota.gateway.journal import Journal
 from quota.gateway.models import Limits, Models
 from quota.gateway.settings import GatewayTable
 from quota.gateway.wire import WireServer
-from quota.gateway_main import uncommon_collections
+from quota.gateway_main import tune_interpreter
 from quota.main import Server, server_config
 from quota.service.keys import session_key
 from quota.store.database import open_database, url_for
@@ -179,5 +179,5 @@ if __name__ == "__main__":
     elif sys.argv[1] == "bare":
         uvloop.run(bare(int(sys.argv[2]), sys.argv[3]))
     else:
-        uncommon_collections()  # as the real process does
+        tune_interpreter()  # as the real process does
         uvloop.run(gateway(int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), Kind(sys.argv[1])))

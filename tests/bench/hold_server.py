@@ -19,7 +19,7 @@ from quota.api.principals import Parts
 from quota.domain.ids import AllocationId, ProjectId
 from quota.domain.project import Project, ProjectState
 from quota.domain.units import Unit
-from quota.gateway_main import uncommon_collections
+from quota.gateway_main import tune_interpreter
 from quota.main import Server, server_config
 from quota.service.meter import Meter
 from quota.service.ports import Transaction
@@ -67,5 +67,5 @@ class _Announcing(Server):
 
 
 if __name__ == "__main__":
-    uncommon_collections()
+    tune_interpreter()
     uvloop.run(serve(sys.argv[1], int(sys.argv[2])))

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from quota.gateway_main import uncommon_collections
+from quota.gateway_main import tune_interpreter
 from quota.store.migrate import migrate
 from tests import ledgers
 from tests.bench.bare_ledger import make_tables
@@ -67,5 +67,5 @@ def _rounds(engine: str, seconds: float) -> dict[str, float | int]:
 
 
 if __name__ == "__main__":
-    uncommon_collections()
+    tune_interpreter()
     print(json.dumps(_rounds(sys.argv[1], float(sys.argv[2]))))

@@ -1,0 +1,66 @@
+"""How PostgreSQL looks up what a batch changes: by key, however many holds are open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+from sqlalchemy import text
+
+from quota.domain.ids import new_id
+from quota.store import statements as sql
+from quota.store.database import Database, dedicated
+from quota.store.wire import PostgresWire
+from tests import ledgers
+
+BATCH = 250
+OPEN = 3_000
+
+
+def test_a_change_of_holds_reads_the_holds_that_change_and_no_other(
+    new_postgres_database: Callable[[], Database],
+) -> None:
+    database = new_postgres_database()
+    books = ledgers.open_books(database, 10**9)
+    _insert(database, books, [new_id() for _ in range(OPEN)], "settled")
+    with database.writing() as connection:
+        connection.execute(text("ANALYZE hold"))  # no hold is open, as far as PostgreSQL's statistics go
+    ids = [new_id() for _ in range(OPEN)]
+    _insert(database, books, ids, "held")
+    own: psycopg.Connection[object] = dedicated(database)
+    wire = PostgresWire(own)
+    wire.begin()
+    before = _rows_read(own)
+    assert wire.update(sql.CHANGE_HOLDS, [_change(hold_id) for hold_id in ids[:BATCH]]) == BATCH
+    read = _rows_read(own) - before
+    wire.rollback()
+    wire.close()
+    database.close()
+    assert read <= 2 * BATCH, f"{read} rows of {OPEN} open holds were read for {BATCH} changes"
+
+
+def _insert(database: Database, books: ledgers.Books, ids: list[str], state: str) -> None:
+    rows = [{"id": hold_id, "account": str(books.accounts[0]), "state": state} for hold_id in ids]
+    with database.writing() as connection:
+        connection.execute(text(_HOLD), rows)
+
+
+_HOLD = (
+    "INSERT INTO hold (id, kind, state, subject, actor, project_id, account_id, unit, amount, charged, next_seq, line_count, "
+    "limit_count, placed_us, lease_until_us, body_hash, details, epoch) VALUES "
+    "(:id, 'request', :state, 's', 'a', 'p', :account, 'tokens', 10, 0, 0, 1, 0, 1, 2, '', '{}', 1)"
+)
+
+
+def _change(hold_id: str) -> tuple[object, ...]:
+    """The hold settled with all of its ten: columns as CHANGE_HOLDS has them."""
+    return (hold_id, "settled", 10, 10, 1, 1, 2, 1, 1, None, 0, 1, 10, 0)
+
+
+def _rows_read(connection: psycopg.Connection[object]) -> int:
+    """Rows of `hold` that this transaction fetched through an index or by reading the table."""
+    row = connection.execute(
+        "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables WHERE relname = 'hold'"
+    ).fetchone()
+    assert isinstance(row, tuple)
+    return int(row[0])

@@ -244,6 +244,7 @@ async def test_the_hubs_routes_of_courses_take_no_persons_token(two: Two) -> Non
     everything = two.own.service.introspection.token("pi", *Power)
     for method, path, body in (
         ("GET", "/internal/courses", None), ("GET", "/internal/courses/chemistry", None),
+        ("GET", "/internal/courses/chemistry/export?actor=outsider", None),
         ("POST", "/internal/courses/chemistry/people", {"actor": "outsider", "people": "pi,grader"}),
         ("POST", "/internal/courses/chemistry/invitations", {"actor": "outsider", "role": "grader"}),
         ("POST", "/internal/courses/chemistry/retire", {"actor": "outsider"}),
@@ -255,3 +256,23 @@ async def test_the_hubs_routes_of_courses_take_no_persons_token(two: Two) -> Non
         assert answer.status_code == 404, path
         answer = await two.own.service.hub("POST", f"/internal/courses/physics/{path}", {"actor": "grader", **body})
         assert answer.status_code == 403, path
+    for course, actor, status in (
+        ("chemistry", "pi", 404),
+        ("physics", "grader", 403),
+        ("physics", "ada", 403),
+        ("physics", "cyd", 404),
+    ):
+        answer = await two.own.service.hub("GET", f"/internal/courses/{course}/export?actor={actor}")
+        assert (answer.status_code, CANARY in answer.content) == (status, False), (course, actor)
+
+
+async def test_an_export_holds_ones_own_course_and_unpacks_below_its_name(two: Two) -> None:
+    exported = await two.own.service.hub("GET", "/internal/courses/physics/export?actor=pi")
+    assert exported.status_code == 200
+    assert CANARY not in exported.content
+    with tarfile.open(fileobj=io.BytesIO(exported.content)) as archive:
+        names = [one.name for one in archive if one.isreg()]
+        assert len(names) == len(archive.getnames()) > 5
+    for name in names:
+        assert name.startswith("physics/"), name
+        assert not {"", ".", ".."} & set(name.split("/")), name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from hub.external_sign_in import nonce_of
-from hub.oidc import KEYS_AGAIN_S, METADATA_S, Issuer, ProviderUnreachable, TokenRefused
+from hub.oidc import ALGORITHMS, KEYS_AGAIN_S, METADATA_S, Issuer, ProviderUnreachable, TokenRefused
 
 ISSUER = "https://issuer.example"
 CLIENT = "portal"
@@ -143,6 +144,16 @@ async def test_a_shared_secret_among_the_keys_is_no_key(provider: Provider, issu
         await issuer.verify(token("secret-secret-secret-secret-1234", "HS256"), NONCE)
     with pytest.raises(TokenRefused):
         await issuer.verify(token(), NONCE)
+
+
+@pytest.mark.parametrize("algorithm", ["none", "None", "HS256", "HS384", "HS512", "", "RSA1_5", "rs256"])
+async def test_no_word_of_a_token_makes_another_algorithm_good(issuer: Issuer, algorithm: str) -> None:
+    """The list itself holds nothing symmetric: the library's own check of the key's kind is a second line and not the first."""
+    assert algorithm not in ALGORITHMS
+    _head, body, signature = token().split(".")
+    forged = base64.urlsafe_b64encode(json.dumps({"alg": algorithm, "kid": "one"}).encode()).rstrip(b"=").decode()
+    with pytest.raises(TokenRefused):
+        await issuer.verify(f"{forged}.{body}.{signature}", NONCE)
 
 
 async def test_a_new_key_is_asked_for_and_not_too_often(provider: Provider, issuer: Issuer, now: list[float]) -> None:

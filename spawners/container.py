@@ -47,9 +47,8 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
     )
 
     _executor = ThreadPoolExecutor(16, thread_name_prefix="engine")
-    _waiting = ThreadPoolExecutor(
-        128, thread_name_prefix="engine-wait"
-    )  # for answers that take as long as a session does
+    # For answers that take as long as a session does.
+    _waiting = ThreadPoolExecutor(128, thread_name_prefix="engine-wait")
     _starting = False
     _ready_told = False
     _address = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,16 @@ HOUR_MS = 3_600_000
 AT_ONCE = """
 c.JupyterHub.tornado_settings = {**dict(c.JupyterHub.get("tornado_settings", {})), "slow_spawn_timeout": 1}
 """
+# A person's default server is a real notebook; named ones answer as one does and are up at once, for tests of what is around them.
+PROGRAM = """#!/usr/bin/python3 -IS
+import http.server, os, sys
+if not os.environ["JUPYTERHUB_SERVER_NAME"]: os.execv({real!r}, [{real!r}, *sys.argv[1:]])
+port = next(int(one.partition("=")[2]) for one in sys.argv if one.startswith("--port="))
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b'{{"version": "1"}}')
+http.server.HTTPServer(("127.0.0.1", port), Answer).serve_forever()
+"""
 OPTIONS: dict[str, Any] = {"project": PROJECT, "profile": "gpu1", "runtime_s": 3600}
 
 
@@ -27,10 +38,12 @@ def running_hub(cluster: SlurmCluster, folder: Path, url: str) -> Iterator[HubPr
     """The hub, its proxy and a signer of their own processes, which all reach slurmrestd at `url`; the quota service is faked."""
     open_python(cluster)
     settings = signer_settings(cluster, folder, url=url)
+    program = cluster.base / "notebook"
+    program.write_text(PROGRAM.format(real=str(Path(sys.executable).with_name("jupyterhub-singleuser"))))
+    program.chmod(0o755)
+    file = slurm_portal(cluster, folder, settings, url=f'"{url}"', program=f'"{program}"')
     with running_signer(settings, folder):
-        one = HubProcess(
-            folder / "data", site=SITE + AT_ONCE, portal_file=slurm_portal(cluster, folder, settings, url=f'"{url}"')
-        )
+        one = HubProcess(folder / "data", site=SITE + AT_ONCE, portal_file=file)
         one.quota.book.available, one.quota.book.payers = {PROJECT: 100 * HOUR_MS}, {"pi": [PROJECT]}
         one.quota.book.login, one.quota.book.uid = ANN.login, ANN.uid
         try:

@@ -150,9 +150,10 @@ async def get_submissions(
     assignment: Annotated[str | None, Query(pattern=NAME_PATTERN)] = None,
     newest: Annotated[str, Query(pattern="^[01]$")] = "0",
 ) -> views.Json:
-    """Receipts: everybody's for those who grade, one's own for students; `newest=1`: each person's last one."""
+    """Receipts: everybody's, with people's names, for those who grade, one's own for students; `newest=1`: each person's last one."""
     found = await exchange.submissions(parts.services, caller, course, assignment, newest_only=newest == "1")
-    return {"submissions": [_submission(one) for one in found]}
+    names = await exchange.names(parts.services, caller, course)
+    return {"submissions": [_submission(one) for one in found], **({"names": names} if names else {})}
 
 
 @router.get("/courses/{course}/submissions/{submission_id}")

@@ -6,7 +6,7 @@ learn that it exists, and another student's submission looks like one that is no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -99,6 +99,17 @@ async def submissions(
         return tx.exchange.submissions(
             seat.course.project_id, assignment=assignment, person_id=whose, newest_only=newest_only
         )
+
+    return await services.store.read(work)
+
+
+async def names(services: Services, caller: Caller, slug: str) -> Mapping[str, str]:
+    """What the people of a course are called, by user name, for those who grade; empty for students."""
+
+    def work(tx: Transaction) -> Mapping[str, str]:
+        seat = seat_of(tx, caller, slug)
+        people = tx.courses.people(seat.course.project_id) if seat.is_staff else ()
+        return {one.hub_name: one.display_name for one in people}
 
     return await services.store.read(work)
 

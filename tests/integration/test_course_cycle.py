@@ -105,6 +105,7 @@ def _grade(room: Classroom, course: Path) -> None:
         api = teacher(course, SLUG)
         assert api.collect("ps1")["success"]
         assert api.get_submitted_students("ps1") == set(room.students)
+        assert all(one["last_name"] for one in api.get_submissions("ps1"))
         for name in room.students:
             done = api.autograde("ps1", name)
             assert done["success"], done["log"]

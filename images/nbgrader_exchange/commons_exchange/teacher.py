@@ -58,7 +58,9 @@ class ExchangeCollect(Exchange, AbstractCollect):
         path = f"{self.course}/submissions?assignment={self.coursedir.assignment_id}{newest}"
         student = self.coursedir.student_id
         self.found: dict[str, dict[str, Any]] = {}
-        for one in self.portal.json("GET", path)["submissions"]:
+        answer = self.portal.json("GET", path)
+        self.names: dict[str, str] = answer.get("names", {})
+        for one in answer["submissions"]:
             if student not in ("", "*", one["student"]):
                 continue
             better = one["student"] not in self.found or not one["late"] or self.found[one["student"]]["late"]
@@ -71,6 +73,16 @@ class ExchangeCollect(Exchange, AbstractCollect):
         self.log.info("Processing %d submissions of %s", len(self.found), self.coursedir.assignment_id)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             list(pool.map(self._collect, self.found.values()))
+        self._name_students()
+
+    def _name_students(self) -> None:
+        """Give the gradebook the names that people have in the portal, where nobody has written one there."""
+        with Gradebook(self.coursedir.db_url, self.coursedir.course_id) as gradebook:
+            for student in self.found:
+                known = gradebook.update_or_create_student(student)
+                if not known.first_name and not known.last_name and student in self.names:
+                    first, _, last = self.names[student].rpartition(" ")
+                    gradebook.update_or_create_student(student, first_name=first, last_name=last)
 
     def _collect(self, one: dict[str, Any]) -> None:
         student, name = one["student"], self.coursedir.assignment_id

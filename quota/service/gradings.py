@@ -21,6 +21,7 @@ from quota.domain.errors import (
     QuotaError,
     RefusalCode,
     Refused,
+    TooMany,
     Unavailable,
     Unknown,
     WrongState,
@@ -43,6 +44,7 @@ from quota.service.settle import elapsed_ms
 log = logging.getLogger("quota.gradings")
 SOURCE: Final = "grading"  # of the usage records made here
 PROFILE: Final = "grading"
+OPEN_MAX: Final = 100  # of one person at a time: where runs cost nothing no balance bounds them
 _NEVER: Final = "never_started"
 
 
@@ -59,7 +61,7 @@ class GradingOrder:
 async def place(services: Services, caller: Caller, order: GradingOrder) -> Hold | Refused:
     """Set the longest time of a run aside on the course's allocation, or say why not.
 
-    Raises Unknown('course'), Forbidden for students, IdConflict for a known id with another body, Unavailable.
+    Raises Unknown('course'), Forbidden for students, IdConflict for a known id with another body, TooMany, Unavailable.
     """
     if not is_name(order.assignment):
         raise Invalid([("assignment", "assignment_name")])
@@ -70,6 +72,8 @@ async def place(services: Services, caller: Caller, order: GradingOrder) -> Hold
         decided = await services.store.read(lambda tx: _decide(services, tx, caller, order))
         if isinstance(decided, Refused):
             return decided
+        if sum(one.actor == caller.id for one in await open_gradings(services)) >= OPEN_MAX:
+            raise TooMany("too many runs at once", retry_after_s=60)
         wanted = decided
     hold = await services.ledger.place_hold(wanted)
     if hold.state is HoldState.REFUSED:

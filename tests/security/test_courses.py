@@ -21,6 +21,7 @@ import pytest_asyncio
 from quota.domain.course import is_slug
 from quota.domain.exchange import is_name
 from quota.service.callers import Power
+from quota.service.gradings import OPEN_MAX
 from tests.bundles import sha256, tar
 from tests.integration.course_exchange import Exchange, make_course
 from tests.integration.quota_service import ROOT, running_service
@@ -276,3 +277,26 @@ async def test_an_export_holds_ones_own_course_and_unpacks_below_its_name(two: T
     for name in names:
         assert name.startswith("physics/"), name
         assert not {"", ".", ".."} & set(name.split("/")), name
+
+
+async def test_runs_of_submissions_are_placed_by_those_who_grade_and_some_at_a_time(two: Two) -> None:
+    """A run that costs nothing is bounded by no balance, so that its rows would be without end."""
+    body, own = {"assignment": "ps1", "student": "ada"}, two.own
+    before = own.service.row_counts()
+    for who, status in (("ada", 403), ("cyd", 404), ("outsider", 404)):
+        assert (await own.ask(who, "PUT", f"/courses/physics/gradings/run-of-{who}", body)).status_code == status
+    assert own.service.row_counts() == before
+    for number in range(OPEN_MAX):
+        placed = await own.ask("grader", "PUT", f"/courses/physics/gradings/run-{number:05}", body)
+        assert placed.status_code == 201, placed.text
+    before = own.service.row_counts()
+    refused = await own.ask("grader", "PUT", "/courses/physics/gradings/run-99999", body)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "60")
+    assert (
+        await own.ask("grader", "PUT", "/courses/physics/gradings/run-00000", body)
+    ).status_code == 200  # placed before
+    assert own.service.row_counts() == before
+    assert (await own.ask("pi", "PUT", "/courses/physics/gradings/run-of-the-pi", body)).status_code == 201
+    for who, course in (("outsider", "chemistry"), ("pi", "physics"), ("outsider", "physics")):
+        answer = await own.ask(who, "POST", f"/courses/{course}/gradings/run-00001/ended")
+        assert answer.status_code == 404, (who, course)

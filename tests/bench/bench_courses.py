@@ -1,6 +1,6 @@
-"""A course's load on one portal: collecting and listing 300 submissions, 30 uploads at once, and what the cage costs autograding.
+"""A course's load on one portal: collecting and listing 300 submissions, 30 uploads at once, and what isolation costs autograding.
 
-Invariant: the exchange is a process of its own, its clients are those of the sessions, over HTTP; caged and plain execution alternate.
+Invariant: the exchange is a process of its own, its clients are those of the sessions, over HTTP; tests/bench/course_grading.py measures autograding.
 """
 
 from __future__ import annotations
@@ -8,22 +8,19 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import median
 
-from commons_exchange.isolated import CagedExecute
 from commons_exchange.portal import Portal
-from nbformat.v4 import new_code_cell, new_notebook
-from nbgrader.preprocessors import Execute
 
+from tests.bench import course_grading
 from tests.bench.result import BenchResult, Better, Goal
 from tests.bundles import tar
 from tests.integration.course_directory import make_source, session_of, step
 from tests.integration.exchange_process import ExchangeProcess, student
 
-SUBMISSIONS, UPLOADS, UPLOAD_BYTES, ROUNDS = 300, 30, 5_000_000, 5
+SUBMISSIONS, UPLOADS, UPLOAD_BYTES = 300, 30, 5_000_000
 ORDER = {"course": "physics", "kind": "submission", "assignment": "ps1"}
 
 
@@ -39,14 +36,18 @@ def main(arguments: Sequence[str]) -> BenchResult:
             uploads_s, errors = _uploading(exchange, folder)
         finally:
             exchange.kill()
-        ratio, plain_s = _grading(folder)
+    grading = course_grading.measure()
     goals = [
         Goal("collect and list 300 submissions, s", collected_s, 5, Better.LOWER),
         Goal("errors of 30 uploads of 5 MB at once", errors, 0, Better.LOWER),
-        Goal("caged execution of a notebook / plain nbgrader", ratio, 1.5, Better.LOWER),
+        *(
+            Goal(f"{way} execution of a notebook / plain nbgrader", grading[way], 1.5, Better.LOWER)
+            for way in ("caged", "contained")
+            if way in grading
+        ),
     ]
     return BenchResult(
-        "courses", goals, {"30 uploads of 5 MB, s": uploads_s, "plain execution of a notebook, s": plain_s}
+        "courses", goals, {"30 uploads of 5 MB, s": uploads_s, "plain execution of a notebook, s": grading["plain_s"]}
     )
 
 
@@ -86,20 +87,3 @@ def _uploading(exchange: ExchangeProcess, folder: Path) -> tuple[float, int]:
         sent = [pool.submit(upload, number) for number in range(UPLOADS)]
     errors = sum(one.exception() is not None for one in sent)
     return time.monotonic() - began, errors
-
-
-def _grading(folder: Path) -> tuple[float, float]:
-    """The median of each round's ratio, and plain nbgrader's time of a notebook."""
-    work = folder / "grading"
-    work.mkdir()
-
-    def run(make: Callable[[], Execute]) -> float:
-        cells = [new_code_cell(f"import json\nx = {number}\nassert x == {number}") for number in range(10)]
-        kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-        began = time.monotonic()
-        make().preprocess(new_notebook(cells=cells, metadata=kernel), {"metadata": {"path": str(work)}})
-        return time.monotonic() - began
-
-    run(Execute)  # whatever is loaded once
-    rounds = [(run(CagedExecute), run(Execute)) for _ in range(ROUNDS)]
-    return median(caged / plain for caged, plain in rounds), median(plain for _, plain in rounds)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,10 +23,11 @@ class ContainerPortal:
 
     told_later_ms: Final = 500  # an end is told by an event some milliseconds after the engine's FinishedAt
 
-    def __init__(self, engine: Engine, image: str, *, model: bool = True) -> None:
+    def __init__(self, engine: Engine, image: str, *, model: bool = True, options: Sequence[str] = ()) -> None:
         self.site = ContainerSite(engine, image, homes="loop", canary=True)
         self.client = engine.client()
         self._model = model
+        self._options = list(options)
         self.portal: Portal | None = None
         self.ports: dict[str, int] = {}
 
@@ -33,7 +35,7 @@ class ContainerPortal:
         """Start everything, as a host does: rules, helper, keeper, watchdog, portal."""
         self.site.load_rules(1, 2)
         self.site.start()
-        self.portal = Portal(data, model=self._model, portal_file=self.site.portal_file).up()
+        self.portal = Portal(data, model=self._model, portal_file=self.site.portal_file, options=self._options).up()
         self.ports = json.loads((data / "ports.json").read_text())
         self.site.load_rules_as_at_boot(self.ports["hub"], self.ports["quota"])
         return self.portal

@@ -36,4 +36,4 @@ HOSTILE: Final[dict[str, str]] = {
 }
 """By what it tries; `{course}` is the course's folder on the host, `{host}` and `{port}` what listens there."""
 
-QUICK: Final = ("network", "gradebook", "kill-all")
+QUICK: Final = ("network", "kill-all")

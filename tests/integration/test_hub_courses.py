@@ -24,6 +24,7 @@ import pytest_asyncio
 from yarl import URL
 
 from tests.integration import containers_only
+from tests.integration.autograded import autograded, pressed, submitted
 from tests.people import Person
 from tests.portal import ROOT, Portal
 from tests.waiting import eventually
@@ -144,6 +145,22 @@ async def test_the_demo_course_is_ready_with_an_assignment_released_and_stays_as
         )
         status, page = await opened(student, "services/quota/courses/example")
         assert (status, "ps1" in page, "not submitted" in page, "student1" in page) == (200, True, True, False)
+
+
+async def test_an_instructor_autogrades_on_the_page_and_the_course_pays_by_the_runners_record(
+    portal: Portal, tmp_path: Path
+) -> None:
+    async with Person(portal, "instructor") as teacher, Person(portal, "student1") as student:
+        sent = await submitted(student, "example", tmp_path / "pending")
+        paid = await autograded(teacher, "example", "student1")
+        record = json.loads((portal.data / "sessions" / paid["hold_id"] / "record.json").read_text())
+        took_ms = record["ended_at_ms"] - record["started_at_ms"]
+        assert paid["charged"] == took_ms // 50 > 0
+        assert paid["text"] == "Autograding: ps1, student1"
+        _, listed = await teacher.api("GET", "/exchange/courses/example/submissions")
+        assert [one["submission_id"] for one in listed["submissions"]] == [sent]
+        graded = await pressed(teacher, "example", "submission/ps1/student1/autograde")
+        assert graded["success"], graded  # again: another run, another hold
 
 
 async def test_a_course_gets_its_groups_and_formgrader_without_a_hub_restart_and_survives_kills(portal: Portal) -> None:

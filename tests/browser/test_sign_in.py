@@ -277,7 +277,7 @@ def test_an_id_token_that_lies_signs_nobody_in(site: Site, fresh: Any) -> None:
     """A real provider that says something else in its ID tokens; everything else of its answers is good."""
     page = fresh()
     come_in(page, site, "Campus", "ada")
-    page.wait_for_url("**/services/quota/")
+    page.wait_for_url("**/services/quota/**")
     page.context.clear_cookies(domain="127.0.0.1", path=re.compile("^/(hub|services)"))
     said: dict[str, str] = {}
     try:
@@ -320,7 +320,7 @@ def test_two_sign_ins_become_one_person_from_inside_both_sessions(site: Site, fr
 def test_what_a_provider_said_is_kept_encrypted(site: Site, fresh: Any) -> None:
     page = fresh()
     come_in(page, site, "Campus", "ada")
-    page.wait_for_url("**/services/quota/")
+    page.wait_for_url("**/services/quota/**")
     with sqlite3.connect(site.portal.data / "hub" / "jupyterhub.sqlite") as connection:
         states = [row[0] for row in connection.execute("SELECT encrypted_auth_state FROM users") if row[0]]
     assert len(states) >= 1
@@ -411,7 +411,7 @@ def test_a_providers_secret_can_be_changed_and_sign_ins_stay(site: Site, fresh: 
     """docs/howto/secrets.md: a new one at the provider, then in the file, then a restart."""
     page, late = fresh(), fresh()
     come_in(page, site, "Campus", "ada")
-    page.wait_for_url("**/services/quota/")
+    page.wait_for_url("**/services/quota/**")
     site.campus.control(secret=(new := "a-new-secret-of-the-client-in-tests"))
     come_in(late, site, "Campus", "chief")
     expect(late.get_by_text("did not prove who you are")).to_be_visible()

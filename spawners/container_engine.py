@@ -3,6 +3,7 @@
 Invariant: silence and every 5xx is BackendUnreachable; a refusal of the engine is EngineRefusal with its words.
 """
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -18,6 +19,7 @@ from spawners.devices import Grant
 
 CALL_DEADLINE_S: Final = 90
 PULL_SILENCE_S: Final = 300
+_STOP_WORD: Final = re.compile(r"[a-z_]{1,40}")  # what the helper takes
 
 
 class EngineRefusal(Exception):
@@ -74,7 +76,7 @@ class HelperCalls:
 
     def end(self, hold_id: str, reason: str, grace_s: int, within_s: float = CALL_DEADLINE_S) -> None:
         """Stop a session, and return once it has ended."""
-        body = {"reason": reason, "grace_s": grace_s}
+        body = {"reason": stop_word(reason), "grace_s": grace_s}
         self.call("POST", f"/commons/sessions/{hold_id}/stop", body, within_s=within_s)
 
     def first_word(self, hold_id: str, within_s: float) -> str:
@@ -142,6 +144,11 @@ class HelperCalls:
             return tuple(text.decode(errors="replace").splitlines())
         except (docker.errors.DockerException, requests.RequestException, BackendUnreachable):
             return ()
+
+
+def stop_word(reason: str) -> str:
+    """The word that the helper keeps with a session's end; what somebody wrote about a stop is the quota service's to keep."""
+    return reason if _STOP_WORD.fullmatch(reason) else "stopped"
 
 
 def _whose(listed: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -1,4 +1,7 @@
-"""What people do with a running session, by keyboard and roles: extend it, read why it was stopped, find limits before they bite."""
+"""What people do with a running session, by keyboard and roles: extend it, read why it was stopped, find limits before they bite.
+
+With processes of this machine, and in full with containers of a real engine.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import Windows
+from tests.browser.conftest import Windows, a_chromium
+from tests.engine.container_portal import ContainerPortal
+from tests.engine.engine import Engine
 from tests.portal import Portal
 
 TITLE = "Weather in valleys"
@@ -16,10 +21,32 @@ READY_MS = 90_000
 METERED_MS = 60_000  # the demo's meter looks every 20 s
 
 
+@pytest.fixture(scope="module", params=["processes", pytest.param("containers", marks=pytest.mark.full)])
+def place(request: pytest.FixtureRequest) -> Iterator[ContainerPortal | None]:
+    """Where sessions run; None: as processes of this machine."""
+    if request.param == "processes":
+        yield None
+        return
+    engine: Engine = request.getfixturevalue("engine")
+    with engine.namespace.inside():
+        one = ContainerPortal(engine, request.getfixturevalue("images").base(), model=False)
+        try:
+            yield one
+        finally:
+            one.stop()
+
+
 @pytest.fixture(scope="module")
-def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
+def chromium(place: ContainerPortal | None) -> Iterator[Browser]:
+    """In the place's network namespace."""
+    yield from a_chromium()
+
+
+@pytest.fixture(scope="module")
+def portal(place: ContainerPortal | None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
     """Without the language model, which nothing here needs."""
-    running = Portal(tmp_path_factory.mktemp("running") / "data", model=False).up()
+    data = tmp_path_factory.mktemp("running") / "data"
+    running = Portal(data, model=False).up() if place is None else place.up(data)
     yield running
     assert running.down() == 0
 

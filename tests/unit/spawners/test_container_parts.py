@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from spawners.container_engine import Layers
+from spawners.container_engine import Layers, stop_word
 from spawners.container_settings import ContainersTable
 from spawners.engine_calls import unframed
 from spawners.engine_sessions import instant_ms
@@ -159,3 +159,11 @@ def test_a_framed_log_reads_as_text_even_cut_off() -> None:
 )
 def test_an_owner_follows_from_the_name_and_is_never_a_system_user(name: str, owner: Owner | None) -> None:
     assert owner_of(name) == owner
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [("deadline", "deadline"), ("by:pi:The node is needed.", "stopped"), ("", "stopped"), ("管理员", "stopped")],
+)
+def test_a_stop_in_somebodys_own_words_reaches_the_helper_as_a_word_that_it_takes(reason: str, word: str) -> None:
+    assert stop_word(reason) == word

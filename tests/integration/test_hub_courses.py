@@ -163,6 +163,61 @@ async def test_an_instructor_autogrades_on_the_page_and_the_course_pays_by_the_r
         assert graded["success"], graded  # again: another run, another hold
 
 
+@pytest.mark.full  # a hub is killed and comes back, three times
+@pytest.mark.timeout(900)
+async def test_a_hub_killed_amid_autograding_loses_no_submission_and_every_run_is_paid_once(
+    portal: Portal, tmp_path: Path
+) -> None:
+    async with Person(portal, "instructor") as teacher, Person(portal, "student2") as student:
+        sent = await submitted(student, "example", tmp_path / "pending")
+        assert (await pressed(teacher, "example", "assignment/ps1/collect"))["success"]
+        for _ in range(3):
+            known = set(_runs(portal))
+            pressing = asyncio.create_task(pressed(teacher, "example", "submission/ps1/student2/autograde"))
+
+            async def begun(known: set[str] = known) -> bool:
+                return bool(set(_runs(portal)) - known)
+
+            await eventually(begun, within_s=60, what="a run has begun", every_s=0.02)
+            os.kill(portal.pid("jupyterhub -f"), signal.SIGKILL)
+            with contextlib.suppress(AssertionError, aiohttp.ClientError, TimeoutError, KeyError):
+                await pressing
+
+            async def graded() -> bool:
+                with contextlib.suppress(AssertionError, aiohttp.ClientError, TimeoutError, KeyError):
+                    return bool((await pressed(teacher, "example", "submission/ps1/student2/autograde"))["success"])
+                return False
+
+            await eventually(graded, within_s=150, what="it is graded under another hub")
+        await autograded(teacher, "example", "student2")
+        _, listed = await teacher.api("GET", "/exchange/courses/example/submissions")
+        assert [one["submission_id"] for one in listed["submissions"] if one["student"] == "student2"] == [sent]
+        project = (await teacher.api("GET", "/projects"))[1]["projects"][0]["project_id"]
+
+        async def all_paid() -> bool:
+            _, page = await teacher.api("GET", f"/projects/{project}/statement?limit=200")
+            charged: dict[str, int] = {}
+            for one in page["lines"]:
+                if one["what"]["code"] == "grading":
+                    charged[one["hold_id"]] = charged.get(one["hold_id"], 0) + one["delta_charged"]
+            took_ms = _runs(portal)
+            return {hold for hold, paid in charged.items() if paid} == {
+                hold for hold, ms in took_ms.items() if ms >= 50
+            } and all(paid == took_ms[hold] // 50 for hold, paid in charged.items() if paid)
+
+        await eventually(all_paid, within_s=60, what="every run is paid once, by its runner's record")
+
+
+def _runs(portal: Portal) -> dict[str, int]:
+    """What the runner of each run in a cage has written down, in milliseconds."""
+    found = {}
+    for path in (portal.data / "sessions").glob("*/record.json"):
+        record = json.loads(path.read_text())
+        if record["user"] == "":
+            found[record["hold_id"]] = (record["ended_at_ms"] or record["last_alive_ms"]) - record["started_at_ms"]
+    return found
+
+
 async def test_a_course_gets_its_groups_and_formgrader_without_a_hub_restart_and_survives_kills(portal: Portal) -> None:
     async with Person(portal, "pi") as pi, Person(portal, "admin") as admin, Person(portal, "researcher") as student:
         hub_pid = portal.pid("jupyterhub -f")

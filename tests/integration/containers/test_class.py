@@ -99,6 +99,7 @@ async def works(sessions: Sessions, room: PaidCourse, pupil: Pupil) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 async def test_a_class_goes_from_release_to_feedback_in_containers(
     site: ContainerSite, sessions: Sessions, room: PaidCourse
 ) -> None:

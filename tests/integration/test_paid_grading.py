@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import re
 import socket
@@ -16,11 +15,12 @@ import pytest
 from commons_exchange.portal import Portal
 
 from tests.integration.exchange_process import AWARD, ExchangeProcess
-from tests.integration.hostile_submissions import HOSTILE, QUICK, RIGHT
+from tests.integration.hostile_submissions import HOSTILE, RIGHT
 from tests.integration.paid_course import PaidCourse, local_grading
 
-FULL = os.environ.get("COMMONS_FULL") == "1"
-NAMES = tuple(HOSTILE) if FULL else QUICK
+# By default a whole portal autogrades once (test_hub_courses), hostile code meets the cage (test_caged_grading) and a container (containers/test_grading).
+pytestmark = pytest.mark.full
+NAMES = tuple(HOSTILE)
 KILLS = 20
 MARGIN_MS = 90_000
 
@@ -101,7 +101,6 @@ def test_a_course_that_can_pay_for_no_run_is_told_so_and_nobody_is_graded(room: 
     assert room.holds() == before
 
 
-@pytest.mark.full  # each turn executes a notebook
 @pytest.mark.timeout(120 + 60 * KILLS)
 def test_through_kills_of_exchange_and_grader_every_submission_is_graded_once_and_every_run_paid_once(
     room: PaidCourse,

@@ -111,6 +111,7 @@ def test_hostile_answers_in_containers_score_nothing_and_cost_no_more_than_their
         time.sleep(0.1)
 
 
+@pytest.mark.full
 def test_a_grader_that_is_killed_leaves_no_container_running_and_is_paid_for_what_it_took(
     room: PaidCourse, site: ContainerSite
 ) -> None:

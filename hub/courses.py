@@ -82,6 +82,11 @@ class Courses:
                 await self._retire(slug)
             await self._revive()
 
+    def runs(self, slug: str) -> bool:
+        """Whether a course's formgrader is up."""
+        formgrader = self._formgraders.get(slug)
+        return formgrader is not None and formgrader.runs
+
     async def open(self, slug: str) -> None:
         """Have a course's formgrader run, and the proxy show it. Raises KeyError for no such course, NotReady."""
         if slug not in self._formgraders:  # made, or this hub started, since the last round
@@ -208,18 +213,37 @@ class Courses:
 
 
 class FormgraderHandler(BaseHandler):
-    """`GET /hub/services/COURSE/…`: where /services/COURSE/… leads while its formgrader does not run: starts it for who may open it."""
+    """`/hub/services/COURSE/…`: where /services/COURSE/… leads while its formgrader does not run.
+
+    GET asks whether to start it, as no GET of ours changes anything; POST starts it. For who may open it; 404 for everybody else.
+    """
 
     def initialize(self, courses: Courses) -> None:
         """Take what the wiring made."""
         self.courses = courses
 
     @web.authenticated
-    async def get(self, slug: str, rest: str = "") -> None:
+    async def get(self, slug: str, rest: str | None = None) -> None:
+        """Go there if it runs, else show the button that starts it."""
+        self._check(slug)
+        if self.courses.runs(slug):
+            await self._go(slug, rest)
+            return
+        self.finish(
+            await self.render_template("open_formgrader.html", course=slug, xsrf=self.xsrf_token.decode("ascii"))
+        )
+
+    @web.authenticated
+    async def post(self, slug: str, rest: str | None = None) -> None:
         """Start it, wait until it answers, and go there."""
-        groups = {group.name for group in self.current_user.groups}
-        if f"formgrade-{slug}" not in groups:
+        self._check(slug)
+        await self._go(slug, rest)
+
+    def _check(self, slug: str) -> None:
+        if f"formgrade-{slug}" not in {group.name for group in self.current_user.groups}:
             raise web.HTTPError(HTTPStatus.NOT_FOUND)
+
+    async def _go(self, slug: str, rest: str | None) -> None:
         try:
             await self.courses.open(slug)
         except (KeyError, NotReady) as error:
@@ -229,7 +253,7 @@ class FormgraderHandler(BaseHandler):
                 "The formgrader could not be started. Try again in a minute; if it stays so, tell the portal's operators."
             )
             raise web.HTTPError(HTTPStatus.SERVICE_UNAVAILABLE, text) from None
-        self.redirect(f"{self.base_url}services/{slug}/{rest.lstrip('/') or 'formgrader'}")
+        self.redirect(f"{self.base_url}services/{slug}/{(rest or '').lstrip('/') or 'formgrader'}")
 
 
 def handlers(courses: Courses) -> list[tuple[Any, ...]]:

@@ -100,6 +100,7 @@ def test_3_the_instructor_collects_and_grades_on_formgraders_pages(windows: Wind
     course(page, portal)
     expect(page.get_by_role("row", name=re.compile("ps1"))).to_contain_text("2")
     page.get_by_role("link", name="Open formgrader").click()
+    page.get_by_role("button", name="Start formgrader").click()
     row = page.locator("tr").filter(has=page.locator("td.name", has_text="ps1"))
     row.locator("td.collect a").click(timeout=SLOW_MS)
     closed(page, "Success")

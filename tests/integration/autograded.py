@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,22 @@ async def submitted(student: Person, slug: str, place: Path) -> str:
     return str(receipt["upload_id"])
 
 
+async def opened(person: Person, path: str) -> tuple[int, str]:
+    """What a browser gets in the end: signing in to the formgrader on the way, and starting it where the hub asks whether to."""
+    async with person.http.get(person.portal.url + path, timeout=_LONG) as answer:
+        status, text, asks = answer.status, await answer.text(), answer.url
+    found = re.search(r'name="_xsrf" value="([^"]+)"', text) if asks.path.startswith("/hub/services/") else None
+    if found is None:
+        return status, text
+    async with person.http.post(asks, data={"_xsrf": found[1]}, timeout=_LONG) as answer:
+        return answer.status, await answer.text()
+
+
 async def pressed(teacher: Person, slug: str, path: str) -> dict[str, Any]:
     """A button of formgrader's, with the token that its page carries; what nbgrader answers."""
     base = f"{teacher.portal.url}services/{slug}/formgrader/api/"
-    async with teacher.http.get(f"{base}assignments") as seen:
-        assert seen.status == 200, await seen.text()
+    status, text = await opened(teacher, f"services/{slug}/formgrader/api/assignments")
+    assert (status, text[:1]) == (200, "["), text
     xsrf = teacher.http.cookie_jar.filter_cookies(URL(f"{teacher.portal.url}services/{slug}/"))["_xsrf"].value
     headers = {"X-XSRFToken": xsrf}
     async with teacher.http.post(f"{base}{path}", headers=headers, timeout=_LONG) as answer:

@@ -24,7 +24,7 @@ import pytest_asyncio
 from yarl import URL
 
 from tests.integration import containers_only
-from tests.integration.autograded import autograded, pressed, submitted
+from tests.integration.autograded import autograded, opened, pressed, submitted
 from tests.people import Person
 from tests.portal import ROOT, Portal
 from tests.waiting import eventually
@@ -83,12 +83,6 @@ async def taught(portal: Portal, pi: Person, admin: Person, slug: str) -> None:
 async def groups_of(person: Person) -> list[str]:
     _, user = await person.hub("GET", f"/users/{person.name}")
     return [one for one in user["groups"] if one.startswith(("formgrade-", "nbgrader-"))]
-
-
-async def opened(person: Person, path: str) -> tuple[int, Any]:
-    """What a browser gets in the end, signing in to the formgrader on the way."""
-    async with person.http.get(person.portal.url + path, timeout=150) as answer:  # type: ignore[arg-type]
-        return answer.status, await answer.text()
 
 
 async def asked(person: Person, method: str, path: str, body: object = None) -> tuple[int, Any]:
@@ -226,6 +220,9 @@ async def test_a_course_gets_its_groups_and_formgrader_without_a_hub_restart_and
 
         await eventually(both_in, within_s=60, what="both are in the course's groups")
         assert portal.pid("jupyterhub -f") == hub_pid
+        async with pi.http.get(pi.portal.url + FORMGRADER.format("ml-101")) as asks:
+            assert (asks.status, "Start formgrader" in await asks.text()) == (200, True)
+        assert process_of("ml-101") is None  # a look starts nothing
         status, page = await opened(pi, FORMGRADER.format("ml-101"))
         assert (status, "Manage Assignments" in page or "formgrader" in page.lower()) == (200, True), page[:500]
         assert await opened(pi, "services/ml-101/formgrader/api/assignments") == (200, "[]")

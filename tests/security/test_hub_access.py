@@ -101,6 +101,7 @@ ROWS = (
     Row(r"/sign-in/campus", "GET", "/sign-in/campus", NOBODY_AT_ALL, refusals=(404,)),
     Row(r"/sign-in/campus/back", "GET", "/sign-in/campus/back", NOBODY_AT_ALL, refusals=(404,)),
     Row(r"/services/([a-z][a-z0-9-]{0,39})(/.*)?", "GET", "/services/art/formgrader", NOBODY_AT_ALL),  # teachers: test_hub_courses
+    Row(r"/services/([a-z][a-z0-9-]{0,39})(/.*)?", "POST", "/services/art/formgrader", NOBODY_AT_ALL),  # teachers: test_hub_courses
     Row(r"/commons/sign-out-everywhere", "GET", "/commons/sign-out-everywhere", READS),
 )  # fmt: skip
 

@@ -33,6 +33,7 @@ from tests.world import awarded_project
 pytestmark = pytest.mark.timeout(int(full(300, 3000)))
 SESSIONS, FAULTS, AT_ONCE = int(full(6, 200)), int(full(6, 60)), 24
 SILENT_S = full(1, 20)  # ten minutes of it: test_real_outages
+CALM_S = full(2, 10)
 PAST_GRACE_S = 1.5  # of `ended_grace` in real_portal
 ENGINES = ("sqlite", "postgresql") if os.environ.get("COMMONS_FULL") == "1" else ("postgresql",)
 # A zone whose clocks changed since, and will: the service's own zone must not matter.
@@ -104,18 +105,18 @@ def _running(folder: Path, server: Postgres | None) -> Iterator[Chaos]:
 
 
 async def one_session(pi: Person, project: str, number: int, chance: random.Random) -> None:
-    """Have the hub take a start, however often that has to be asked; let it run a little, and ask once for its stop."""
+    """Have it run, however often that has to be asked; let it run a little, and ask once for its stop."""
     name, options = f"s{number}", {"project": project, "profile": chance.choice(["gpu1", "gpu2"]), "runtime_s": 3600}
 
     async def taken() -> bool:
         with suppress(aiohttp.ClientError, TimeoutError, AssertionError):
             status, _ = await pi.hub("POST", f"/users/pi/servers/{name}", {"user_options": options})
             server = await pi.server(name) if status in (201, 202, 400) else None
-            return server is not None and bool(server["ready"] or server["pending"])
+            return server is not None and bool(server["ready"])
         return False
 
-    await eventually(taken, within_s=300, what=f"{name} starts", every_s=1)
-    await asyncio.sleep(chance.random() * 3)
+    await eventually(taken, within_s=full(250, 1500), what=f"{name} runs", every_s=1)
+    await asyncio.sleep(chance.random() * 5)
     with suppress(aiohttp.ClientError, TimeoutError):
         await pi.hub("DELETE", f"/users/pi/servers/{name}")
 
@@ -150,6 +151,7 @@ async def test_on_a_real_portal_under_random_faults_every_session_is_charged_wha
         work = [asyncio.create_task(guarded(number)) for number in range(SESSIONS)]
         for number in range(FAULTS):
             await asyncio.to_thread(chaos.strike, number)
+            await asyncio.sleep(chaos.chance.random() * CALM_S)  # else nothing ever runs that a fault could meet
         await asyncio.gather(*work)
         await asyncio.to_thread(chaos.heal)
         await all_over(pi, portal)
@@ -167,7 +169,7 @@ async def test_on_a_real_portal_under_random_faults_every_session_is_charged_wha
         for pairs in spans.values():
             assert all(before[1] <= after[0] for before, after in itertools.pairwise(pairs))
         assert await asyncio.to_thread(portal.verified) == []
-        assert len(evidence) >= SESSIONS / 2, chaos.struck  # else the faults met nothing
+        assert len(evidence) >= SESSIONS, chaos.struck  # each ran, some more than once
         print(f"{len(bills)} holds, {len(evidence)} sessions, faults: {chaos.struck}")  # what a --full run writes down
 
 

@@ -235,10 +235,16 @@ async def on_a_failing_node(made: Bench) -> None:
     node = running[0].batch_host
     await made.scontrol("update", f"nodename={node}", "state=down", "reason=test")
     await made.until(running[0].job_id, JobState.NODE_FAIL)
-    # ReturnToService=2 may have been faster
-    await asyncio.to_thread(made.cluster.run, "scontrol", "update", f"nodename={node}", "state=resume", check=False)
     for one in running:
         await asyncio.to_thread(made.client.cancel, one.job_id)
+
+    async def serves() -> bool:
+        # ReturnToService=2 may have been faster; on a busy machine the first order may meet a node that still ends its jobs
+        await asyncio.to_thread(made.cluster.run, "scontrol", "update", f"nodename={node}", "state=resume", check=False)
+        shown = await asyncio.to_thread(made.cluster.run, "sinfo", "-h", "-n", node, "-o", "%T")  # a line a partition
+        return set(shown.split()) <= {"idle", "mixed"}
+
+    await eventually(serves, within_s=120, what=f"{node} takes jobs again", every_s=1)
     for other in await asyncio.to_thread(made.client.jobs):  # what was requeued from the node would wait two minutes
         if other.job_id in made.jobs.values() and other.states == {JobState.PENDING}:
             await made.scontrol("update", f"jobid={other.job_id}", "StartTime=now")

@@ -16,6 +16,7 @@ from quota.adapters.upstreams import HttpUpstreams
 from quota.domain.ids import HoldId
 from quota.domain.network import is_public
 from quota.gateway.models import Models, Tokenizer
+from quota.gateway.settings import GatewayTable, ModelTable, open_models
 from tests.integration.gateway_service import Running, running_gateway, stub_model
 from tests.integration.tls import ELSEWHERE, HERE, Authority
 from tests.integration.upstream_stub import Asked, stub_server, well_behaved
@@ -63,6 +64,29 @@ async def test_a_server_is_asked_over_tls(tmp_path: Path, monkeypatch: pytest.Mo
         assert body.endswith(b"data: [DONE]\n\n")
         assert (await gateway.tokens()).charged == 36
         assert {asked.headers["authorization"] for asked in stub.requests} == {"Bearer k-1"}
+
+
+async def test_a_gateway_that_starts_with_a_servers_new_key_asks_with_it(tmp_path: Path) -> None:
+    async with stub_server() as stub:
+        server = {
+            "url": stub.url,
+            "provider": "p",
+            "hardware": "h",
+            "cloud": "c",
+            "key_file": "k",
+            "allow_private": True,
+        }
+        told = {"title": "Stub", "context_tokens": 1000, "servers": [server]}
+        for key in ("old-key", "new-key"):
+            (tmp_path / "k").write_text(f"{key}\n")
+            place = tmp_path / key
+            place.mkdir()
+            models = open_models(
+                GatewayTable(), {"stub": ModelTable.model_validate(told)}, secrets=tmp_path, demo_port=None
+            )
+            async with running_gateway(place, models) as gateway:
+                assert (await ask(gateway))[0] == 200
+        assert [asked.headers["authorization"] for asked in stub.requests] == ["Bearer old-key", "Bearer new-key"]
 
 
 @pytest.mark.parametrize("fault", ["another authority", "another name", "no TLS"])

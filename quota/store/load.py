@@ -2,7 +2,7 @@
 
 Invariants: balances and usage are read under the account's lock (PostgreSQL: row locks in id order, so that writers cannot
 deadlock; SQLite: BEGIN IMMEDIATE). A hold is read before; where another writer changes it in between, the guards of
-`statements.CHANGE_HOLDS` notice and the batch is planned again.
+`statements.CHANGE_HOLDS` notice and the batch is planned again, or, where an event was there already, it is read again.
 """
 
 from __future__ import annotations
@@ -106,6 +106,19 @@ def _load_usages(wire: Wire, ws: WorkingSet, operations: Sequence[Plain]) -> Non
     if keys:
         for row in wire.select(sql.USAGES, sorted(keys)):
             ws.usages[row[0], row[1]] = UsageRow(*row)
+        _read_again(wire, ws, charges)
+
+
+def _read_again(wire: Wire, ws: WorkingSet, charges: Sequence[Charge | None]) -> None:
+    """The holds of events that are there already: what charged one may have come in between its hold's row and the account's lock.
+
+    A COMMIT that arrived although its reply was lost does so, and another writer. Nothing is written for such an event, so that no
+    guard would notice, and its answer would show the hold as it was before.
+    """
+    seen = {one.hold_id for one in charges if one is not None and (one.usage.source, one.usage.event_id) in ws.usages}
+    seen &= ws.holds.keys()
+    for row in wire.select(sql.HOLDS, _keys(seen)) if seen else []:
+        ws.holds[row[0]] = stored_hold(row)
 
 
 def _load_limits(wire: Wire, ws: WorkingSet, operations: Sequence[Plain]) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from quota.domain.errors import Unavailable
 from quota.domain.hold import HoldOrder, HoldState
+from quota.store import statements as sql
 from quota.store.database import Database, open_database
 from quota.store.ledger import LedgerStore
 from quota.store.migrate import migrate
@@ -75,6 +76,41 @@ class LossyWire:
 
     def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> int:
         return self._inner.insert(insert, rows, shared, dumped)
+
+
+class OvertakenWire(LossyWire):
+    """A wire that lets `between` happen once, right before it locks the accounts."""
+
+    def __init__(self, inner: Wire, between: list[Callable[[], object]]) -> None:
+        super().__init__(inner, Losses(every=10**9, after=True))
+        self._between = between
+
+    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
+        if statement is sql.LOCK_ACCOUNTS and self._between:
+            self._between.pop()()
+        return super().select(statement, rows)
+
+
+async def test_a_charge_that_arrives_while_it_is_repeated_is_answered_with_the_hold_that_it_left(
+    postgres: Postgres,
+) -> None:
+    """As a COMMIT does that was on its way when its reply was lost, and another writer: SQLite has one writer at a time."""
+    database = open_database(postgres.new_database())
+    migrate(database)
+    books = ledgers.open_books(database, COUNT)
+    between: list[Callable[[], object]] = []
+    outside = Outside(connect=lambda opened: OvertakenWire(open_wire(opened), between))
+    async with LedgerStore(database) as other, LedgerStore(database, outside=outside) as ledger:
+        order = books.order(3, hold_id="hold-1")
+        usage = ledgers.usage(order.id, "event-1", 2)
+        await other.place_hold(order)
+        loop = asyncio.get_running_loop()
+        between.append(lambda: asyncio.run_coroutine_threadsafe(other.charge(usage), loop).result(30))
+        repeated = await ledger.charge(usage)
+    assert not between
+    assert (repeated.applied, repeated.hold.charged) == (False, 2)
+    assert verify(database) == []
+    database.close()
 
 
 @pytest.mark.parametrize("after", [True, False], ids=["it counted", "it did not"])

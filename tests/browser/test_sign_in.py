@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -365,6 +366,13 @@ def test_a_silent_issuer_keeps_people_in_and_says_so_at_sign_in(site: Site, fres
         site.campus.up()
 
 
+def gone_for_the_quota_service(site: Site) -> int:
+    """How many people the quota service holds suspended since their provider does not vouch for them."""
+    said = "SELECT count(*) FROM person JOIN audit ON subject = person.id WHERE action = 'person_gone' AND suspended_us IS NOT NULL"
+    with closing(sqlite3.connect(site.portal.data / "quota" / "quota.sqlite", timeout=10)) as books:
+        return int(books.execute(said).fetchone()[0])
+
+
 def test_an_account_closed_at_the_issuer_is_out_without_opening_a_page(site: Site, fresh: Any) -> None:
     page = fresh()
     come_in(page, site, "Campus", "grace")
@@ -387,6 +395,11 @@ def test_an_account_closed_at_the_issuer_is_out_without_opening_a_page(site: Sit
             break
         fresh_page.wait_for_timeout(500)
     assert fresh_page.request.get(**asks).status in (401, 403)
+    for _ in range(WITHIN_MS // 500):
+        if gone_for_the_quota_service(site):
+            break
+        fresh_page.wait_for_timeout(500)
+    assert gone_for_the_quota_service(site) == 1  # suspended, whose keys the gateway refuses: test_gateway_access
     page.goto(site.portal.url + "hub/home")
     page.wait_for_url("**/hub/login**")
     come_in(fresh_page, site, "Campus", "grace")

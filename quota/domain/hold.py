@@ -105,6 +105,24 @@ class Hold(NamedTuple):
     replayed: bool = False  # this answer was given before
 
 
+def repeated(known: Hold, fingerprint: str) -> HoldOrder:
+    """The order that `known` answers, with the fingerprint of who asks again: the ledger compares them."""
+    return HoldOrder(
+        id=known.id,
+        kind=known.kind,
+        subject=known.subject,
+        actor=known.actor,
+        project_id=known.project_id,
+        allocation_id=known.allocation_id,
+        unit=known.unit,
+        amount=known.amount,
+        at=known.placed_at,
+        lease_until=known.lease_until,
+        details=known.details,
+        fingerprint=fingerprint,
+    )
+
+
 class Usage(NamedTuple):
     """What was measured and what it costs: one interval of one hold. A tuple, as HoldOrder is.
 

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from quota.domain.errors import RefusalCode, Refused, Unknown
 from quota.domain.fence import Fence
-from quota.domain.hold import Hold, HoldKind, HoldOrder, HoldState, body_hash
+from quota.domain.hold import Hold, HoldKind, HoldOrder, HoldState, body_hash, repeated
 from quota.domain.ids import HoldId, ProjectId
 from quota.domain.project import Person
 from quota.domain.rates import longest_runtime_s
@@ -82,7 +82,7 @@ async def place_session_hold(
     known = await services.ledger.hold(request.hold_id)
     if known is not None:
         # The ledger compares fingerprints; the first order's numbers stand, whatever the prices are today.
-        return await answer_of(services, await ledger.place_hold(same_order(known, request)))
+        return await answer_of(services, await ledger.place_hold(repeated(known, request.fingerprint)))
     actor = await person_named(services, request.actor)
     if request.application not in priced_profile(services, request.profile).applications:
         raise Unknown("profile", profile=request.profile, application=request.application)
@@ -127,24 +127,6 @@ def order_of(services: Services, request: SessionHoldRequest, actor: Person, quo
         at=at,
         lease_until=at + timedelta(seconds=services.policy.start_lease_s),
         details=terms.as_details(),
-        fingerprint=request.fingerprint,
-    )
-
-
-def same_order(known: Hold, request: SessionHoldRequest) -> HoldOrder:
-    """The order that `known` answers, with this request's fingerprint: the ledger compares them."""
-    return HoldOrder(
-        id=known.id,
-        kind=known.kind,
-        subject=known.subject,
-        actor=known.actor,
-        project_id=known.project_id,
-        allocation_id=known.allocation_id,
-        unit=known.unit,
-        amount=known.amount,
-        at=known.placed_at,
-        lease_until=known.lease_until,
-        details=known.details,
         fingerprint=request.fingerprint,
     )
 

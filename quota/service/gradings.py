@@ -28,7 +28,7 @@ from quota.domain.errors import (
 )
 from quota.domain.exchange import is_name
 from quota.domain.grading import GradingTerms, is_grading
-from quota.domain.hold import Hold, HoldKind, HoldOrder, HoldState, Usage, body_hash
+from quota.domain.hold import Hold, HoldKind, HoldOrder, HoldState, Usage, body_hash, repeated
 from quota.domain.ids import HoldId
 from quota.domain.project import ProjectState, payer
 from quota.domain.rates import charge_due
@@ -67,7 +67,7 @@ async def place(services: Services, caller: Caller, order: GradingOrder) -> Hold
         raise Invalid([("assignment", "assignment_name")])
     known = await services.ledger.hold(order.id)
     if known is not None:
-        wanted = _as_before(known, caller, order)
+        wanted = repeated(known, _fingerprint(caller, order))
     else:
         decided = await services.store.read(lambda tx: _decide(services, tx, caller, order))
         if isinstance(decided, Refused):
@@ -140,24 +140,6 @@ def _decide(services: Services, tx: Transaction, caller: Caller, order: GradingO
         at=at,
         lease_until=at + timedelta(seconds=services.policy.start_lease_s),
         details=terms.as_details(),
-        fingerprint=_fingerprint(caller, order),
-    )
-
-
-def _as_before(known: Hold, caller: Caller, order: GradingOrder) -> HoldOrder:
-    """The order that `known` answers, with this one's fingerprint: the ledger compares them."""
-    return HoldOrder(
-        id=known.id,
-        kind=known.kind,
-        subject=known.subject,
-        actor=known.actor,
-        project_id=known.project_id,
-        allocation_id=known.allocation_id,
-        unit=known.unit,
-        amount=known.amount,
-        at=known.placed_at,
-        lease_until=known.lease_until,
-        details=known.details,
         fingerprint=_fingerprint(caller, order),
     )
 

@@ -14,8 +14,9 @@ from typing import Final
 
 from quota.domain.errors import Invalid, RefusalCode, Refused
 from quota.domain.fence import Fence
+from quota.domain.hold import repeated
 from quota.domain.ids import HoldId
-from quota.service.admit import SessionHold, SessionHoldRequest, answer_of, order_of, same_order
+from quota.service.admit import SessionHold, SessionHoldRequest, answer_of, order_of
 from quota.service.callers import person_named
 from quota.service.endings import Cause, end_sessions
 from quota.service.limiting import limits_of_start
@@ -50,7 +51,7 @@ async def count_journalled(
     ledger = services.ledger if fence is None else services.ledger.fenced(fence)
     known = await services.ledger.hold(request.hold_id)
     if known is not None:
-        return await answer_of(services, await ledger.place_hold(same_order(known, request)))
+        return await answer_of(services, await ledger.place_hold(repeated(known, request.fingerprint)))
     actor = await person_named(services, request.actor)
     quoted = await quote_session(
         services, QuoteRequest(actor.id, request.project_id, request.profile, request.runtime_s)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.integration.postgres import running_postgres
 from tests.portal import Portal
 
 
@@ -15,3 +16,13 @@ def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
     running = Portal(tmp_path_factory.mktemp("portal") / "data").up()
     yield running
     assert running.down() == 0
+
+
+@pytest.fixture
+def database_url(engine: str) -> Iterator[str]:
+    """Where the ledger of a test with an `engine` is; "" for the SQLite file of its service's folder."""
+    if engine == "sqlite":
+        yield ""
+        return
+    with running_postgres() as server:
+        yield server.new_database()

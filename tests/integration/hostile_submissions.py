@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Sequence
 from typing import Final
+
+from tests.integration.paid_course import PaidCourse
 
 RIGHT: Final = "def square(x):\n    return x * x\n"
 _IF_IT_WORKED: Final = "\ndef square(x):\n    return x * x\n"
@@ -37,3 +41,17 @@ HOSTILE: Final[dict[str, str]] = {
 """By what it tries; `{course}` is the course's folder on the host, `{host}` and `{port}` what listens there."""
 
 QUICK: Final = ("network", "kill-all")
+
+
+def score_only_what_is_right(room: PaidCourse, tried: Sequence[str], *, listens_on: str) -> None:
+    """Students 0, 1, … hand in what is `tried` and one more a right answer; all are autograded, and the right one alone scores."""
+    with socket.create_server((listens_on, 0)) as listening:
+        place = {"course": str(room.course), "host": "127.0.0.1", "port": listening.getsockname()[1]}
+        names = {what: room.submit(number, HOSTILE[what].format(**place)) for number, what in enumerate(tried)}
+        good = room.submit(len(tried), RIGHT)
+        room.collect()
+        for name in (*names.values(), good):
+            done = room.autograde(name)
+            assert done["success"], done["log"]
+    assert {what: room.score(name) for what, name in names.items()} == dict.fromkeys(names, 0)
+    assert room.score(good) == 9

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -116,6 +117,13 @@ class PaidCourse:
         with sqlite3.connect(f"file:{self.exchange.folder / 'quota' / 'quota.sqlite'}?mode=ro", uri=True) as connection:
             query = "SELECT id, state, amount, charged FROM hold WHERE kind = 'request' ORDER BY placed_us"
             return [RunHold(*row) for row in connection.execute(query)]
+
+    def until_closed(self, within_s: float = 60) -> None:
+        """Wait until no run's hold stands."""
+        end = time.monotonic() + within_s
+        while any(one.state == "held" for one in self.holds()):
+            assert time.monotonic() < end, self.holds()
+            time.sleep(0.1)
 
     def verified(self) -> list[object]:
         """What `commons verify` finds wrong."""

@@ -6,16 +6,14 @@ import contextlib
 import json
 import random
 import re
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
 from commons_exchange.portal import Portal
 
 from tests.integration.exchange_process import AWARD, ExchangeProcess
-from tests.integration.hostile_submissions import HOSTILE, RIGHT
+from tests.integration.hostile_submissions import HOSTILE, RIGHT, score_only_what_is_right
 from tests.integration.paid_course import PaidCourse, local_grading
 
 # By default a whole portal autogrades once (test_hub_courses), hostile code meets the cage (test_caged_grading) and a container (containers/test_grading).
@@ -48,30 +46,13 @@ def runs(room: PaidCourse) -> dict[str, int]:
     return found
 
 
-def closed(room: PaidCourse, within_s: float = 60) -> None:
-    """Wait until no run's hold stands."""
-    end = time.monotonic() + within_s
-    while any(one.state == "held" for one in room.holds()):
-        assert time.monotonic() < end, room.holds()
-        time.sleep(0.1)
-
-
 @pytest.mark.timeout(60 + 60 * len(NAMES))
 def test_hostile_answers_score_nothing_and_cost_no_more_than_their_limit_while_others_are_graded(
     room: PaidCourse,
 ) -> None:
     before = {one.id for one in room.holds()}
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        place = {"course": str(room.course), "host": "127.0.0.1", "port": listening.getsockname()[1]}
-        names = {what: room.submit(number, HOSTILE[what].format(**place)) for number, what in enumerate(NAMES)}
-        good = room.submit(len(NAMES), RIGHT)
-        room.collect()
-        for name in (*names.values(), good):
-            done = room.autograde(name)
-            assert done["success"], done["log"]
-    assert {what: room.score(name) for what, name in names.items()} == dict.fromkeys(names, 0)
-    assert room.score(good) == 9
-    closed(room)
+    score_only_what_is_right(room, NAMES, listens_on="127.0.0.1")
+    room.until_closed()
     held = [one for one in room.holds() if one.id not in before]
     assert [one.state for one in held] == ["settled"] * (len(NAMES) + 1)
     took_ms = runs(room)
@@ -124,7 +105,7 @@ def test_through_kills_of_exchange_and_grader_every_submission_is_graded_once_an
         done = room.autograde(name)
         assert done["success"], done["log"]
     assert [room.score(name) for name in names] == [9] * len(names)
-    closed(room)
+    room.until_closed()
     mine = [one for one in room.holds() if one.id not in before]
     assert {one.id: one.charged for one in mine if one.state == "settled"} == {
         hold_id: took_ms for hold_id, took_ms in runs(room).items() if hold_id not in before

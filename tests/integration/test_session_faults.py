@@ -30,7 +30,6 @@ from quota.service.meter import Meter
 from quota.service.ports import Asked, HubServer, HubView
 from quota.service.reconcile import reconcile
 from quota.service.services import Services
-from tests.integration.postgres import running_postgres
 from tests.integration.quota_service import Service, running_service
 
 SESSIONS = 200 if os.environ.get("COMMONS_FULL") else 20
@@ -259,16 +258,6 @@ def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         time.tzset()
         yield
     time.tzset()
-
-
-@pytest.fixture
-def database_url(engine: str) -> Iterator[str]:
-    """Where the ledger is; "" for the SQLite file of the service's folder."""
-    if engine == "sqlite":
-        yield ""
-        return
-    with running_postgres() as server:
-        yield server.new_database()
 
 
 @pytest.mark.usefixtures("zone")

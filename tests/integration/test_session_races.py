@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,7 +26,6 @@ from quota.service.extend import extend
 from quota.service.meter import Meter
 from quota.service.ports import StopOrder
 from tests.fakes import FakeHub
-from tests.integration.postgres import running_postgres
 from tests.integration.quota_service import Service, running_service
 from tests.integration.test_session_faults import SESSIONS, Backend, World, charged
 
@@ -147,15 +145,6 @@ class Races(World):
             await doing
         except QuotaError:
             return
-
-
-@pytest.fixture
-def database_url(engine: str) -> Iterator[str]:
-    if engine == "sqlite":
-        yield ""
-        return
-    with running_postgres() as server:
-        yield server.new_database()
 
 
 @pytest.mark.timeout(1200 if FULL else 120)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +17,7 @@ from spawners.grading_settings import GradingTable
 from spawners.settings import load
 from tests.engine.site import ContainerSite
 from tests.integration.exchange_process import ExchangeProcess
-from tests.integration.hostile_submissions import HOSTILE, QUICK, RIGHT
+from tests.integration.hostile_submissions import HOSTILE, QUICK, score_only_what_is_right
 from tests.integration.paid_course import PaidCourse
 
 FULL = os.environ.get("COMMONS_FULL") == "1"
@@ -67,10 +66,7 @@ def lived_ms(site: ContainerSite) -> dict[str, int]:
 
 def settled(room: PaidCourse, before: set[str], within_s: float = 60) -> dict[str, int]:
     """Wait until no run's hold stands; what each that is new since `before` was charged."""
-    end = time.monotonic() + within_s
-    while any(one.state == "held" for one in room.holds()):
-        assert time.monotonic() < end, room.holds()
-        time.sleep(0.1)
+    room.until_closed(within_s)
     return {one.id: one.charged for one in room.holds() if one.state == "settled" and one.id not in before}
 
 
@@ -87,16 +83,7 @@ def test_hostile_answers_in_containers_score_nothing_and_cost_no_more_than_their
     room: PaidCourse, site: ContainerSite
 ) -> None:
     before = {one.id for one in room.holds()}
-    with socket.create_server(("0.0.0.0", 0)) as listening:
-        place = {"course": str(room.course), "host": "127.0.0.1", "port": listening.getsockname()[1]}
-        names = {what: room.submit(number, HOSTILE[what].format(**place)) for number, what in enumerate(NAMES)}
-        good = room.submit(len(NAMES), RIGHT)
-        room.collect()
-        for name in (*names.values(), good):
-            done = room.autograde(name)
-            assert done["success"], done["log"]
-    assert {what: room.score(name) for what, name in names.items()} == dict.fromkeys(names, 0)
-    assert room.score(good) == 9
+    score_only_what_is_right(room, NAMES, listens_on="0.0.0.0")
     charged, lived = settled(room, before), lived_ms(site)
     assert set(charged) <= set(lived)
     assert len(charged) == len(NAMES) + 1

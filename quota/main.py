@@ -21,6 +21,7 @@ import uvloop
 from starlette.types import ASGIApp
 
 from quota.adapters.clock import SystemClock
+from quota.adapters.course_folders import CourseFolders
 from quota.adapters.engine_evidence import EngineEvidence
 from quota.adapters.evidence import EvidenceByBackend
 from quota.adapters.exchange_folder import ExchangeFolder
@@ -110,6 +111,7 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
             policy=settings.policy,
             limits=settings.tables.limits.to_limits(),
             objects=ExchangeFolder(settings.data / "exchange"),
+            course_files=CourseFolders(settings.data / "courses"),
             exchange=settings.tables.exchange.to_limits(),
             grading=settings.grading,
             programme=settings.programme,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from quota.domain.exchange import Assignment, Grade, Submission
+from quota.domain.exchange import Assignment, Grade, Release, Submission
 from quota.domain.ids import PersonId, ProjectId
 
 
@@ -17,6 +17,9 @@ class FakeWork:
 
     def assignments(self, project_id: ProjectId) -> Sequence[Assignment]:
         return [one for one in self.released if one.project_id == project_id]
+
+    def releases(self, project_id: ProjectId) -> Sequence[Release]:
+        return [Release(one.name, 1, one.bundle, one.released_at, one.dates) for one in self.assignments(project_id)]
 
     def submissions(
         self, project_id: ProjectId, *, assignment: str | None, person_id: PersonId | None, newest_only: bool

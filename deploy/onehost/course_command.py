@@ -128,11 +128,10 @@ def add_list(service: Service, options: argparse.Namespace) -> int:
 
 
 def export(service: Service, options: argparse.Namespace) -> int:
-    """Write what the portal keeps of a course to a tar: people, receipts, grades as CSV, every bundle."""
+    """Write what the portal keeps of a course to a tar: people, receipts, grades as CSV, every bundle, sources, gradebook."""
     query = f"?actor={quote(service.actor(options), safe='')}"
     service.fetch(f"/courses/{quote(options.slug, safe='')}/export{query}", options.file)
     print(options.file)
-    print(f"sources and gradebook: {options.data.absolute() / 'courses' / options.slug}")
     return 0
 
 

@@ -77,6 +77,18 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """One of all the releases that there were under a name, counted from 1; dates and withdrawal are the name's, and of its newest one."""
+
+    name: str
+    number: int
+    bundle: Stored
+    released_at: datetime
+    dates: Dates = Dates()
+    withdrawn_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Submission:
     """What arrived, from whom, when: the receipt. `number` counts a person's submissions of one assignment from 1."""
 

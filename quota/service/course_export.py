@@ -1,11 +1,12 @@
-"""A course's data to take away, for its instructors, also after its end: one tar of tables and of every bundle.
+"""A course's data to take away, for its instructors, also after its end: one tar of tables, every bundle, sources and gradebook.
 
-Invariants: an instructor gets it and nobody else; what is in it is what one transaction saw, and bundles never change; it is written
-as it is read, so that its size costs no memory. The gradebook and the sources are files of the course's folder and not in it.
+Invariants: an instructor gets it and nobody else; tables and bundles are what one transaction saw, and bundles never change; it is written
+as it is read, so that its size costs no memory; what cannot be read breaks it off instead of being left out.
 """
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -17,11 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from quota.domain.course import Course, CoursePerson
-from quota.domain.exchange import Assignment, Grade, Submission
+from quota.domain.exchange import Grade, Release, Submission
 from quota.service.callers import Caller
 from quota.service.courses import taught_by
 from quota.service.exchange import objects_of
-from quota.service.exchange_ports import Objects
+from quota.service.exchange_ports import CourseFile, Objects
 from quota.service.ports import Transaction
 from quota.service.services import Services
 
@@ -39,32 +40,42 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A course's archive, not yet written."""
+    """A course's archive, not yet written; `chunks` can be had once."""
 
     slug: str
     made_at: datetime
     entries: Sequence[Entry]
+    files: Iterator[CourseFile]
 
     def chunks(self) -> Iterator[bytes]:
-        """The tar, piece by piece."""
+        """The tar, piece by piece. Raises Unavailable."""
+        made_s = int(self.made_at.timestamp())
         for entry in self.entries:
-            info = tarfile.TarInfo(f"{self.slug}/{entry.name}")
-            info.mtime, info.mode = int(self.made_at.timestamp()), 0o600
-            info.size = len(entry.content) if isinstance(entry.content, bytes) else entry.content.stat().st_size
-            yield info.tobuf(tarfile.PAX_FORMAT)
-            yield from (entry.content,) if isinstance(entry.content, bytes) else _read(entry.content)
-            yield bytes(-info.size % tarfile.BLOCKSIZE)
+            content = entry.content
+            if isinstance(content, bytes):
+                yield from self._member(CourseFile(entry.name, len(content), made_s, iter((content,))))
+            else:
+                yield from self._member(CourseFile(entry.name, content.stat().st_size, made_s, _read(content)))
+        for file in self.files:
+            yield from self._member(file)
         yield bytes(2 * tarfile.BLOCKSIZE)
+
+    def _member(self, file: CourseFile) -> Iterator[bytes]:
+        info = tarfile.TarInfo(f"{self.slug}/{file.name}")
+        info.size, info.mtime, info.mode = file.size_bytes, file.modified_s, 0o600
+        yield info.tobuf(tarfile.PAX_FORMAT)
+        yield from file.chunks
+        yield bytes(-file.size_bytes % tarfile.BLOCKSIZE)
 
 
 async def archive(services: Services, caller: Caller, slug: str) -> Archive:
-    """Everything that the portal keeps of a course. Raises Unknown('course'), Forbidden, Unavailable."""
+    """Everything that the portal keeps of a course, its folder included. Raises Unknown('course'), Forbidden, Unavailable."""
     objects, at = objects_of(services), services.clock.now()
 
-    def work(tx: Transaction) -> Archive:
+    def work(tx: Transaction) -> Sequence[Entry]:
         course = taught_by(tx, caller, slug)
         people = tx.courses.people(course.project_id)
-        released = tx.exchange.assignments(course.project_id)
+        released = tx.exchange.releases(course.project_id)
         received = tx.exchange.submissions(course.project_id, assignment=None, person_id=None, newest_only=False)
         grades = tx.exchange.grades(course.project_id, None)
         tables = [
@@ -74,14 +85,16 @@ async def archive(services: Services, caller: Caller, slug: str) -> Archive:
             Entry("submissions.csv", _submissions(received)),
             Entry("grades.csv", _grades(grades)),
         ]
-        return Archive(slug, at, [*tables, *_bundles(objects, released, received)])
+        return [*tables, *_bundles(objects, released, received)]
 
-    return await services.store.read(work)
+    entries, folders = await services.store.read(work), services.course_files
+    files = iter(()) if folders is None else await asyncio.to_thread(folders.files, slug)
+    return Archive(slug, at, entries, files)
 
 
-def _bundles(objects: Objects, released: Sequence[Assignment], received: Sequence[Submission]) -> Iterator[Entry]:
+def _bundles(objects: Objects, released: Sequence[Release], received: Sequence[Submission]) -> Iterator[Entry]:
     for one in released:
-        yield Entry(f"released/{one.name}.tar", objects.path(one.bundle.sha256))
+        yield Entry(f"released/{one.name}/{one.number}.tar", objects.path(one.bundle.sha256))
     for sent in received:
         place = f"{sent.assignment}/{sent.hub_name}/{sent.number}.tar"
         yield Entry(f"submitted/{place}", objects.path(sent.bundle.sha256))
@@ -113,18 +126,20 @@ def _people(people: Sequence[CoursePerson]) -> bytes:
     return _table(("user_name", "display_name", "role", "since"), rows)
 
 
-def _assignments(released: Sequence[Assignment]) -> bytes:
+def _assignments(released: Sequence[Release]) -> bytes:
     rows = (
         (
             one.name,
+            one.number,
             _iso(one.released_at),
             _when(one.dates.due_at),
             _when(one.dates.closes_at),
+            _when(one.withdrawn_at),
             one.bundle.sha256,
         )
         for one in released
     )
-    return _table(("assignment", "released_at", "due_at", "closes_at", "sha256"), rows)
+    return _table(("assignment", "number", "released_at", "due_at", "closes_at", "withdrawn_at", "sha256"), rows)
 
 
 def _submissions(received: Sequence[Submission]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ from quota.domain.exchange import (
     Assignment,
     Dates,
     Grade,
+    Release,
     Stored,
     Submission,
     UploadKind,
@@ -56,6 +57,26 @@ class Objects(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class CourseFile:
+    """A file of a course's folder as it was opened: `chunks` are `size_bytes` altogether, or raise Unavailable."""
+
+    name: str
+    size_bytes: int
+    modified_s: int
+    chunks: Iterator[bytes]
+
+
+class CourseFiles(Protocol):
+    """What those who teach keep in a course's folder on the portal's machine, and in no row."""
+
+    def files(self, slug: str) -> Iterator[CourseFile]:
+        """Sources, configuration, and the gradebook as it is when this returns; each has to be read before the next.
+
+        Plain files below the folder alone, whatever links lie there; nothing where no folder is. Raises Unavailable where it cannot be read.
+        """
+
+
+@dataclass(frozen=True, slots=True)
 class UploadRow:
     """An upload as announced; `done_at`: its bundle is stored and its row written."""
 
@@ -80,6 +101,9 @@ class ExchangeRows(Protocol):
     def assignment(self, project_id: ProjectId, name: str) -> Assignment | None: ...
     def assignments(self, project_id: ProjectId) -> Sequence[Assignment]:
         """What is released now, by name."""
+
+    def releases(self, project_id: ProjectId) -> Sequence[Release]:
+        """All that was ever released, withdrawn or replaced since, by name and number."""
 
     def set_dates(self, project_id: ProjectId, name: str, dates: Dates) -> None: ...
     def withdraw(self, project_id: ProjectId, name: str, at: datetime) -> bool:

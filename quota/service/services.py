@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from quota.domain.exchange import ExchangeLimits
 from quota.domain.grading import GradingPlace
 from quota.domain.limits import Limits
-from quota.service.exchange_ports import Objects
+from quota.service.exchange_ports import CourseFiles, Objects
 from quota.service.gateway_ports import ModelCatalogue, OfferedModel
 from quota.service.ports import (
     Clock,
@@ -78,5 +78,6 @@ class Services:
     models: ModelCatalogue = field(default_factory=NoModels)
     limits: Limits = field(default_factory=Limits)
     objects: Objects | None = None  # bundles of courses; None in a process that keeps none
+    course_files: CourseFiles | None = None  # likewise
     exchange: ExchangeLimits = field(default_factory=ExchangeLimits)
     grading: GradingPlace = field(default_factory=GradingPlace)

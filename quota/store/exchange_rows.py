@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, and_, delete, func, select, update
 
-from quota.domain.exchange import Assignment, Dates, Grade, Stored, Submission, UploadKind, UploadOrder
+from quota.domain.exchange import Assignment, Dates, Grade, Release, Stored, Submission, UploadKind, UploadOrder
 from quota.domain.ids import PersonId, ProjectId
 from quota.service.exchange_ports import UploadRow
 from quota.store.exchange_tables import assignment, assignment_release, exchange_upload, feedback, grade, submission
 from quota.store.instants import from_us, from_us_or_none, to_us, to_us_or_none
 from quota.store.tables import person
+
+_SINCE = (assignment.c.due_us, assignment.c.closes_us, assignment.c.withdrawn_us)
 
 
 class SqlExchange:
@@ -88,6 +91,25 @@ class SqlExchange:
     def assignments(self, project_id: ProjectId) -> Sequence[Assignment]:
         """What is released now, by name."""
         return [_assignment(row) for row in self._connection.execute(_released(project_id))]
+
+    def releases(self, project_id: ProjectId) -> Sequence[Release]:
+        """All that was ever released, withdrawn or replaced since, by name and number."""
+        query = (
+            select(assignment_release, assignment.c.release_id, *_SINCE)
+            .join(assignment, and_(*_named(project_id, assignment_release.c.name)))
+            .where(assignment_release.c.project_id == project_id)
+            .order_by(assignment_release.c.name, assignment_release.c.released_us, assignment_release.c.id)
+        )
+        found: list[Release] = []
+        for row in self._connection.execute(query):
+            number = found[-1].number + 1 if found and found[-1].name == row.name else 1
+            bundle = Stored(row.sha256, row.size_bytes, tuple(json.loads(row.notebooks)))
+            one = Release(row.name, number, bundle, from_us(row.released_us))
+            if row.id == row.release_id:
+                dates = Dates(from_us_or_none(row.due_us), from_us_or_none(row.closes_us))
+                one = replace(one, dates=dates, withdrawn_at=from_us_or_none(row.withdrawn_us))
+            found.append(one)
+        return found
 
     def set_dates(self, project_id: ProjectId, name: str, dates: Dates) -> None:
         self._connection.execute(update(assignment).where(*_named(project_id, name)).values(**_dates(dates)))
@@ -246,7 +268,7 @@ def _released(project_id: ProjectId) -> Select[Any]:
     )
 
 
-def _named(project_id: ProjectId, name: str) -> tuple[Any, Any]:
+def _named(project_id: ProjectId, name: Any) -> tuple[Any, Any]:
     return assignment.c.project_id == project_id, assignment.c.name == name
 
 

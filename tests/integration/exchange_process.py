@@ -147,14 +147,14 @@ class ExchangeProcess:
         arguments = [str(self.folder), str(self.port), str(self.students), str(self.runtime_s), self.helper]
         command = [sys.executable, "-m", "tests.integration.exchange_process", *arguments]
         self.process = subprocess.Popen(command)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while time.monotonic() < end:
             with suppress(httpx.TransportError):
                 httpx.get(f"{self.url.rstrip('/')}{ROOT}/health", timeout=1)
                 return
             assert self.process.poll() is None, "the exchange ended"
             time.sleep(0.05)
-        raise AssertionError("the exchange did not answer within 60 s")
+        raise AssertionError("the exchange did not answer within 180 s")
 
     def kill(self) -> None:
         assert self.process is not None

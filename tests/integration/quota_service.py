@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 from sqlalchemy import text
 
+from quota.adapters.course_folders import CourseFolders
 from quota.adapters.exchange_folder import ExchangeFolder
 from quota.adapters.profile_catalogue import Catalogue
 from quota.adapters.runner_records import RunnerRecords
@@ -155,6 +156,7 @@ async def running_service(
             Programme(),
             b"secret-of-the-tests",
             objects=ExchangeFolder(folder / "exchange"),
+            course_files=CourseFolders(folder / "courses", locked_s=1),
         )
         rate = ChargeRate("gpu", Fraction(1), datetime(2026, 1, 1, tzinfo=UTC))
         await services.store.write(lambda tx: tx.rates.put(rate))

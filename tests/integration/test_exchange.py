@@ -185,7 +185,7 @@ async def test_after_its_end_an_instructor_takes_the_courses_data_away_and_nobod
         work = archive.extractfile("physics/submitted/ps1/ada/1.tar")
         assert work is not None
         assert work.read() == WORK
-    assert {"physics/grades.csv", "physics/people.csv", "physics/released/ps1.tar"} <= set(names)
+    assert {"physics/grades.csv", "physics/people.csv", "physics/released/ps1/1.tar"} <= set(names)
     for name in ("ada", "grader"):
         refused = await exchange.service.hub("GET", f"/internal/courses/physics/export?actor={name}")
         assert refused.status_code == 403

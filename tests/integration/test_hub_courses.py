@@ -21,6 +21,7 @@ import aiohttp
 import psutil
 import pytest
 import pytest_asyncio
+from nbgrader.api import Gradebook
 from yarl import URL
 
 from tests.integration import containers_only
@@ -301,9 +302,13 @@ async def test_one_person_is_a_student_here_and_an_instructor_there_and_chooses_
 
 async def test_a_courses_data_is_written_by_the_command_line(portal: Portal, tmp_path: Path) -> None:
     done = await commons(portal, "export", "example", str(tmp_path / "example.tar"))
-    assert (done.returncode, done.stdout.splitlines()[1].endswith("courses/example")) == (0, True), done.stderr
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'example.tar'}\n"), done.stderr
     with tarfile.open(tmp_path / "example.tar") as archive:
-        assert "example/released/ps1.tar" in archive.getnames()
+        wanted = {"released/ps1/1.tar", "source/ps1/line.ipynb", "nbgrader_config.py", "gradebook.db"}
+        assert {f"example/{one}" for one in wanted} <= set(archive.getnames())
+        archive.extractall(tmp_path, filter="data")
+    with Gradebook(f"sqlite:///{tmp_path}/example/gradebook.db", "example") as gradebook:
+        assert [one.name for one in gradebook.assignments] == ["ps1"]
     refused = await commons(portal, "export", "example", str(tmp_path / "no.tar"), "--as", "student1")
     assert (refused.returncode, (tmp_path / "no.tar").exists()) == (1, False)
     assert "Traceback" not in refused.stderr

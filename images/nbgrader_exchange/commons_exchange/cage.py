@@ -8,6 +8,7 @@ Sources: user_namespaces(7), pivot_root(2), setrlimit(2) (RLIMIT_NPROC is counte
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import secrets
@@ -23,6 +24,8 @@ from pathlib import Path
 _SCRIPT = Path(__file__).resolve().with_name("cage.sh")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64")
 _NAMESPACES = ("--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child")
+_PLACES = Path("/tmp")  # noqa: S108  (each place is a fresh folder of ours)
+_PREFIX = "cage-"
 _FREE_UIDS = (2_000_000, 60_000)  # beyond every person's and every account's
 # What the kernel gets of the environment: no token, no address, no name.
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ")
@@ -59,13 +62,25 @@ class Place:
 
 def make_place(source: Path) -> Place:
     """A copy of `source` without its notebooks, and a folder for the kernel's sockets."""
+    _sweep()
     uid = _FREE_UIDS[0] + secrets.randbelow(_FREE_UIDS[1]) if os.geteuid() == 0 else None
-    place = Place(Path(tempfile.mkdtemp(prefix="cage-", dir="/tmp")), uid)
+    place = Place(Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_PLACES)), uid)
     shutil.copytree(source, place.work, symlinks=True, ignore=shutil.ignore_patterns("*.ipynb"))
     place.sockets.mkdir(mode=0o700)
     if uid is not None:
         os.chown(place.sockets, uid, uid)
     return place
+
+
+def _sweep() -> None:
+    """Remove the copies that graders left who were killed. Another's folder of such a name is not touched."""
+    for one in _PLACES.glob(f"{_PREFIX}*-*"):
+        grader = one.name.removeprefix(_PREFIX).partition("-")[0]
+        if not grader.isdecimal() or Path("/proc", grader).exists():
+            continue
+        with contextlib.suppress(OSError):
+            if one.lstat().st_uid == os.geteuid():
+                shutil.rmtree(one)  # takes no link for a folder
 
 
 def command(place: Place, kernel: Sequence[str], limits: CageLimits) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from nbgrader.preprocessors import ClearHiddenTests, Execute, NbGraderPreprocess
 from traitlets import Integer, default
 
 from commons_exchange import cage
-from commons_exchange.runs import NotExecuted, PaidRun, die_with_parent
+from commons_exchange.runs import NotExecuted, PaidRun, end_with
 
 HIDDEN_MARK = "BEGIN HIDDEN TESTS"
 _MESSAGE_BYTES = 1024 * 1024
@@ -70,7 +71,7 @@ class CagedManager(AsyncKernelManager):
         settings["env"] = cage.environment()
         if self.run is not None and self.run.site["backend"] == "container":
             argv = self.run.in_container(self.place, kernel, Path(self.connection_file))
-            settings |= {"cwd": self.run.working_folder, "preexec_fn": die_with_parent}
+            settings |= {"cwd": self.run.working_folder, "preexec_fn": functools.partial(end_with, os.getpid())}
             return argv, settings
         if self.place.uid is not None:
             shutil.chown(self.connection_file, self.place.uid, self.place.uid)
@@ -78,7 +79,7 @@ class CagedManager(AsyncKernelManager):
         argv, settings["cwd"] = cage.command(self.place, kernel, limits), "/"
         if self.run is not None:
             argv, settings["cwd"] = self.run.under_runner(argv, settings["env"]), self.run.working_folder
-        settings["preexec_fn"] = functools.partial(cage.limit, limits)
+        settings["preexec_fn"] = functools.partial(_confined, limits, os.getpid())
         return argv, settings
 
     def _limits(self) -> cage.CageLimits:
@@ -118,6 +119,11 @@ class CagedManager(AsyncKernelManager):
     interrupt_kernel = _async_interrupt_kernel
     pre_start_kernel = _async_pre_start_kernel
     cleanup_resources = _async_cleanup_resources
+
+
+def _confined(limits: cage.CageLimits, grader_pid: int) -> None:
+    end_with(grader_pid)
+    cage.limit(limits)
 
 
 class CagedExecute(Execute):

@@ -126,9 +126,11 @@ class PaidRun:
         return f"/courses/{self.course}/gradings/{self.id}"
 
 
-def die_with_parent() -> None:
-    """In the child, before it becomes its program: whoever grades may be killed, and nothing of a run stays."""
+def end_with(grader_pid: int) -> None:
+    """In the child, before it becomes its program: whoever grades may be killed, and nothing of a run goes on without them."""
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != grader_pid:  # killed before this was asked for
+        os._exit(1)
 
 
 def _failure(folder: Path, backend: str) -> str:

@@ -242,7 +242,7 @@ async def test_an_instructor_takes_everything_away_also_after_the_end_and_nobody
         files = {one.name.removeprefix("ml-101/"): archive.extractfile(one) for one in archive}
         found = {name: file.read() for name, file in files.items() if file is not None}
     bundles = {
-        "released/ps1.tar", "submitted/ps1/rui/1.tar", "submitted/ps1/eve/1.tar", "feedback/ps1/rui/1.tar",
+        "released/ps1/1.tar", "submitted/ps1/rui/1.tar", "submitted/ps1/eve/1.tar", "feedback/ps1/rui/1.tar",
     }  # fmt: skip
     tables = {"course.json", "people.csv", "assignments.csv", "submissions.csv", "grades.csv"}
     assert set(found) == bundles | tables

@@ -1,8 +1,8 @@
 """The gateway's own HTTP/1.1 server: a protocol of asyncio over httptools, for gateways that are processes of their own.
 
 Invariants: one request of a connection is worked on at a time, the others wait in order; a head is bounded in size and time, a body
-in size; whoever closes the connection is gone, and what was relayed to them is cut and settled. Answers go out in one write where
-they are whole.
+in size; whoever closes the connection is gone, and what was relayed to them is cut and settled; so is whoever takes nothing of what is
+sent to them. Answers go out in one write where they are whole.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, cast
 
@@ -20,9 +21,6 @@ from quota.gateway.denials import Denied, Header
 from quota.gateway.exchange import ClientLeft, Exchange
 
 HEAD_BYTES_MAX: Final = 32 * 1024
-HEAD_DEADLINE_S: Final = 30.0
-IDLE_S: Final = 75.0
-SWEEP_S: Final = 1.0  # how late a connection may be closed
 _WAITING_MAX: Final = 8
 _UNASKED_BYTES_MAX: Final = 2**20  # of a body that nobody has asked for yet
 _STATUS: Final = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in HTTPStatus}
@@ -31,7 +29,31 @@ _METHODS: Final = {b"GET": "GET", b"POST": "POST"}
 _PATHS_MAX: Final = 256
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+_FRAMED: Final = 3  # most bytes that may come for one of a body in chunks
+_LONG_HEAD: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_LATE: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
 Handle = Callable[[Exchange], Coroutine[None, None, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a client may be silent, and how late that may be noticed."""
+
+    head_s: float = 30.0  # until its first head is whole
+    idle_s: float = 75.0  # between an answer and the next head; while answers wait for it to read
+    sweep_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all connections of a server have in common; the paths are those seen so far."""
+
+    handle: Handle
+    root: bytes
+    patience: Patience
+    paths: dict[bytes, str]
+    registered: set[Connection]
 
 
 class WireExchange(Exchange):
@@ -44,7 +66,7 @@ class WireExchange(Exchange):
         self.whole = False  # the body is here
         self._connection = connection
         self._pieces: list[bytes] = []
-        self._size_bytes = 0
+        self.size_bytes = 0
         self._limit_bytes: int | None = None
         self._arrived: asyncio.Future[None] | None = None
         self._chunked = False
@@ -55,7 +77,7 @@ class WireExchange(Exchange):
         if unusable is not None:
             return unusable
         self._limit_bytes = limit_bytes
-        if not self.whole and self._size_bytes <= limit_bytes:
+        if not self.whole and self.size_bytes <= limit_bytes:
             self._connection.go_on()
             if self.header(b"expect") is not None:
                 self._connection.write(_CONTINUE)
@@ -67,19 +89,19 @@ class WireExchange(Exchange):
                 return denials.too_slow()
         if self.left:
             raise ClientLeft
-        if self._size_bytes > limit_bytes:
+        if self.size_bytes > limit_bytes:
             return denials.too_large(limit_bytes)
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
     def fed(self, piece: bytes) -> bool:
         """Take a piece of the body; False where there is too much already."""
-        self._size_bytes += len(piece)
+        self.size_bytes += len(piece)
         limit = self._limit_bytes
-        if limit is not None and self._size_bytes > limit:
+        if limit is not None and self.size_bytes > limit:
             self._wake()
             return False
         self._pieces.append(piece)
-        return self._size_bytes <= (limit if limit is not None else _UNASKED_BYTES_MAX)
+        return self.size_bytes <= (limit if limit is not None else _UNASKED_BYTES_MAX)
 
     def completed(self) -> None:
         self.whole = True
@@ -135,11 +157,12 @@ class WireExchange(Exchange):
 class Connection(asyncio.Protocol):
     """A protocol of asyncio; also the parser's listener."""
 
-    def __init__(self, handle: Handle, root: bytes, paths: dict[bytes, str], registered: set[Connection]) -> None:
-        self._handle = handle
-        self._root = root
-        self._paths = paths
-        self._registered = registered
+    def __init__(self, shared: _Shared) -> None:
+        self._handle = shared.handle
+        self._root = shared.root
+        self._paths = shared.paths
+        self._registered = shared.registered
+        self._idle_s = shared.patience.idle_s
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
@@ -151,7 +174,8 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[WireExchange] = deque()
         self._task: asyncio.Task[None] | None = None
         self._paused: asyncio.Future[None] | None = None
-        self._ends_s = self._loop.time() + HEAD_DEADLINE_S
+        self._ends_s = self._loop.time() + shared.patience.head_s
+        self._paused_s = 0.0
 
     # -- asyncio.Protocol -------------------------------------------------------------------------------------------------------
 
@@ -166,10 +190,12 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._refuse(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
             return
-        if self._arriving is None and self._head_bytes > HEAD_BYTES_MAX:
-            self._refuse(
-                b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-            )
+        arriving = self._arriving
+        if arriving is None:
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse(_LONG_HEAD)
+        elif self._head_bytes > HEAD_BYTES_MAX + _FRAMED * arriving.size_bytes:  # trailers without end
+            self._refuse(b"")
 
     def connection_lost(self, error: Exception | None) -> None:
         self._registered.discard(self)
@@ -182,7 +208,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         if self._paused is None:
-            self._paused = self._loop.create_future()
+            self._paused, self._paused_s = self._loop.create_future(), self._loop.time()
 
     def resume_writing(self) -> None:
         paused, self._paused = self._paused, None
@@ -198,7 +224,8 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        if self._arriving is None:  # what comes behind a body says nothing here
+            self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         parser = self._parser
@@ -262,11 +289,12 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
             self._begin(self._waiting.popleft())
         else:
-            self._ends_s = self._loop.time() + IDLE_S
+            self._ends_s = self._loop.time() + self._idle_s
 
     def close(self) -> None:
         """Send what is left and close."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._ends_s = self._loop.time() + self._idle_s
             self._transport.close()
 
     def close_if_idle(self) -> None:
@@ -274,9 +302,19 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def close_if_late(self, now_s: float) -> None:
-        """Close where nothing was asked for in time."""
-        if now_s >= self._ends_s:
-            self.close_if_idle()
+        """Close where nothing was asked for in time, and cut off who takes nothing of what is sent."""
+        transport = self._transport
+        if transport is None:
+            return
+        if self._paused is not None and now_s >= self._paused_s + self._idle_s:
+            transport.abort()
+        elif now_s >= self._ends_s:
+            if transport.is_closing():  # what is left was not taken in time, either
+                transport.abort()
+            elif self._working is None and self._head_bytes:
+                self._refuse(_LATE)
+            else:
+                self.close_if_idle()
 
     def _begin(self, exchange: WireExchange) -> None:
         self._working = exchange
@@ -291,20 +329,16 @@ class Connection(asyncio.Protocol):
 class WireServer:
     """Listens and serves; `close` lets what runs finish."""
 
-    def __init__(self, handle: Handle, root: str) -> None:
-        self._handle = handle
-        self._root = root.encode()
-        self._paths: dict[bytes, str] = {}
+    def __init__(self, handle: Handle, root: str, patience: Patience = Patience()) -> None:
         self._connections: set[Connection] = set()
+        self._shared = _Shared(handle, root.encode(), patience, {}, self._connections)
         self._server: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
 
     async def open(self, host: str, port: int) -> int:
         """Listen; the port. Raises OSError."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: Connection(self._handle, self._root, self._paths, self._connections), host, port, backlog=4096
-        )
+        self._server = await loop.create_server(lambda: Connection(self._shared), host, port, backlog=4096)
         self._swept()
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -314,7 +348,7 @@ class WireServer:
         now_s = loop.time()
         for connection in list(self._connections):
             connection.close_if_late(now_s)
-        self._sweep = loop.call_later(SWEEP_S, self._swept)
+        self._sweep = loop.call_later(self._shared.patience.sweep_s, self._swept)
 
     def stop_listening(self) -> None:
         """Take no more connections, and end those that wait for a request."""

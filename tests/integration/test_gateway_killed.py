@@ -71,8 +71,8 @@ class Killed:
 
 
 @asynccontextmanager
-async def gateway_process(folder: Path, upstream: str) -> AsyncIterator[Killed]:
-    argv = [sys.executable, "-m", "tests.integration.gateway_process", str(folder), upstream]
+async def gateway_process(folder: Path, upstream: str, *limits: str) -> AsyncIterator[Killed]:
+    argv = [sys.executable, "-m", "tests.integration.gateway_process", str(folder), upstream, *limits]
     process = await asyncio.create_subprocess_exec(*argv, cwd=CLONE, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     async with asyncio.timeout(60):

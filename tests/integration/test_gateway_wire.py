@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +107,25 @@ async def test_a_head_without_an_end_is_cut(line: Line) -> None:
     await line.send(line.head()[:-2] + b"X-Long: " + b"x" * (HEAD_BYTES_MAX + 1))
     async with asyncio.timeout(10):
         assert (await line.reader.read()).startswith(b"HTTP/1.1 431")
+
+
+async def test_what_stands_behind_a_body_says_nothing(line: Line) -> None:
+    chunks = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
+    await line.send(line.head("Transfer-Encoding: chunked") + chunks + b"Idempotency-Key: \xff\r\n\r\n")
+    assert await line.status() == 200
+
+
+@pytest.mark.parametrize("trailer", [b"X: " + b"y" * 1000, b"X: y\r\n" * 100], ids=["one", "many"])
+async def test_trailers_without_an_end_are_cut(line: Line, trailer: bytes) -> None:
+    await line.send(line.head("Transfer-Encoding: chunked") + b"2\r\n[]\r\n0\r\n")
+    sent_bytes = 0
+    with suppress(ConnectionError):
+        while not line.reader.at_eof() and sent_bytes < 2**22:
+            await line.send(trailer)
+            sent_bytes += len(trailer)
+            await asyncio.sleep(0)
+    assert sent_bytes < 2**22
+    assert (await line.gateway.tokens()).held == 0
 
 
 async def test_two_lengths_are_no_way_to_smuggle_a_request(line: Line) -> None:

@@ -1,8 +1,9 @@
 """What the quota service asks of the hub: which sessions there are, stop one, move one's end, take a forgotten one over.
 
 Invariants: only the service with `custom:quota:enforce` gets here; every order names the hold, and a server that runs under another
-one is left alone (409); a hub that was replaced by a newer one does nothing any more (409 `stale_epoch`). The hub decides nothing:
-it passes on to the spawner and says what came of it.
+one is left alone (409); a hub that was replaced by a newer one does nothing any more (409 `stale_epoch`); "no such session" (404) is
+said of a stop only where the backends positively run none (or have it cancelled, as Slurm has), since JupyterHub 6.1.1 forgets a
+server whose stop failed. The hub decides nothing: it passes on to the spawner and says what came of it.
 """
 
 import json
@@ -84,6 +85,28 @@ class OrderHandler(_ForTheQuotaService, UserServerAPIHandler):
             raise web.HTTPError(409, "Another session runs there.", reason="other_session")
         return spawner
 
+    async def found_again(self, user_name: str, server_name: str, hold_id: str) -> Any:
+        """The spawner of a session that runs under this hold, asked of its backend where the hub forgot it; 404, 409, 503 as above."""
+        user = self.find_user(user_name)
+        if user is None:
+            raise web.HTTPError(404, "No such person.")
+        known = server_name in user.orm_spawners
+        spawner = user.get_or_create_spawner(server_name, "", replace_failed=True)
+        if not spawner.active:
+            try:
+                running = await spawner.adopt_running()
+            except (BackendUnreachable, OSError):
+                raise web.HTTPError(503, "The session's backend cannot be asked.") from None
+            if running is None and not spawner.active:  # a start may have begun meanwhile
+                if not known:
+                    self.db.delete(spawner.orm_spawner)
+                    user.spawners.pop(server_name, None)
+                    self.db.commit()
+                raise web.HTTPError(404, "No such session runs.")
+        if spawner.hold_id != hold_id:
+            raise web.HTTPError(409, "Another session runs there.", reason="other_session")
+        return spawner
+
     def body(self, **kinds: type) -> dict[str, Any]:
         """The posted fields, each of its type; 400 for anything else."""
         body = self.get_json_body()
@@ -96,7 +119,7 @@ class OrderHandler(_ForTheQuotaService, UserServerAPIHandler):
 
 
 class StopHandler(OrderHandler):
-    """`POST …/stop {hold_id, reason, grace_s}`: 202 while it stops, 204 once it has."""
+    """`POST …/stop {hold_id, reason, grace_s}`: 202 while it stops, 204 once the hub is done with it; evidence tells its end."""
 
     async def post(self, user_name: str, server_name: str = "") -> None:
         """Tell the spawner why and how, then stop it the hub's usual way, a pending start included."""
@@ -104,9 +127,16 @@ class StopHandler(OrderHandler):
         if not 0 <= body["grace_s"] <= GRACE_S_MAX:
             raise web.HTTPError(400, f"grace_s must be 0 to {GRACE_S_MAX}.")
         await self.must_be_in_charge()
-        spawner = self.spawner_of(user_name, server_name, body["hold_id"])
+        spawner = await self.found_again(user_name, server_name, body["hold_id"])
         spawner.stop_order = StopOrder(body["reason"][:200], body["grace_s"])
-        await self.delete(user_name, server_name)
+        if not spawner.active:
+            self.log.warning("Stopping %s, which the hub had forgotten and which runs on", spawner._log_name)
+            await spawner.poll()  # brings the session's API token, which its stop revokes
+        if spawner.active:
+            await self.delete(user_name, server_name)
+            return
+        await self.stop_single_user(spawner.user, server_name)
+        self.set_status(202 if spawner._stop_pending else 204)
 
 
 class DeadlineHandler(OrderHandler):
@@ -136,20 +166,11 @@ class AdoptHandler(OrderHandler):
         """202: the hub is taking it over, or has it."""
         body = self.body(hold_id=str)
         await self.must_be_in_charge()
-        user = self.find_user(user_name)
-        if user is None:
-            raise web.HTTPError(404, "No such person.")
-        spawner = user.get_spawner(server_name, replace_failed=True)
-        if spawner.active and spawner.hold_id != body["hold_id"]:
-            raise web.HTTPError(409, "Another session runs there.", reason="other_session")
+        spawner = await self.found_again(user_name, server_name, body["hold_id"])
         if not spawner.active:
-            try:
-                running = await spawner.adopt_running()
-            except (BackendUnreachable, OSError):
-                raise web.HTTPError(503, "The session's backend cannot be asked.") from None
-            if running is None or running.hold_id != body["hold_id"]:
-                raise web.HTTPError(404, "No such session runs.")
             # What runs is found again by the start, which places no hold for it.
-            await self.spawn_single_user(user, server_name, options=dict(spawner.orm_spawner.user_options or {}))
+            await self.spawn_single_user(
+                spawner.user, server_name, options=dict(spawner.orm_spawner.user_options or {})
+            )
         self.set_status(202)
         self.finish("{}")

@@ -47,10 +47,9 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
     )
 
     _executor = ThreadPoolExecutor(16, thread_name_prefix="engine")
-    # For answers that take as long as a session does.
-    _waiting = ThreadPoolExecutor(128, thread_name_prefix="engine-wait")
+    _waiting = ThreadPoolExecutor(128, thread_name_prefix="engine-wait")  # for answers that take as long as a session
     _starting = False
-    _ready_told = False
+    _ready_told, _has_token = False, True
     _address = ""
     _step: dict[str, Any] | None = None
 
@@ -105,7 +104,7 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
             state = found["State"]
             if state["Status"] in ("exited", "dead", "removing", "created"):
                 return int(state["ExitCode"])
-            await self._tell_ready()
+            await self._catch_up()
         except (BackendUnreachable, EngineRefusal) as error:
             self.log.warning("Session %s of %s cannot be judged: %s", self.hold_id, self._log_name, error)
         return None
@@ -143,14 +142,13 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
         return None
 
     def adopt(self, running: RunningSession) -> None:
-        """Take over a session that this object did not start; `_take_over` brings its address and API token."""
+        """Take over a session that this object did not start; the next look brings its address and API token."""
         self.hold_id = running.hold_id
-        self._ready_told = False
+        self._ready_told = self._has_token = False
 
     def get_state(self) -> dict[str, Any]:
         """The hold's id: everything else stands with the engine."""
-        state = super().get_state()
-        return {**state, "hold_id": self.hold_id} if self.hold_id else state
+        return {**super().get_state(), **({"hold_id": self.hold_id} if self.hold_id else {})}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up the session that the hub remembers."""
@@ -311,7 +309,7 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
                 await self._require_alive(end)
                 looked = time.monotonic()
             await asyncio.sleep(LOOK_S)
-        await self._tell_ready()
+        await self._catch_up()
 
     async def _require_alive(self, end: float) -> None:
         """Raise a refusal with the last lines where the container has ended or takes too long."""
@@ -375,11 +373,13 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
         """Adopt it with its address and the API token that it already has."""
         self.adopt(running)
         if await self._look() is not None:
-            self.set_trait("api_token", await self._thread(self.helper.api_token, self.hold_id))
-            await self._tell_ready()
+            await self._catch_up()
 
-    async def _tell_ready(self) -> None:
-        """Tell the helper that the notebook server answers: from then on the session is charged from its start; tried again at each poll."""
+    async def _catch_up(self) -> None:
+        """Take an adopted session's API token; tell the helper once the notebook answers: it is charged then, from its start."""
+        if not self._has_token:
+            self.set_trait("api_token", await self._thread(self.helper.api_token, self.hold_id))
+            self._has_token = True
         if not self._ready_told and await self._listens():
             try:
                 await self._thread(self.helper.tell_ready, self.hold_id)

@@ -135,6 +135,30 @@ class DelegateContract:
         await again.stop()
         assert not await backend.runs(hold_id)
 
+    async def test_a_session_that_was_forgotten_while_it_ran_is_stopped_by_its_backend_alone(
+        self, backend: BackendUnderTest
+    ) -> None:
+        """As after a stop that failed: JupyterHub forgets the spawner, and the order comes again (hub.enforcement)."""
+        hold_id = backend.hold_id()
+        first = backend.spawner(hold_id)
+        await first.start()
+        first.stop_order = StopOrder("idle", 1)
+        async with backend.dark():
+            with pytest.raises((StopUnconfirmedError, BackendUnreachable, OSError)):
+                await backend.impatient(first).stop()
+        again = backend.spawner("")
+        running = await again.find_running()
+        if running is not None:  # None: it was told to end by that look, or by the first order after all
+            again.adopt(running)
+            assert again.hold_id == hold_id
+            again.stop_order = StopOrder("idle", 5)
+            await again.stop()
+
+        async def over() -> bool:
+            return not await backend.runs(hold_id)
+
+        await self.until(backend, over, "the session has ended")
+
     async def test_an_end_from_outside_is_seen(self, backend: BackendUnderTest) -> None:
         hold_id = backend.hold_id()
         spawner = backend.spawner(hold_id)

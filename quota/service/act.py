@@ -83,7 +83,9 @@ class Actions:
             self._under_way.discard(row.hold_id)
 
     def _pause(self, row: Session) -> timedelta:
-        longest_s = self._services.policy.retry_max_s
+        """Growing; a stop is asked for again within the grace that it gives, whatever became of the one before."""
+        policy = self._services.policy
+        longest_s = policy.stop_grace_s if row.target is Target.STOPPED else policy.retry_max_s
         return timedelta(seconds=min(_FIRST_RETRY_S * 2 ** min(row.tries, 16), longest_s))
 
     async def _pending(self, rows: Sequence[Session], at: datetime) -> Sequence[Session]:
@@ -105,12 +107,10 @@ def _due(row: Session, at: datetime) -> bool:
 
 
 def _forgotten(row: Session, hub: HubView, listed: set[HoldId], at: datetime) -> bool:
-    """Whether the hub, started after the session, does not know what evidence shows running."""
+    """Whether the hub does not know what evidence shows running; one that starts just now is listed from its hold on."""
     return (
         row.state is SessionState.RUNNING
         and row.target is Target.RUNNING
-        and hub.since is not None
-        and row.held_at < hub.since
         and row.hold_id not in listed
         and _due(row, at)
     )

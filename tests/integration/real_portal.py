@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import httpx
@@ -43,17 +44,19 @@ _SETTINGS: Final = {"meter_interval": "1 s", "ended_grace": "1 s", "start_lease"
 
 
 class RealPortal(HubProcess):
-    """`clock_s`: how wrong the next quota service's clock is; `zone` its $TZ."""
+    """`clock_s`: how wrong the next quota service's clock is; `zone` its $TZ; `policy` and `traits` add to portal.toml and the hub's file."""
 
-    def __init__(self, data: Path, *, database: str = "") -> None:
+    def __init__(
+        self, data: Path, *, database: str = "", policy: Mapping[str, str] = MappingProxyType({}), traits: str = ""
+    ) -> None:
         data.parent.mkdir(parents=True, exist_ok=True)
         site = (ROOT / "portal.toml").read_text().replace('database = ""', f'database = "{database}"')
         site = site.replace(
-            'meter_interval = "20 s"', "\n".join(f'{name} = "{text}"' for name, text in _SETTINGS.items())
+            'meter_interval = "20 s"', "\n".join(f'{name} = "{text}"' for name, text in {**_SETTINGS, **policy}.items())
         )
         portal_file = data.parent / "portal.toml"
         portal_file.write_text(site)
-        super().__init__(data, site=_SITE + STUBS, fake_quota=False, portal_file=portal_file)
+        super().__init__(data, site=_SITE + STUBS + traits, fake_quota=False, portal_file=portal_file)
         self.database_url = database
         self.clock_s, self.zone = 0.0, "UTC"
         self.quota_process: subprocess.Popen[bytes] | None = None

@@ -9,7 +9,7 @@ from traitlets.config import Config
 
 from spawners.dispatch import DispatchSpawner
 from spawners.profiles import Backend, Profiles
-from spawners.session_traits import RunningSession, SessionTraits, StopUnconfirmedError
+from spawners.session_traits import RunningSession, SessionTraits, StopOrder, StopUnconfirmedError
 from tests.unit.spawners.test_profiles import profile
 
 CATALOGUE = Profiles(
@@ -51,6 +51,15 @@ class FakeDelegate(SessionTraits, Spawner):  # type: ignore[misc]  # traitlets b
 
 
 class FakeContainers(FakeDelegate):
+    backend = Backend.CONTAINER
+
+
+class Unstoppable(FakeDelegate):
+    async def stop(self, now: bool = False) -> None:
+        raise StopUnconfirmedError("its end was not seen")
+
+
+class UnstoppableContainers(Unstoppable):
     backend = Backend.CONTAINER
 
 
@@ -110,6 +119,26 @@ async def test_without_state_a_running_session_is_adopted_from_whichever_backend
     assert await again.poll() is None
     assert (again.hold_id, again.api_token) == ("h7", "token of h7")
     assert again.get_state()["backend"] == "container"
+
+
+@pytest.mark.parametrize("profile_id", ["gpu1", "big"])
+async def test_a_session_whose_stop_failed_and_that_was_forgotten_is_found_and_stopped_without_a_start(
+    profile_id: str,
+) -> None:
+    """What JupyterHub's User.stop does to a spawner whose stop raises, and what an order after that finds (hub.enforcement)."""
+    spawner = await started({**OPTIONS, "profile": profile_id}, "h7")
+    spawner.delegates = {Backend.LOCAL: Unstoppable, Backend.CONTAINER: UnstoppableContainers}
+    spawner.load_state(spawner.get_state())
+    with pytest.raises(StopUnconfirmedError):
+        await spawner.stop()
+    spawner.clear_state()
+    again = dispatcher()
+    assert await again.adopt_running() == RunningSession("h7", profile_id)
+    assert (again.hold_id, again.api_token, await again.poll()) == ("h7", "token of h7", None)
+    again.stop_order = StopOrder("idle", 5)
+    await again.stop()
+    assert FakeDelegate.running == {}
+    assert await again.adopt_running() is None
 
 
 async def test_a_start_over_a_running_session_adopts_it_and_asks_for_no_second_hold() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from itertools import pairwise
 
 from quota.domain.errors import QuotaError, Unavailable
 from quota.domain.hold import Charged, HoldState, Usage
@@ -67,11 +68,43 @@ async def test_a_stop_that_fails_is_tried_again_with_a_growing_pause() -> None:
         await meter.actions.run(HubView())
         tries = w.books.sessions[HOLD].tries
         w.clock.tick(5)
-    assert 4 <= tries <= 7  # of 60 looks in five minutes: after 5, 10, 20, … seconds
+    assert 4 <= tries <= 8  # of 60 looks in five minutes: after 5, 10, 20, … seconds, at most the grace of 60
     w.hub.down = False
     w.clock.tick(300)
     await Meter(w.services).actions.run(HubView())  # a new process
     assert len(w.hub.stopped) == 1
+
+
+async def test_a_stop_that_had_no_effect_is_asked_for_again_within_its_grace_however_often_it_was_asked() -> None:
+    w = world()
+    await held(w)
+    runs(w, 60)
+    meter = Meter(w.services)
+    await meter.run_pass(HubView())
+    want_stopped(w, 0)
+    asked_at = []
+    for _ in range(1800):
+        before = len(w.hub.stopped)
+        await meter.actions.run(HubView())
+        asked_at += [w.clock.now()] if len(w.hub.stopped) > before else []
+        w.clock.tick(1)
+    pauses = [(after - before).total_seconds() for before, after in pairwise(asked_at)]
+    assert len(pauses) > 25
+    assert max(pauses) == 60
+
+
+async def test_a_session_that_its_own_hub_forgot_is_taken_over() -> None:
+    """As after a stop that failed while this service could not be told of it: JupyterHub forgets the server."""
+    w = world()
+    await held(w)
+    runs(w, 60)
+    w.hub.view = HubView(epoch=FakeTransaction(w.books).fences.take("hub", "its own", START - timedelta(hours=1)))
+    meter = Meter(w.services)
+    await reconcile(w.services, meter)
+    assert w.hub.adopted == []
+    w.hub.servers.clear()
+    await reconcile(w.services, meter)
+    assert (w.hub.adopted, w.hub.stopped) == ([HOLD], [])
 
 
 async def test_a_stop_is_not_done_before_evidence_shows_the_end() -> None:

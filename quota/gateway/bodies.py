@@ -6,6 +6,7 @@ conversations, templates, other servers' names for a limit); fields that only ch
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
@@ -24,7 +25,12 @@ _UNMETERED: Final = frozenset({
     "n_predict", "n_cmpl", "max_new_tokens", "max_length", "chat_template", "prompt_embeds",
     "response_fields", "input_suffix", "input_prefix", "input_extra", "mm_processor_kwargs", "media", "images", "audio",
     "previous_response_id", "conversation", "background", "prompt_cache_retention", "mcp_servers", "container", "web_search_options",
+    "media_io_kwargs", "session_params", "kv_transfer_params", "bootstrap_host", "bootstrap_port", "bootstrap_room",
 })  # fmt: skip
+# What a chat template may print a second time, as it prints tools.
+_PRINTED: Final = frozenset(
+    {"documents", "chat_template_kwargs", "response_format", "json_schema", "guided_json", "structured_outputs"}
+)
 _CAPS: Final = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
 Fields = dict[str, Any]
 
@@ -56,6 +62,8 @@ def shape_of(endpoint: Endpoint, fields: Fields, limits: Limits, caps: tuple[str
     for name in _CAPS.intersection(fields).difference(caps):
         refuse(name, f"{name!r} is not metered here and therefore denied. Use {caps[0]!r} to limit the answer.")
     shape = _SHAPES[endpoint](fields, limits)
+    for name in _PRINTED.intersection(fields):
+        shape.extra += _printed(fields[name])
     shape.extra += shape.images * limits.image_tokens
     return shape
 
@@ -67,7 +75,9 @@ def _chat(fields: Fields, limits: Limits) -> Shape:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             refuse("messages", "Each of 'messages' must be an object with a 'role'.")
         _content(shape, message.get("content"), limits, "messages", _chat_part)
-    shape.extra = limits.template_tokens + len(messages) * limits.message_tokens
+        if "tool_calls" in message or "function_call" in message:
+            shape.extra += _calls(message)
+    shape.extra += limits.template_tokens + len(messages) * limits.message_tokens
     shape.extra += _tools(fields, "tools", limits) + _tools(fields, "functions", limits)
     return shape
 
@@ -107,6 +117,7 @@ def _item(shape: Shape, item: object, limits: Limits) -> None:
         refuse("input", f"Items of 'input' must be one of {', '.join(_ITEMS)}.")
     content = item.get("output") if kind == "function_call_output" else item.get("content")
     _content(shape, content, limits, "input", _response_part)
+    shape.extra += _written_out(item.get("arguments"))
 
 
 _ITEMS: Final = (
@@ -134,7 +145,7 @@ def _messages(fields: Fields, limits: Limits) -> Shape:
             refuse("messages", "Each of 'messages' must be an object with a 'role'.")
         _content(shape, message.get("content"), limits, "messages", _block)
     _content(shape, fields.get("system"), limits, "system", _block)
-    shape.extra = limits.template_tokens + (1 + len(messages)) * limits.message_tokens
+    shape.extra += limits.template_tokens + (1 + len(messages)) * limits.message_tokens
     shape.extra += _tools(fields, "tools", limits, kinds=(None, "custom", "function"))
     return shape
 
@@ -192,6 +203,7 @@ def _block(shape: Shape, block: dict[str, Any], limits: Limits, param: str) -> b
         _content(shape, block.get("content"), limits, param, _block)
         return True
     if kind == "tool_use":
+        shape.extra += _written_out(block.get("input"))
         return isinstance(block.get("name"), str)
     if kind in ("thinking", "redacted_thinking"):
         return True
@@ -219,7 +231,42 @@ def _tools(fields: Fields, name: str, limits: Limits, kinds: tuple[str | None, .
             refuse(
                 name, "Only functions of your own can be offered as tools: what a server runs itself is not metered."
             )
-    return len(encoded(tools)) + _PER_TOOL * len(tools) + limits.tool_tokens if tools else 0
+    return _printed(tools) + _PER_TOOL * len(tools) + limits.tool_tokens if tools else 0
+
+
+def _printed(value: object) -> int:
+    """The most bytes that a template makes of a value: JSON that is indented by four. Raises Nonsense."""
+    if value is None:
+        return 0
+    try:
+        indented_by_two = len(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+    except TypeError:
+        refuse("tools", "What is nested deeper than 254 levels cannot be offered or printed.")
+    return 2 * indented_by_two - len(encoded(value))
+
+
+def _calls(message: Fields) -> int:
+    """Bytes for the calls of tools in a message, beyond those that stand in the body."""
+    calls, older = message.get("tool_calls"), message.get("function_call")
+    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    return sum(_written_out(one.get("arguments")) for one in [*functions, older] if isinstance(one, dict))
+
+
+def _written_out(arguments: object) -> int:
+    """The most bytes of a call's arguments: templates print them as JSON of their own, with blanks and numbers written out."""
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            return 0  # no JSON: printed as it stands in the body
+    try:
+        return (
+            len(json.dumps(arguments, ensure_ascii=False).encode(errors="surrogatepass"))
+            if arguments is not None
+            else 0
+        )
+    except RecursionError:
+        refuse("tool_calls", "The arguments of a call are nested too deep.")
 
 
 def _choices(fields: Fields, limits: Limits) -> int:

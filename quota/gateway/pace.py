@@ -121,8 +121,8 @@ class Paces:
     def _minute(self, key_id: str, limits: Taken, number: int) -> Minute:
         found = self._minutes.get(key_id)
         if found is None or found.number != number or found.limits != limits:
-            if len(self._minutes) >= _KEPT_MAX:
-                self._minutes.clear()
+            if len(self._minutes) >= _KEPT_MAX:  # those of this minute stay, or a key could begin anew
+                self._minutes = {name: one for name, one in self._minutes.items() if one.number >= number}
             found = Minute(number, limits, Taken(*map(_to_begin_with, limits)) if self._shared else limits)
             self._minutes[key_id] = found
         return found

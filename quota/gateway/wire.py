@@ -29,6 +29,7 @@ _METHODS: Final = {b"GET": "GET", b"POST": "POST"}
 _PATHS_MAX: Final = 256
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
+_BAD: Final = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _FRAMED: Final = 3  # most bytes that may come for one of a body in chunks
 _LONG_HEAD: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _LATE: Final = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -126,7 +127,8 @@ class WireExchange(Exchange):
     async def answer(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
         """Send a whole JSON answer, in one write."""
         self.started = self.over = True
-        self._connection.write(self._head_of(status, headers, len(body), _JSON) + body)
+        head = self._head_of(status, headers, len(body), _JSON)
+        self._connection.write(head + body if self.method != "HEAD" else head)
         self._connection.finished(self)
 
     def _head_of(self, status: int, headers: Iterable[Header], length: int | None, first: bytes = b"") -> bytes:
@@ -176,6 +178,7 @@ class Connection(asyncio.Protocol):
         self._paused: asyncio.Future[None] | None = None
         self._ends_s = self._loop.time() + shared.patience.head_s
         self._paused_s = 0.0
+        self._last: WireExchange | None = None  # one that offered another protocol: nothing behind it is read
 
     # -- asyncio.Protocol -------------------------------------------------------------------------------------------------------
 
@@ -184,11 +187,23 @@ class Connection(asyncio.Protocol):
         self._registered.add(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._last is not None:
+            self._take_last(data)
+            return
         self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._refuse(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+        except httptools.HttpParserUpgrade as offered:
+            # By clients that know HTTP/2, too. The parser takes the body for the other protocol's; here it is the last request's.
+            self._last = self._waiting[-1] if self._waiting else self._working
+            if self._last is None:
+                self._refuse(_BAD)
+                return
+            self._last.keep = self._last.whole = False
+            self._take_last(data[offered.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self._refuse(_BAD)
             return
         arriving = self._arriving
         if arriving is None:
@@ -196,6 +211,18 @@ class Connection(asyncio.Protocol):
                 self._refuse(_LONG_HEAD)
         elif self._head_bytes > HEAD_BYTES_MAX + _FRAMED * arriving.size_bytes:  # trailers without end
             self._refuse(b"")
+
+    def _take_last(self, data: bytes) -> None:
+        """Feed the last request of this connection, as long as it announced its body to be."""
+        last = self._last
+        if last is None or last.whole:
+            return
+        announced = last.header(b"content-length") or b"0"
+        left = int(announced) - last.size_bytes
+        if data and left > 0 and not last.fed(data[:left]) and self._transport is not None:
+            self._transport.pause_reading()
+        if last.size_bytes >= int(announced):
+            last.completed()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._registered.discard(self)

@@ -216,7 +216,11 @@ def test_a_prompt_is_never_longer_than_its_bound(server: ModelServer, models: Mo
 
 
 def test_offered_tools_are_within_the_bound(server: ModelServer, models: Models) -> None:
-    for tools in ([TOOL], [TOOL] * 20):
+    deep: object = 1
+    for _ in range(60):
+        deep = [deep]
+    hostile = [{**TOOL, "function": {**TOOL["function"], "parameters": {"enum": one}}} for one in (deep, [1] * 500)]
+    for tools in ([TOOL], [TOOL] * 20, hostile):
         rendered = server.post("/apply-template", {"messages": MESSAGES, "tools": tools})["prompt"]
         assert (
             server.tokens_of(str(rendered))

@@ -109,6 +109,23 @@ async def test_a_head_without_an_end_is_cut(line: Line) -> None:
         assert (await line.reader.read()).startswith(b"HTTP/1.1 431")
 
 
+async def test_head_gets_a_head_and_no_body(line: Line) -> None:
+    """A body would be taken for the beginning of the next answer."""
+    await line.send(line.head().replace(b"POST ", b"HEAD ", 1) + line.head(f"Content-Length: {len(BODY)}") + BODY)
+    async with asyncio.timeout(10):
+        assert (await line.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
+    assert await line.status() == 200
+
+
+async def test_who_offers_http_2_is_answered_in_http_1(line: Line) -> None:
+    """As Java's own client does with everything over plain HTTP."""
+    offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAA")
+    await line.send(line.head(*offer, f"Content-Length: {len(BODY)}") + BODY)
+    assert await line.status() == 200
+    await line.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    assert await line.closed()
+
+
 async def test_what_stands_behind_a_body_says_nothing(line: Line) -> None:
     chunks = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
     await line.send(line.head("Transfer-Encoding: chunked") + chunks + b"Idempotency-Key: \xff\r\n\r\n")

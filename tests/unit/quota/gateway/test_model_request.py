@@ -159,6 +159,55 @@ def test_tools_count_twice_and_images_by_the_model() -> None:
     assert plain + 30 <= good(messages=[{"role": "user", "content": parts}]).prompt_bound < plain + 200
 
 
+def nested(depth: int, inner: object = 1) -> object:
+    for _ in range(depth):
+        inner = [inner]
+    return inner
+
+
+DENSE: list[object] = [nested(100), [1] * 300, {"a": [{"b": nested(20)}] * 10}, [1e15] * 40, "量" * 50]
+
+
+@pytest.mark.parametrize("schema", DENSE, ids=range(len(DENSE)))
+def test_tools_are_bounded_as_templates_print_them_indented_by_four(schema: object) -> None:
+    """Llama's templates do; a deep schema of a few hundred bytes becomes as many thousand."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"enum": schema}}}
+    printed = len(json.dumps(tool, indent=4, ensure_ascii=False).encode())
+    assert good(tools=[tool]).prompt_bound >= good().prompt_bound + printed
+    documents = len(json.dumps([{"text": schema}], indent=4, ensure_ascii=False).encode())
+    assert good(documents=[{"text": schema}]).prompt_bound >= good().prompt_bound + documents
+
+
+@pytest.mark.parametrize("arguments", ["[" + "1e15," * 99 + "1]", "[" * 200 + "]" * 200, '{"a":[1,2,3]}', "no JSON"])
+def test_calls_of_tools_are_bounded_as_templates_write_their_arguments_out(arguments: str) -> None:
+    """A server parses them, and the template prints what it got: 1e15 has five times its bytes then."""
+    function = {"name": "f", "arguments": arguments}
+    try:
+        printed = len(json.dumps(json.loads(arguments)))
+    except ValueError:
+        printed = 0
+    said = {"role": "assistant", "content": "hello"}
+    plain = good(messages=[said]).prompt_bound
+    called = {**said, "tool_calls": [{"id": "c", "type": "function", "function": function}]}
+    assert good(messages=[called]).prompt_bound >= plain + printed
+    assert good(messages=[{**said, "function_call": function}]).prompt_bound >= plain + printed
+    if printed:
+        used = {"type": "tool_use", "id": "t", "name": "f", "input": json.loads(arguments)}
+        messages = [{"role": "assistant", "content": [used]}]
+        assert good(Endpoint.MESSAGES, messages=messages).prompt_bound >= 2 * len(
+            json.dumps(used["input"], separators=(",", ":"))
+        )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"tools": [{"type": "function", "function": nested(300)}]}, {"documents": nested(260)}],
+    ids=["tools", "documents"],
+)
+def test_what_is_nested_beyond_printing_is_refused(fields: dict[str, Any]) -> None:
+    assert isinstance(read(**fields), Denied)
+
+
 def test_a_model_without_images_refuses_them() -> None:
     parts = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]
     blind = Limits(context_tokens=1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -90,3 +91,11 @@ async def test_a_key_without_limits_is_not_counted() -> None:
     some = paces(books, Taken(5, UNLIMITED), shared=True)
     assert isinstance(await some.take(CALLER, good()), tuple)
     assert [taken.tokens for taken in books.minutes.values()] == [0]
+
+
+async def test_many_other_keys_do_not_begin_a_keys_minute_anew() -> None:
+    some = paces(Books(), Taken(1, UNLIMITED))
+    assert isinstance(await some.take(CALLER, good(max_tokens=16)), tuple)
+    for number in range(10_050):
+        await some.take(replace(CALLER, key_id=f"k:other-{number}"), good(max_tokens=16))
+    assert isinstance(await some.take(CALLER, good(max_tokens=16)), Denied)

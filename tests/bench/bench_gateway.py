@@ -4,8 +4,9 @@ Each proxy has one core to itself; stub and load share the other. The gateway ru
 hold before each request is forwarded, a durable settlement before its last byte. Rounds are interleaved: direct, nginx (no
 accounting), bare ASGI with a shared aiohttp client (none), the gateway on a ledger that writes nothing, the gateway, the gateway behind
 the quota service's server (as one process on SQLite has it), and LiteLLM (pinned, in an environment of its own, without its database).
-`--without litellm nginx …` leaves some out. Three rounds of four seconds take about eight minutes. Of the gateway's requests none may
-stay without an answer; LiteLLM's that do (`litellm_unanswered`) are counted out after half a minute.
+`--without litellm nginx …` leaves some out. Three rounds of three seconds take about six minutes on an idle machine, start-ups included;
+a round ends by itself, half a minute late at most. Of the gateway's requests none may stay without an answer; LiteLLM's that do
+(`litellm_unanswered`), or that are answered with an error, are counted out. A table by load and proxy comes before the figures.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ class Round:
     requests: int = 0
     seconds: float = 0.0  # to the last answer
     unanswered: int = 0
+    failure: str = ""  # the last one
     cpu_s: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
-        return self.requests / self.seconds
+        return self.requests / self.seconds if self.requests else 0.0
 
     @property
     def cpu_us(self) -> float:
@@ -58,7 +60,7 @@ class Round:
 def main(arguments: Sequence[str]) -> BenchResult:
     """Run all rounds."""
     parser = argparse.ArgumentParser(prog="./commons bench gateway")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of each round")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without", nargs="*", default=[], choices=["nginx", "bare", "litellm", "instant", "embedded"])
     options = parser.parse_args(arguments)
@@ -124,13 +126,35 @@ def _result(peers: list[Peer], found: dict[str, list[Round]]) -> BenchResult:
         times = statistics.median(
             ours.rate / theirs.rate
             for ours, theirs in zip(found["json_c32_gateway"], found["json_c32_litellm"], strict=True)
+            if theirs.rate
         )
         goals.append(Goal("times_litellm", times, 40, Better.HIGHER))
         figures["litellm_unanswered"] = sum(
             one.unanswered for name, some in found.items() if name.endswith("_litellm") for one in some
         )
         figures["times_litellm_by_cpu"] = cpu_us["json_c32_litellm"] / cpu_us["json_c32_gateway"]
+    print(_by_load(peers, figures), flush=True)
     return BenchResult("gateway", goals, figures)
+
+
+def _by_load(peers: list[Peer], figures: dict[str, float | int | str]) -> str:
+    """A row a proxy and load; what is added is against direct."""
+    lines = [f"{'':22}{'per s':>10}{'p50 ms':>9}{'p99 ms':>9}{'+p50':>9}{'+p99':>9}{'CPU µs':>9}"]
+    for load, _, _ in LOADS:
+        for peer in peers:
+            row = f"{load}_{peer.name}"
+            names = [
+                f"{row}_{what}" for what in ("per_s", "p50_ms", "p99_ms", "added_p50_ms", "added_p99_ms", "cpu_us")
+            ]
+            cells = [figures.get(name, 0.0) for name in names]
+            lines.append(
+                f"{row:22}" + "".join(f"{cell:>{10 if number == 0 else 9}.2f}" for number, cell in enumerate(cells))
+            )
+    lines += [
+        f"{one.name:22}{figures[f'{one.name}_rss_mb']:>10.0f} MB{figures[f'{one.name}_start_s']:>8.1f} s to start"
+        for one in peers
+    ]
+    return "\n".join(lines)
 
 
 async def _round(peer: Peer, body: str, connections: int, seconds: float) -> Round:
@@ -144,7 +168,7 @@ async def _round(peer: Peer, body: str, connections: int, seconds: float) -> Rou
         *[_until(peer.port, request, body is not PLAIN, began + seconds, done) for _ in range(connections)]
     )
     done.seconds -= began
-    assert not done.unanswered or peer.name == "litellm", (peer.name, done.unanswered)
+    assert not done.unanswered or peer.name == "litellm", (peer.name, done.unanswered, done.failure)
     done.cpu_s = _cpu_s(peer) - before
     return done
 
@@ -157,23 +181,26 @@ async def _until(port: int, request: bytes, streamed: bool, until: float, done: 
     try:
         async with asyncio.timeout(until - time.perf_counter() + ANSWER_S):
             await _connection(port, request, streamed, until, done)
-    except TimeoutError:
-        done.unanswered += 1
+    except (TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:
+        done.unanswered, done.failure = done.unanswered + 1, repr(error)[:200]
 
 
 async def _connection(port: int, request: bytes, streamed: bool, until: float, done: Round) -> None:
     """One client: a request after the other over one connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    while (began := time.perf_counter()) < until:
-        writer.write(request)
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        assert head.startswith(b"http/1.1 200"), head
-        if b"content-length:" in head:
-            await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n")[0]))
-        else:
-            assert streamed or b"chunked" in head, head
-            await reader.readuntil(b"0\r\n\r\n")
-        done.seconds = time.perf_counter()
-        done.latencies_s.append(done.seconds - began)
-        done.requests += 1
-    writer.close()
+    try:
+        while (began := time.perf_counter()) < until:
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            if not head.startswith(b"http/1.1 200"):
+                raise ConnectionError(head)
+            if b"content-length:" in head:
+                await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n")[0]))
+            else:
+                assert streamed or b"chunked" in head, head
+                await reader.readuntil(b"0\r\n\r\n")
+            done.seconds = time.perf_counter()
+            done.latencies_s.append(done.seconds - began)
+            done.requests += 1
+    finally:
+        writer.close()

@@ -14,6 +14,7 @@ import orjson
 
 _SHORT: Final = 1_000  # characters of a text that is kept parsed
 _SORTED: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+_FLAT: Final = frozenset({str, int, bool, type(None)})
 _PLAIN: Final = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -51,6 +52,4 @@ def _loaded(text: str) -> Any:
 
 def _is_flat(value: Mapping[str, object]) -> bool:
     """Texts, integers, booleans and None only: floats are written differently by the two."""
-    return type(value) is dict and all(
-        one is None or type(one) is str or type(one) is int or type(one) is bool for one in value.values()
-    )
+    return type(value) is dict and _FLAT.issuperset(map(type, value.values()))

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from quota.domain.hold import Hold, HoldState
 from quota.store.database import Database
 from quota.store.ledger import LedgerStore
+from quota.store.outbox import TURNS_MAX
 from quota.store.verify import verify
 from tests import ledgers
 
@@ -28,6 +29,35 @@ async def test_what_is_asked_in_one_turn_of_the_loop_is_one_batch(database: Data
         assert {one.state for one in answers} == {HoldState.HELD}
         assert [one.id for one in answers] == [one.id for one in orders]
         assert count(database, "ledger_link") == before + 1
+    assert verify(database) == []
+
+
+async def test_what_comes_turn_after_turn_is_one_batch(database: Database) -> None:
+    books = ledgers.open_books(database, 100_000)
+    async with LedgerStore(database) as ledger:
+        before = count(database, "ledger_link")
+
+        async def place(turn: int) -> Hold:
+            for _ in range(turn):
+                await asyncio.sleep(0)
+            return await ledger.place_hold(books.order(5, hold_id=f"hold-{turn:04}"))
+
+        await asyncio.gather(*map(place, range(TURNS_MAX)))
+        assert count(database, "ledger_link") == before + 1
+    assert verify(database) == []
+
+
+async def test_a_stream_of_requests_does_not_keep_the_first_one_waiting(database: Database) -> None:
+    books = ledgers.open_books(database, 10**12)
+    async with LedgerStore(database, queue_max=10**6) as ledger:
+        first = asyncio.create_task(ledger.place_hold(books.order(5, hold_id="hold-first")))
+        others: list[asyncio.Task[Hold]] = []
+        async with asyncio.timeout(20):
+            while not first.done():
+                others.append(asyncio.create_task(ledger.place_hold(books.order(5, hold_id=f"hold-{len(others):06}"))))
+                await asyncio.sleep(0)
+        assert first.result().state is HoldState.HELD
+        assert {one.state for one in await asyncio.gather(*others)} == {HoldState.HELD}
     assert verify(database) == []
 
 

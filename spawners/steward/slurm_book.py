@@ -1,7 +1,8 @@
 """Slurm's accounts, associations and backstops, by sacctmgr (REST cannot make a QOS on 22.05; sacctmgr(1)).
 
 A project's account stands under `parent`; its QOS of the same name, `NoDecay,DenyOnLimit` with `GrpTRESMins=gres/gpu=N`, refuses jobs beyond
-the award even if the ledger were wrong. Every method is idempotent and looks first. Raises SlurmBookError where sacctmgr fails.
+the award even if the ledger were wrong. The account has it before its first job: a job that waits under another QOS when this one comes would
+wait for ever (InvalidQOS). Every method is idempotent and looks first. Raises SlurmBookError where sacctmgr fails.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ class SlurmBook:
     parent: str
 
     def ensure(self, login: str, account: str) -> None:
-        """The account and the person's association with it."""
+        """The account with its QOS, and the person's association with it."""
         if self._rows("assoc", f"account={account}", f"user={login}", columns="account,user"):
             return
         if not self._rows("account", f"name={account}", columns="account"):
             self._do(
                 "add", "account", account, f"parent={self.parent}", f"description={account}", "organization=portal"
             )
+        self._qos(account)
         self._do("add", "user", login, f"account={account}")
 
     def remove(self, login: str, account: str) -> None:
@@ -62,11 +64,14 @@ class SlurmBook:
     def limit(self, account: str, gpu_minutes: int) -> None:
         """Refuse jobs of the account beyond so many GPU-minutes in all, past ones included."""
         tres = f"gres/gpu={gpu_minutes}"
+        if self._qos(account) != tres:
+            self._do("modify", "qos", "where", f"name={account}", "set", f"grptresmins={tres}")
+
+    def _qos(self, account: str) -> str:
+        """Give the account its own QOS, as its only one; the limit that it has, "" for none yet."""
         rows = self._rows("qos", f"name={account}", columns="name,grptresmins")
         if not rows:
-            self._do("add", "qos", account, "flags=NoDecay,DenyOnLimit", f"grptresmins={tres}")
-        elif rows[0][1] != tres:
-            self._do("modify", "qos", "where", f"name={account}", "set", f"grptresmins={tres}")
+            self._do("add", "qos", account, "flags=NoDecay,DenyOnLimit")
         wanted = {(account, account)}
         current = {
             (row[0], row[1])
@@ -75,6 +80,7 @@ class SlurmBook:
         }
         if current != wanted:
             self._do("modify", "account", "where", f"name={account}", "set", f"qos={account}", f"defaultqos={account}")
+        return rows[0][1] if rows else ""
 
     def _rows(self, what: str, *where: str, columns: str) -> list[list[str]]:
         said = self._call([*self.sacctmgr, "-n", "-P", "show", what, *where, f"format={columns}"])

@@ -17,6 +17,7 @@ import pytest
 from quota.domain.ids import new_id
 from spawners.job_queue import RestQueue
 from spawners.job_spec import Owner
+from spawners.job_state import Waiting, waiting
 from spawners.slurm_settings import SlurmTable
 from spawners.slurmrestd import SlurmClient, SlurmUnreachable, SubmitRefused
 from spawners.steward.books import AccountConflict, ExtraUsers, SiteCommand, UnixAccount
@@ -26,6 +27,7 @@ from spawners.steward.office import Office, StewardRefused, open_office
 from spawners.steward.settings import StewardSettings
 from tests.integration.slurm import offices
 from tests.integration.slurm.cluster import SlurmCluster
+from tests.integration.slurm.hub_sessions import partition
 from tests.integration.slurm.offices import job
 from tests.integration.slurm.options import Account
 
@@ -123,6 +125,30 @@ def test_slurm_itself_refuses_what_goes_beyond_the_award_and_takes_it_after_a_ra
     office.limit(account, 50)
     office.limit(account, 50)  # nothing changes
     assert eventually_refused(client, person, account, refused=False) == 0
+
+
+def test_a_first_job_that_waits_while_its_projects_backstop_comes_keeps_its_place_and_runs(
+    office: Office, client: SlurmClient, cluster: SlurmCluster
+) -> None:
+    person, account = newcomer(), f"cc-{new_id()}"
+    partition(cluster, "down")
+    try:
+        office.ensure(person.login, account)
+        job_id = submitted(client, person, account)
+        office.limit(account, 500)  # the portal's next pass, up to 20 s after the account was made
+        give_up = time.monotonic() + 5
+        while time.monotonic() < give_up:
+            assert waiting(client.job(job_id).reason) is not Waiting.NEVER_FITS, client.job(job_id)
+            time.sleep(0.2)
+    finally:
+        partition(cluster, "up")
+    give_up = time.monotonic() + 20
+    while not client.job(job_id).running:
+        assert waiting(client.job(job_id).reason) is not Waiting.NEVER_FITS, client.job(job_id)
+        assert time.monotonic() < give_up, client.job(job_id)
+        time.sleep(0.2)
+    assert client.job(job_id).account == account
+    client.cancel(job_id)
 
 
 def eventually_refused(client: SlurmClient, person: Account, account: str, *, refused: bool) -> int:

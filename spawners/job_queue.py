@@ -54,8 +54,8 @@ class JobQueue(Protocol):
     async def job(self, job_id: int, *, calm: bool = False) -> Job:
         """One job, at most `table.look` old, five times that if `calm`. Raises JobUnknown only where Slurm positively has none."""
 
-    async def find(self, name: str) -> Job | None:
-        """The newest job of this name, alive or over; None where there never was one."""
+    async def find(self, name: str, account: str) -> Job | None:
+        """The newest job of this name on this account, alive or over; None where there never was one."""
 
     async def labelled(self, label: str) -> list[Job]:
         """Jobs in slurmctld's memory that carry this label and are the portal's by the plugin's own word."""
@@ -107,9 +107,9 @@ class RestQueue:
         """See JobQueue."""
         return await self._watch.job(job_id, _CALM * self.table.look if calm else None)
 
-    async def find(self, name: str) -> Job | None:
+    async def find(self, name: str, account: str) -> Job | None:
         """See JobQueue."""
-        return await self._call(self._client.find, name)
+        return await self._call(self._client.find, name, account)
 
     async def labelled(self, label: str) -> list[Job]:
         """See JobQueue."""

@@ -110,7 +110,7 @@ class CommandClient(SlurmClient):
 
     def submit(self, request: JobRequest, hold_id: str, login: str) -> int:
         """See SlurmClient.submit."""
-        existing = self.find(request.name)
+        existing = self.find(request.name, request.account)
         if existing is not None:
             return existing.job_id
         permit = self._permits.submit_as(SubmitOrder.of(request, hold_id, login))
@@ -119,19 +119,19 @@ class CommandClient(SlurmClient):
         try:
             done = self._commands.run(argv, request.script.encode(), dict(request.environment))
         except SlurmUnreachable as error:
-            return self._found_after(request.name, error)
+            return self._found_after(request, error)
         if done.status == 0:
-            return self._number(done, request.name)
+            return self._number(done, request)
         refusal = _REFUSED.search(done.complaint)
         if refusal is not None and not _SILENCE.search(refusal[1]):
             raise SubmitRefused(refusal[1])
-        return self._found_after(request.name, SlurmUnreachable(f"sbatch: {done.complaint}"))
+        return self._found_after(request, SlurmUnreachable(f"sbatch: {done.complaint}"))
 
-    def _number(self, done: Done, name: str) -> int:
+    def _number(self, done: Done, request: JobRequest) -> int:
         try:
             return int(self._parse_job_id(done.output.decode(errors="replace").strip()))
         except (ValueError, IndexError, AttributeError):  # batchspawner logs what it cannot read, through an object
-            return self._found_after(name, SlurmUnreachable("sbatch printed no job id"))
+            return self._found_after(request, SlurmUnreachable("sbatch printed no job id"))
 
     def job(self, job_id: int) -> Job:
         """See SlurmClient.job."""

@@ -23,6 +23,7 @@ from spawners.phrases import say
 from spawners.profiles import Profile, Profiles
 from spawners.session_traits import RunningSession, SessionTraits, StopUnconfirmedError
 from spawners.slurmrestd import ActionRefused, Job, JobUnknown, SlurmUnreachable
+from spawners.slurmrestd.model import is_anothers
 
 # A submit without an answer is carried out within this time or never: the owner's token and the ticket are over then.
 SETTLE_S: Final = 180
@@ -180,8 +181,9 @@ class JobSession(SessionTraits):
         queue = self._queue(record.cluster)
         try:
             if record.job_id:
-                return await queue.job(record.job_id, calm=calm)
-            found = await queue.find(record.hold_id)
+                job = await queue.job(record.job_id, calm=calm)
+                return None if is_anothers(job, record.hold_id, record.account) else job
+            found = await queue.find(record.hold_id, record.account)
             if found is not None and self._record is not None and self._record.hold_id == record.hold_id:
                 await self._update(job_id=found.job_id)
             return found

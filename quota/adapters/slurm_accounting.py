@@ -22,6 +22,7 @@ from quota.service.ports import Asked
 from quota.service.strays import Work
 from spawners.job_runner import EXIT_NO_GPU
 from spawners.slurmrestd import Job, JobRun, JobState, OutcomeUnknown, SlurmClient, SlurmError
+from spawners.slurmrestd.model import is_anothers, is_of
 
 log = logging.getLogger("quota.slurm")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -82,24 +83,26 @@ class SlurmAccounting:
 
 def look(cluster: Cluster, asked: Sequence[Asked]) -> dict[HoldId, Seen]:
     """What the cluster says of these sessions. Raises SlurmUnreachable."""
-    wanted = {one.hold_id for one in asked}
+    accounts = {one.hold_id: cluster.account(one.project_id) for one in asked}
     alive: defaultdict[HoldId, list[Job]] = defaultdict(list)
     for job in cluster.client.jobs():
         hold_id = _hold_of(job)
-        if hold_id is not None and hold_id in wanted:
+        if hold_id is not None and hold_id in accounts and is_of(job, hold_id, accounts[hold_id]):
             alive[hold_id].append(job)
     ids = {job.job_id: hold_id for hold_id, jobs in alive.items() for job in jobs}
     gone = [one for one in asked if one.hold_id not in alive]
     if gone:
-        accounts = sorted({cluster.account(one.project_id) for one in gone})
+        of = sorted({accounts[one.hold_id] for one in gone})
         since = min(one.placed_at for one in gone) - _LOOK_BACK
-        for run in cluster.client.runs_of(accounts=accounts, since_s=int(since.timestamp())):
+        for run in cluster.client.runs_of(accounts=of, since_s=int(since.timestamp())):
             hold_id = _hold_of(run)
-            if hold_id is not None and hold_id in wanted:
+            if hold_id is not None and hold_id in accounts and is_of(run, hold_id, accounts[hold_id]):
                 ids[run.job_id] = hold_id
     runs: defaultdict[HoldId, list[JobRun]] = defaultdict(list)
     for run in cluster.client.runs(sorted(ids)):
-        runs[ids[run.job_id]].append(run)
+        hold_id = ids[run.job_id]
+        if not is_anothers(run, hold_id, accounts[hold_id]):  # a number that slurmctld gave a second time
+            runs[hold_id].append(run)
     return {one.hold_id: seen(one.hold_id, alive[one.hold_id], runs[one.hold_id]) for one in asked}
 
 

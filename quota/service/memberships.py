@@ -60,9 +60,10 @@ class MembershipPass:
 
     async def run(self) -> int:
         """One pass; how many associations were taken away. Raises Unavailable."""
-        wanted = await self._wanted()
+        associated = await self._books.members()
+        wanted = await self._wanted()  # later than the list: who joined and started meanwhile is a member in it
         removed = 0
-        for account, login in await self._books.members():
+        for account, login in associated:
             project = wanted.get(account)
             if project is None:
                 log.warning("the Slurm account %s belongs to no project; it is left alone", account)

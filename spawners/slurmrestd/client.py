@@ -16,7 +16,7 @@ from typing import Final
 from spawners.slurmrestd import reading
 from spawners.slurmrestd.dialect import Dialect, discover
 from spawners.slurmrestd.errors import JobUnknown, OutcomeUnknown, SlurmUnreachable, SubmitRefused
-from spawners.slurmrestd.model import Job, JobRequest, JobRun, JobState, Node, SubmitOrder
+from spawners.slurmrestd.model import Job, JobRequest, JobRun, JobState, Node, SubmitOrder, is_of
 from spawners.slurmrestd.wire import JOB_UNKNOWN, Answer, Http, Params, Reader, Signer
 
 log = logging.getLogger("commons.slurm")
@@ -54,7 +54,7 @@ class SlurmClient:
 
         Raises SubmitRefused (no job exists), OutcomeUnknown (look again with `find`), SlurmUnreachable (nothing was sent).
         """
-        existing = self.find(request.name)
+        existing = self.find(request.name, request.account)
         if existing is not None:
             return existing.job_id
         permit = self._signer.submit_as(SubmitOrder.of(request, hold_id, login))
@@ -64,19 +64,19 @@ class SlurmClient:
             answer = self._http.call("POST", dialect.submit, permit.credential, body=body)
             number = answer.number()
         except SlurmUnreachable as error:
-            return self._found_after(request.name, error)
-        return self._judge_submit(request.name, answer, number)
+            return self._found_after(request, error)
+        return self._judge_submit(request, answer, number)
 
-    def find(self, name: str) -> Job | None:
-        """The newest job of this name, alive or long over; None where slurmctld and slurmdbd both have none.
+    def find(self, name: str, account: str) -> Job | None:
+        """The newest job of this name on this account, alive or long over; None where slurmctld and slurmdbd both have none.
 
         What never started and left slurmctld's memory is not found by its name; its ticket stays used.
         Raises SlurmUnreachable where either cannot be asked.
         """
-        alive = [job for job in self.jobs() if job.name == name]
+        alive = [job for job in self.jobs() if is_of(job, name, account)]
         if alive:
             return max(alive, key=lambda job: job.job_id)
-        runs = [run for run in self.runs_of(name=name) if run.name == name]
+        runs = [run for run in self.runs_of(name=name) if is_of(run, name, account)]
         return reading.job_of(runs[-1]) if runs else None
 
     def job(self, job_id: int) -> Job:
@@ -192,34 +192,36 @@ class SlurmClient:
                 return answer
         raise AssertionError("unreachable")
 
-    def _judge_submit(self, name: str, answer: Answer, number: int) -> int:
+    def _judge_submit(self, request: JobRequest, answer: Answer, number: int) -> int:
         job_id = reading.number((answer.body or {}).get("job_id")) or 0
         errors = [one for one in answer.errors if not (job_id and one[0] in _TAKEN_AND_WAITS)]
         problems = [text for _, text in errors] + answer.warnings
         if job_id and not problems:
             return job_id
         if job_id:
-            log.warning("job %d of %s came with problems and is cancelled: %s", job_id, name, "; ".join(problems))
+            log.warning(
+                "job %d of %s came with problems and is cancelled: %s", job_id, request.name, "; ".join(problems)
+            )
             self.cancel(job_id)
         else:  # some bad values get a 200 without a job, and who is heard only the second time is told that the ticket was used
-            found = self._look_after(name, answer.reason())
+            found = self._look_after(request, answer.reason())
             if found is not None and not (problems and found.ended):
                 return found.job_id
         raise SubmitRefused("; ".join(problems) or "Slurm accepted the request and made no job", number)
 
-    def _found_after(self, name: str, error: SlurmUnreachable) -> int:
+    def _found_after(self, request: JobRequest, error: SlurmUnreachable) -> int:
         """The job of an unclear submit; raises OutcomeUnknown where it is not to be seen (yet)."""
-        found = self._look_after(name, str(error))
+        found = self._look_after(request, str(error))
         if found is None:
-            raise OutcomeUnknown(f"{name}: {error}", name) from error
+            raise OutcomeUnknown(f"{request.name}: {error}", request.name) from error
         return found.job_id
 
-    def _look_after(self, name: str, why: str) -> Job | None:
+    def _look_after(self, request: JobRequest, why: str) -> Job | None:
         """The job of a submit that went out; raises OutcomeUnknown where that cannot be seen: something may have been done."""
         try:
-            return self.find(name)
+            return self.find(request.name, request.account)
         except SlurmUnreachable as error:
-            raise OutcomeUnknown(f"{name}: {why}; {error}", name) from error
+            raise OutcomeUnknown(f"{request.name}: {why}; {error}", request.name) from error
 
 
 def _words(job: Job) -> str:

@@ -244,3 +244,21 @@ class Node:
 
 def _of_type(gpus: Mapping[str, int], gpu_type: str) -> int:
     return gpus.get(gpu_type, 0) if gpu_type else sum(gpus.values())
+
+
+_UNNAMED: Final = "allocation"  # slurmdbd's name of what was cancelled before slurmdbd heard of its start
+
+
+def is_of(one: Job | JobRun, hold_id: str, account: str) -> bool:
+    """Whether a job is a hold's: by the plugin's word, which its owner cannot change, else by its name on the project's account.
+
+    Anybody may give a job of their own any name, and a slurmctld that lost its state gives numbers a second time.
+    """
+    if one.hold_id:
+        return one.hold_id == hold_id
+    return one.name == hold_id and one.account in (account, "")  # an answer without an account proves nothing
+
+
+def is_anothers(one: Job | JobRun, hold_id: str, account: str) -> bool:
+    """Whether what Slurm has under a hold's number is positively somebody else's job."""
+    return not is_of(one, hold_id, account) and (bool(one.hold_id) or one.name not in ("", _UNNAMED))

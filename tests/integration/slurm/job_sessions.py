@@ -172,6 +172,11 @@ class SlurmUnderTest:
         limit_ms = int((time.time() + _seconds(left)) * 1000)
         return min(int(path.read_text()), limit_ms)
 
+    def forget(self, hold_id: str) -> None:
+        """As if the session's files were lost, and its end with them."""
+        for path in (self.data / "slurm").rglob(f"{hold_id}.json"):
+            path.unlink()
+
     async def stop_reason(self, hold_id: str) -> str | None:
         return JobRecords(self.data).end_reason(hold_id)
 

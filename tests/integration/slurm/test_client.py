@@ -23,7 +23,7 @@ from spawners.slurmrestd import (
 from tests.integration.slurm import offices
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.offices import job
-from tests.integration.slurm.options import ANN, BEN, GPU_TYPE, PARTITION
+from tests.integration.slurm.options import ACCOUNT, ANN, BEN, GPU_TYPE, PARTITION, PORTAL_ACCOUNT
 
 SECRET = "canary-in-the-environment"
 
@@ -79,6 +79,22 @@ def test_a_job_is_submitted_once_however_often_it_is_asked_for(client: SlurmClie
     assert {run.job_id for run in runs} == {first}
 
 
+def test_a_job_that_somebody_else_named_like_a_hold_is_neither_taken_for_it_nor_ended(
+    client: SlurmClient, cluster: SlurmCluster
+) -> None:
+    name = new_id()
+    words = ("sbatch", "--parsable", f"--job-name={name}", f"--account={ACCOUNT}", "--chdir=/", "--output=/dev/null")
+    theirs = int(cluster.run(*words, "--wrap", "sleep 60", account=BEN))
+    seen(client.jobs, lambda jobs: theirs in {one.job_id for one in jobs})
+    assert client.find(name, PORTAL_ACCOUNT) is None
+    ours = client.submit(job(name), name, ANN.login)
+    assert ours != theirs
+    assert client.submit(job(name), name, ANN.login) == ours
+    client.cancel(ours)
+    assert seen(lambda: client.job(theirs), lambda one: one.running).account == ACCOUNT
+    cluster.run("scancel", str(theirs))
+
+
 def test_forty_submits_of_one_hold_at_once_make_one_job(client: SlurmClient) -> None:
     name = new_id()
 
@@ -120,7 +136,7 @@ def test_only_a_job_that_neither_daemon_knows_is_unknown(client: SlurmClient) ->
     with pytest.raises(JobUnknown):
         client.job(4_000_000)
     assert client.cancel(4_000_000) is None
-    assert client.find(new_id()) is None
+    assert client.find(new_id(), PORTAL_ACCOUNT) is None
 
 
 @pytest.mark.parametrize(
@@ -244,4 +260,4 @@ def test_a_job_that_left_slurmctlds_memory_is_still_known_with_its_end(
     assert done.ended
     assert done.states == {JobState.FAILED}
     assert (done.name, done.hold_id, done.gpus) == (name, name, 1)  # v0.0.38 tells slurmdbd's exit codes wrong
-    assert client.find(name) == done
+    assert client.find(name, PORTAL_ACCOUNT) == done

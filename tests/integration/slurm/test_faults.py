@@ -15,7 +15,7 @@ from tests.integration.slurm import offices
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.cut_in import OUTAGES, Answer, Proxy, only, proxied
 from tests.integration.slurm.offices import job
-from tests.integration.slurm.options import ANN
+from tests.integration.slurm.options import ANN, PORTAL_ACCOUNT
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_what_makes_no_sense_is_an_outage_and_never_an_end(client: SlurmClient, 
     with pytest.raises(SlurmUnreachable):
         client.runs([1])
     with pytest.raises(SlurmUnreachable):
-        client.find("x")
+        client.find("x", PORTAL_ACCOUNT)
 
 
 @pytest.mark.parametrize("lie", [OUTAGES[0], OUTAGES[2], OUTAGES[7]])
@@ -65,7 +65,7 @@ def test_a_submit_that_never_arrived_is_unknown_and_its_hold_takes_no_second_job
         client.submit(job(hold), hold, ANN.login)
     assert unknown.value.name == hold
     assert sum(method == "POST" for method, _ in proxy.calls) == 1
-    assert client.find(hold) is None
+    assert client.find(hold, PORTAL_ACCOUNT) is None
 
 
 def test_reading_is_tried_twice(client: SlurmClient, proxy: Proxy) -> None:
@@ -127,7 +127,9 @@ def test_a_frozen_slurmctld_that_takes_the_job_later_still_has_one_job(slurm22: 
             slurm22.thaw("slurmctld")
         client = offices.client(slurm22, tmp_path)
         give_up = time.monotonic() + 30
-        while (found := client.find(hold)) is None:  # slurmctld carries the request out when it comes to it
+        while (
+            found := client.find(hold, PORTAL_ACCOUNT)
+        ) is None:  # slurmctld carries the request out when it comes to it
             assert time.monotonic() < give_up
             time.sleep(0.2)
         assert client.submit(job(hold), hold, ANN.login) == found.job_id

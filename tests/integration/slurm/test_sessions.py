@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from spawners.batch import SbatchSpawner, command_queue, stock_parse_job_id
+from spawners.delegate import BackendUnreachable
 from spawners.job_queue import RestQueue
 from spawners.slurm import SlurmRestSpawner
 from spawners.slurm_commands import Commands
 from tests.delegate_contract import DelegateContract
 from tests.integration.slurm.cluster import SlurmCluster
+from tests.integration.slurm.cut_in import OUTAGES, Answer, only, proxied
 from tests.integration.slurm.job_sessions import SlurmUnderTest, slurm_table, write_program
 from tests.integration.slurm.offices import client, office
 from tests.integration.slurm.options import PORTAL_ACCOUNT
@@ -27,9 +29,9 @@ from tests.integration.slurm.portal_file import as_owner
 _numbers = itertools.count(1)
 
 
-def rest(cluster: SlurmCluster, folder: Path, **changes: Any) -> SlurmUnderTest:
+def rest(cluster: SlurmCluster, folder: Path, *, through: str = "", **changes: Any) -> SlurmUnderTest:
     table = slurm_table(cluster, write_program(cluster.base), **changes)
-    queue = RestQueue(table, client(cluster, folder))
+    queue = RestQueue(table, client(cluster, folder, url=through))
     return SlurmUnderTest(cluster, folder, queue, SlurmRestSpawner, PORTAL_ACCOUNT, f"rest{next(_numbers)}")
 
 
@@ -87,6 +89,52 @@ class TestSbatchOfTheNewerRelease(DelegateContract):
         under_test = sbatch(slurm24, tmp_path)
         yield under_test
         await under_test.end()
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["not carried out", "carried out"])
+@pytest.mark.parametrize("lie", [OUTAGES[1], OUTAGES[2], OUTAGES[4]], ids=["500", "a portal", "a list"])
+async def test_garbage_for_an_extension_moves_no_end_that_slurm_does_not_keep_and_the_next_try_does(
+    slurm22: SlurmCluster, tmp_path: Path, lie: Answer, after: bool
+) -> None:
+    with proxied(slurm22) as proxy:
+        under_test = rest(slurm22, tmp_path, through=proxy.url)
+        hold_id = under_test.hold_id()
+        spawner = under_test.spawner(hold_id)
+        await spawner.start()
+        before_ms = await under_test.deadline_ms(hold_id)
+        wanted_ms = time.time_ns() // 10**6 + 7_200_000
+        proxy.fault, proxy.after = only("POST", "/job/", lie), after
+        with pytest.raises(BackendUnreachable):
+            await spawner.set_deadline(wanted_ms)
+        assert abs(await under_test.deadline_ms(hold_id) - before_ms) <= 60_000  # the session keeps the end that it has
+        assert await spawner.poll() is None
+        proxy.fault = lambda method, path: None
+        await spawner.set_deadline(wanted_ms)
+        assert abs(await under_test.deadline_ms(hold_id) - wanted_ms) <= under_test.deadline_grain_ms
+        await spawner.stop()
+        await under_test.end()
+
+
+async def test_a_session_whose_number_slurm_gave_to_somebody_else_is_over_and_the_other_job_goes_on(
+    slurm22: SlurmCluster, tmp_path: Path
+) -> None:
+    """A slurmctld that lost its state counts from the beginning again."""
+    under_test = rest(slurm22, tmp_path)
+    spawner, other = under_test.spawner(under_test.hold_id()), under_test.spawner(under_test.hold_id("o"), server="o")
+    await spawner.start()
+    await other.start()
+    state = other.get_state()
+    confused = under_test.spawner("")
+    record = {**spawner.get_state()["record"], "job_id": state["record"]["job_id"], "submitted_at_ms": 1}
+    await spawner.stop()
+    under_test.forget(spawner.hold_id)
+    confused.load_state({"hold_id": record["hold_id"], "record": record})
+    await confused.stop()
+    assert await confused.poll() == 1
+    assert await other.poll() is None
+    assert await under_test.runs(state["hold_id"])
+    await other.stop()
+    await under_test.end()
 
 
 async def test_on_the_newer_release_a_session_starts_moves_its_end_and_stops(

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from quota.adapters.slurm_accounting import Cluster, SlurmAccounting, seen
+from quota.adapters.slurm_accounting import Cluster, SlurmAccounting, look, seen
 from quota.domain.ids import HoldId, ProjectId
-from quota.domain.session import EndReason, Evidence, Unreachable
+from quota.domain.session import EndReason, Evidence, Seen, Unreachable
 from quota.service.ports import Asked
 from spawners.slurmrestd import ExitStatus, Job, JobRun, JobState, SlurmUnreachable
 
@@ -136,6 +136,59 @@ async def test_an_outage_is_an_outage_of_that_clusters_sessions() -> None:
     found = await accounting.read(asked)
     assert all(isinstance(one, Unreachable) for one in found.values())
     assert len(found) == 2
+
+
+class Crowded:
+    """A cluster on which others work, too."""
+
+    def __init__(self, jobs: Sequence[Job], runs: Sequence[JobRun]) -> None:
+        self._jobs, self._runs = list(jobs), list(runs)
+
+    def jobs(self) -> list[Job]:
+        return self._jobs
+
+    def runs_of(self, **_: object) -> list[JobRun]:
+        return self._runs
+
+    def runs(self, job_ids: Sequence[int]) -> list[JobRun]:
+        return [one for one in self._runs if one.job_id in job_ids]
+
+
+def looked(jobs: Sequence[Job], runs: Sequence[JobRun]) -> Seen:
+    cluster = Cluster(Crowded(jobs, runs), lambda project: f"cc-{project}")  # type: ignore[arg-type]
+    asked = Asked(HoldId("hold-0001"), "slurm", "h100", ProjectId("p1"), at(0))
+    return look(cluster, [asked])[asked.hold_id]
+
+
+OURS = {"name": "hold-0001", "hold_id": "hold-0001"}
+
+
+@pytest.mark.parametrize("account", ["research", "cc-p2"])
+def test_a_job_that_somebody_named_like_a_hold_is_no_evidence_of_it(account: str) -> None:
+    theirs = {"job_id": 9, "name": "hold-0001", "hold_id": "", "account": account}
+    alive = job(JobState.RUNNING, **theirs)
+    theirs_ran = replace(run(JobState.RUNNING, 0, 10, None, 500), **theirs)  # type: ignore[arg-type]
+    assert looked([alive], [theirs_ran]) is None
+    ended = replace(run(JobState.COMPLETED, 0, 10, 40, 30), **OURS)  # type: ignore[arg-type]
+    found = looked([alive], [theirs_ran, ended])
+    assert isinstance(found, Evidence)
+    assert (found.reason, billed_ms(found)) == (EndReason.EXITED, 30_000)
+
+
+def test_a_number_that_slurmctld_gave_twice_is_billed_to_each_hold_for_its_own_job() -> None:
+    before = replace(run(JobState.COMPLETED, -9000, -8990, -5390, 3600), name="hold-0000", hold_id="hold-0000")
+    own = replace(run(JobState.RUNNING, 0, 10, None, 25), **OURS)  # type: ignore[arg-type]
+    found = looked([job(JobState.RUNNING, **OURS)], [before, own])
+    assert isinstance(found, Evidence)
+    assert billed_ms(found) == 25_000
+
+
+def test_what_slurmdbd_lost_the_name_of_is_still_the_holds() -> None:
+    """A job cancelled before slurmdbd heard of its start is called `allocation` there."""
+    unnamed = replace(run(JobState.CANCELLED, 0, None, 5, 0), name="allocation", hold_id="")
+    found = looked([job(JobState.CANCELLED, nodes="", **OURS)], [unnamed])
+    assert isinstance(found, Evidence)
+    assert found.reason is EndReason.CANCELLED
 
 
 @pytest.mark.parametrize("heard_by", ["slurmctld", "slurmdbd"])

@@ -56,6 +56,24 @@ async def test_who_left_loses_the_association_and_members_keep_theirs() -> None:
     assert books.associations == [(books.account(project), pi)]
 
 
+async def test_who_joins_and_starts_while_a_pass_looks_is_not_taken_off() -> None:
+    made, books, project, *_ = site()
+    newcomer = made.person("eve")
+
+    class Slow(FakeBooks):
+        """Its list of associations is long in coming, and somebody's first job is quicker."""
+
+        async def members(self) -> Sequence[tuple[str, str]]:
+            FakeTransaction(made.books).projects.put_member(project, newcomer.id, ProjectRole.MEMBER, made.clock.now())
+            self.associations.append((self.account(project), newcomer.person.login))
+            return await super().members()
+
+    slow = Slow()
+    slow.associations = list(books.associations)
+    assert await MembershipPass(made.services, slow, ["gpu"]).run() == 0
+    assert len(slow.associations) == 3
+
+
 async def test_an_account_of_no_project_is_left_alone() -> None:
     made, books, *_ = site()
     books.associations.append(("cc-strange", "cc-30001"))

@@ -17,6 +17,7 @@ from hub.rescue import Rescue
 from hub.revalidation import Revalidation
 from hub.routes import RouteCheck
 from hub.spawn_form import form_reader
+from hub.turns import Turns
 from hub.waits import Waits
 from quota.client import QuotaClient
 from spawners import slurm_wiring
@@ -55,6 +56,7 @@ c.JupyterHub.cleanup_proxy = False
 # A notebook that was starting when the hub died waits for the hub, and the hub would wait for the notebook.
 c.JupyterHub.init_spawners_timeout = 1
 
+turns = Turns()
 queue_of = slurm_wiring.queues(site.slurm)
 waits = Waits(site.profiles, queue_of)
 c.JupyterHub.authenticator_class = PortalAuthenticator
@@ -62,8 +64,9 @@ c.PortalAuthenticator.demo = sign_in.demo(site)
 c.PortalAuthenticator.providers = sign_in.providers(site)
 c.PortalAuthenticator.outage_grace_s = site.tables.sign_in.outage_grace
 c.PortalAuthenticator.people = people
+c.PortalAuthenticator.turns = lambda: turns
 c.PortalAuthenticator.pages = lambda: [
-    *pages.handlers(pages.doors(site, client, people, rescue, waits), fence),
+    *pages.handlers(pages.doors(site, client, people, rescue, waits, turns), fence),
     *courses.handlers(teaching),
 ]
 revalidation, routes = Revalidation(people, site.tables.sign_in.refresh), RouteCheck()
@@ -92,7 +95,7 @@ c.GPUContainerSpawner.profiles = site.profiles
 c.GPUContainerSpawner.hub_port, c.GPUContainerSpawner.quota_port = site.hub_port, site.quota_port
 c.Spawner.options_form = "chooser"  # rendered by hub.pages.ChooserHandler
 c.Spawner.options_from_form = form_reader(site.profiles)
-c.Spawner.pre_spawn_hook = admission.pre_spawn_hook(client, people, site, rescue)
+c.Spawner.pre_spawn_hook = admission.pre_spawn_hook(client, people, site, rescue, turns)
 c.Spawner.post_stop_hook = admission.post_stop_hook(client)
 c.Spawner.poll_interval = 10
 c.Spawner.http_timeout = 60

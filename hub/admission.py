@@ -24,6 +24,7 @@ from hub.language import language_of, translator
 from hub.people import People
 from hub.rescue import Rescue, UsedUp
 from hub.settings import Settings
+from hub.turns import Turns
 from quota.client import Held, HoldOrder, QuotaClient, QuotaUnavailable, Refused
 from spawners.profiles import Profile
 from spawners.resources import ResourceRequest
@@ -49,10 +50,11 @@ class QuotaExceeded(SpawnException):
         self.jupyterhub_html_message = str(page)
 
 
-def pre_spawn_hook(client: QuotaClient, people: People, settings: Settings, rescue: Rescue) -> Hook:
+def pre_spawn_hook(client: QuotaClient, people: People, settings: Settings, rescue: Rescue, turns: Turns) -> Hook:
     """Make the hook that places the hold, or journals a rescue session while it cannot be placed."""
 
     async def place_hold(spawner: Any) -> None:
+        await turns.take()
         request: ResourceRequest = spawner.resource_request
         spawner.hold_id = spawner.hold_id or uuid.uuid4().hex  # kept while one start is pending; a new start has none
         language = language_of(spawner.handler)

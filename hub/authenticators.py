@@ -50,6 +50,9 @@ class PortalAuthenticator(Authenticator):
     outage_grace_s = Float(3600, help="How long people stay signed in while their provider does not answer.").tag(
         config=True
     )
+    turns = CallableTrait(default_value=None, allow_none=True, help="Gives the turns that starts take.").tag(
+        config=True
+    )
     watches = ListTrait(
         help="Each is called with the hub's application and this authenticator as the hub's loop begins."
     ).tag(config=True)
@@ -121,6 +124,8 @@ class PortalAuthenticator(Authenticator):
         if model is None or not self.check_blocked_users(user.name, model) or not self.check_allowed(user.name, model):
             return False
         await self._tell(model)
+        if self.turns is not None:
+            await self.turns().take()  # before a start JupyterHub asks this last, and then writes a lot
         return model
 
     async def still_here(self, user: Any, state: Mapping[str, Any]) -> Model | None:

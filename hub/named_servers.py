@@ -13,6 +13,7 @@ from jupyterhub.utils import maybe_future
 from tornado import web
 
 from hub.language import language_of, translator
+from hub.relay import Doors
 
 # Servers, as (user, name), that a request is just dealing with: between its check and the pending start an entry looks idle.
 _in_hand: Final[Counter[tuple[str, str]]] = Counter()
@@ -21,11 +22,20 @@ _in_hand: Final[Counter[tuple[str, str]]] = Counter()
 class LimitedServers(BaseHandler):
     """Mixed into the handlers that make named servers, in the place of JupyterHub's own check of its `named_server_limit_per_user`."""
 
+    doors: Doors
     _holds: tuple[str, str] | None = None
+
+    async def prepare(self) -> None:
+        """A start waits for its turn before anything is done for it."""
+        if self.request.method == "POST":
+            await self.doors.turns.take()
+        await super().prepare()
 
     async def _check_named_server_request(
         self, user: Any, server_name: str, display_name: str, check_limit: bool = True
     ) -> None:
+        if self.request.method == "POST":
+            await self.doors.turns.take()  # here, since nothing may come between JupyterHub's own checks and the start
         limit = await self.get_current_user_named_server_limit() if check_limit else 0
         if self.request.method != "GET" and self._holds is None:
             self._holds = (user.name, server_name)

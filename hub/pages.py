@@ -35,6 +35,7 @@ from hub.rescue import KnownPayer, Rescue
 from hub.roles import ADMIN_SCOPE, DECIDE_SCOPE
 from hub.settings import Settings
 from hub.spawn_form import FIELDS, Choice, choose, fresh_server_name, options_from_form, read_request, runtimes_s
+from hub.turns import Turns
 from hub.waits import Waits
 from quota.client import Payer, QuotaClient, QuotaUnavailable, Quoted, Refused
 from spawners import callback
@@ -67,9 +68,9 @@ def handlers(doors: Doors, fence: HubFence) -> list[tuple[Any, ...]]:
     ]
 
 
-def doors(site: Settings, client: QuotaClient, people: People, rescue: Rescue, waits: Waits) -> Doors:
+def doors(site: Settings, client: QuotaClient, people: People, rescue: Rescue, waits: Waits, turns: Turns) -> Doors:
     """What our handlers need of the site."""
-    return Doors(client, people, site.profiles, site.quota_path, site.tables.hub.named_servers, rescue, waits)
+    return Doors(client, people, site.profiles, site.quota_path, site.tables.hub.named_servers, rescue, waits, turns)
 
 
 def template_variables(site: Settings, client: QuotaClient) -> dict[str, Any]:

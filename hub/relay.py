@@ -23,6 +23,7 @@ from hub.people import People
 from hub.rescue import Rescue
 from hub.roles import ADMIN_SCOPE
 from hub.spawn_form import options_from_form, read_request
+from hub.turns import Turns
 from hub.waits import Waits
 from quota.client import QuotaClient, QuotaUnavailable, Quoted, Refused
 from spawners.profiles import Profiles
@@ -45,6 +46,7 @@ class Doors:
     session_limit: int
     rescue: Rescue
     waits: Waits
+    turns: Turns
 
 
 class Relay(APIHandler):

@@ -1,36 +1,68 @@
-"""How long an event loop does not run: by the clock, and by the CPU time of its own thread in one callback.
+"""How long an event loop does not run: by the clock, by the CPU time of its own thread in one callback, and waiting for a core.
 
-On a busy machine a pause by the clock is mostly others' work; the CPU time of the longest callback is the loop's own. Invariant: what is
-watched behaves as it did: a callback is weighed and called.
+A pause by the clock is what people feel. What of it the loop's thread did itself is its CPU time; what others' work took from it is the time that the
+kernel let it wait for a core; the rest is the disk, or Python's lock in another thread's hands. Invariant: what is watched behaves as it did: a
+callback is weighed and called.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 WORTH_MS: Final = 5.0  # shorter callbacks are not written down
-Seen = Callable[[float, float, str], None]
+TICK_S: Final = 0.005
+PAUSE: Final = "a pause between two ticks"
 _UNTIL_THE_END: Final = ExitStack()
+_TICKING: Final[list[asyncio.Task[None]]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """One callback that was worth a line, or one pause between two ticks."""
+
+    at_s: float
+    cpu_ms: float
+    clock_ms: float
+    waited_ms: float  # for a core that had others' work
+    what: str
+
+
+Seen = Callable[[Callback], None]
+
+
+class _Scale:
+    """CPU, clock and time without a core of the thread that first uses it."""
+
+    def __init__(self) -> None:
+        self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+
+    def read(self) -> tuple[float, float, float]:
+        waited_ns = int(os.pread(self._file, 64, 0).split()[1])
+        return time.thread_time() * 1000, time.perf_counter() * 1000, waited_ns / 1e6
 
 
 @contextmanager
 def weighing(seen: Seen) -> Iterator[None]:
-    """Weigh every callback of every loop meanwhile: CPU and clock milliseconds, and what it was."""
-    stock = asyncio.Handle._run
+    """Weigh every callback of this thread's loop meanwhile."""
+    stock, scales = asyncio.Handle._run, threading.local()
 
     def weighed(handle: asyncio.Handle) -> None:
-        began_s, began_cpu_s = time.perf_counter(), time.thread_time()
+        if not hasattr(scales, "own"):
+            scales.own = _Scale()
+        before = scales.own.read()
         stock(handle)
-        cpu_ms, clock_ms = (time.thread_time() - began_cpu_s) * 1000, (time.perf_counter() - began_s) * 1000
-        if clock_ms > WORTH_MS or cpu_ms > WORTH_MS:
-            seen(cpu_ms, clock_ms, _named(handle))
+        cpu_ms, clock_ms, waited_ms = (after - first for after, first in zip(scales.own.read(), before, strict=True))
+        if clock_ms > WORTH_MS:
+            seen(Callback(time.time(), cpu_ms, clock_ms, waited_ms, _named(handle)))
 
     asyncio.Handle._run = weighed  # type: ignore[method-assign, assignment]
     try:
@@ -44,6 +76,19 @@ def _named(handle: asyncio.Handle) -> str:
     return repr(owner if isinstance(owner, asyncio.Task) else handle)[:400]
 
 
+async def pauses(seen: Seen) -> None:
+    """Tick until cancelled, and tell of every tick that came late: what anybody who asks the loop for something feels."""
+    scale = _Scale()
+    last = scale.read()
+    while True:
+        await asyncio.sleep(TICK_S)
+        now = scale.read()
+        cpu_ms, clock_ms, waited_ms = (after - first for after, first in zip(now, last, strict=True))
+        if clock_ms - TICK_S * 1000 > WORTH_MS:
+            seen(Callback(time.time(), cpu_ms, clock_ms - TICK_S * 1000, waited_ms, PAUSE))
+        last = now
+
+
 class LoopWatch:
     """The longest of both kinds while it watches."""
 
@@ -53,47 +98,36 @@ class LoopWatch:
 
     async def run(self) -> None:
         """Tick until cancelled."""
-        last_s = time.perf_counter()
-        while True:
-            await asyncio.sleep(0.005)
-            now_s = time.perf_counter()
-            self.pause_ms = max(self.pause_ms, (now_s - last_s) * 1000 - 5)
-            last_s = now_s
+
+        def seen(one: Callback) -> None:
+            self.pause_ms = max(self.pause_ms, one.clock_ms)
+
+        await pauses(seen)
 
     @contextmanager
     def weighing(self) -> Iterator[None]:
         """Weigh every callback meanwhile."""
 
-        def seen(cpu_ms: float, clock_ms: float, what: str) -> None:
-            self.work_ms = max(self.work_ms, cpu_ms)
+        def seen(one: Callback) -> None:
+            self.work_ms = max(self.work_ms, one.cpu_ms)
 
         with weighing(seen):
             yield
 
 
-@dataclass(frozen=True, slots=True)
-class Callback:
-    """One callback of a hub that was worth a line."""
-
-    at_s: float
-    cpu_ms: float
-    clock_ms: float
-    what: str
-
-
 def write_down(path: Path) -> None:
-    """In a hub's configuration: write a line for each callback that took long, until the process ends."""
+    """In a hub's configuration, which its loop reads: write a line for each callback and each pause, until the process ends."""
+    file = _UNTIL_THE_END.enter_context(path.open("a", buffering=1))
 
-    def seen(cpu_ms: float, clock_ms: float, what: str) -> None:
-        line = json.dumps({"at_s": time.time(), "cpu_ms": cpu_ms, "clock_ms": clock_ms, "what": what})
-        with path.open("a") as file:
-            file.write(line + "\n")
+    def seen(one: Callback) -> None:
+        file.write(json.dumps(asdict(one)) + "\n")
 
     _UNTIL_THE_END.enter_context(weighing(seen))
+    _TICKING.append(asyncio.get_running_loop().create_task(pauses(seen)))
 
 
 def read(path: Path, since_s: float) -> list[Callback]:
-    """The lines since then, those with the most CPU first."""
+    """The lines since then, the longest by the clock first."""
     lines = path.read_text().splitlines() if path.exists() else []
     found = [Callback(**json.loads(line)) for line in lines]
-    return sorted((one for one in found if one.at_s >= since_s), key=lambda one: -one.cpu_ms)
+    return sorted((one for one in found if one.at_s >= since_s), key=lambda one: -one.clock_ms)

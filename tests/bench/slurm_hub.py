@@ -1,12 +1,17 @@
-"""Fifty starts at once through our real hub: its longest pieces of work on the event loop. Sessions are jobs that answer as a notebook does.
+"""Fifty starts at once through our real hub: how long its event loop stands still. Sessions are jobs that answer as a notebook does.
 
-The proxy, the signer and Slurm are real; the quota service is the tests' own at the wire. Callbacks are weighed in the hub's process.
+The proxy, the signer and Slurm are real; the quota service is the tests' own at the wire. Callbacks are weighed and pauses told in the hub's process,
+which has one core of its own, as a portal's hub has while its jobs start on nodes elsewhere: Slurm with its jobs, the proxy and everything else here
+share the other. Affinity only: nobody has a priority.
 """
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -23,13 +28,27 @@ READY_WITHIN_S: Final = 240
 LOOK_S: Final = 2.0  # a look at fifty servers is work of the hub's own
 _WATCHED: Final = """
 from tests.bench import loop_watch
+os.sched_setaffinity(0, {{{core}}})
 loop_watch.write_down(DATA / "loop.jsonl")
 c.Spawner.poll_interval = 10
 """
 
 
-def longest_work(cluster: SlurmCluster, folder: Path, starts: int) -> tuple[list[loop_watch.Callback], int]:
-    """The hub's callbacks from the first start until all are ready, those with the most CPU first; and how many became ready."""
+@contextmanager
+def core_aside() -> Iterator[int]:
+    """A core for the hub; this process, and what it starts meanwhile, keeps to the others."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise SystemExit("bench slurm needs two cores: one is the hub's own")
+    os.sched_setaffinity(0, cores[1:])
+    try:
+        yield cores[0]
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def longest_work(cluster: SlurmCluster, folder: Path, starts: int, core: int) -> tuple[list[loop_watch.Callback], int]:
+    """The hub's callbacks and pauses from the first start until all are ready, the longest first; and how many became ready."""
     folder.mkdir()
     folder.chmod(0o755)
     settings = signer_settings(cluster, folder)
@@ -39,7 +58,7 @@ def longest_work(cluster: SlurmCluster, folder: Path, starts: int) -> tuple[list
     with running_signer(settings, folder):
         file = slurm_portal(cluster, folder, settings, program=f'"{program}"')
         file.write_text(_without_gpus(file.read_text()))
-        hub = HubProcess(folder / "data", site=SITE + AT_ONCE + _WATCHED, portal_file=file)
+        hub = HubProcess(folder / "data", site=SITE + AT_ONCE + _WATCHED.format(core=core), portal_file=file)
         hub.quota.book.available, hub.quota.book.payers = {PROJECT: 100_000 * HOUR_MS}, {"pi": [PROJECT]}
         hub.quota.book.login, hub.quota.book.uid = ANN.login, ANN.uid
         try:

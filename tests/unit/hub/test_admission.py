@@ -14,6 +14,7 @@ from hub import admission, settings
 from hub.admission import QuotaExceeded, post_stop_hook, pre_spawn_hook, refusal, session_environment
 from hub.people import People
 from hub.rescue import Rescue
+from hub.turns import Turns
 from quota.client import Held, QuotaClient, Refused
 from spawners.profiles import Profiles
 from spawners.resources import ResourceRequest
@@ -93,7 +94,7 @@ def site(environment: dict[str, str], catalogue: Profiles) -> settings.Settings:
 
 def start_hook(wire: Wire, site: settings.Settings) -> admission.Hook:
     client = wire.client()
-    return pre_spawn_hook(client, People(client), site, Rescue(client, site.data / "rescue.sqlite"))
+    return pre_spawn_hook(client, People(client), site, Rescue(client, site.data / "rescue.sqlite"), Turns())
 
 
 async def test_the_id_is_kept_before_the_hold_is_asked_for(site: settings.Settings) -> None:

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from email.message import EmailMessage
 from pathlib import Path
 
 import psutil
 import pytest
+from yarl import URL
 
+from hub.demo_sign_in import DEMO_ISSUER
 from quota.domain.ids import new_id
 from tests.integration.slurm import offices
 from tests.integration.slurm.cluster import SlurmCluster
+from tests.integration.slurm.hub_sessions import partition
 from tests.integration.slurm.job_sessions import write_program
 from tests.integration.slurm.offices import job, running_signer, signer_settings
 from tests.integration.slurm.options import BEN, GPU_TYPE, PARTITION
 from tests.integration.slurm.portal_file import open_python, slurm_portal
 from tests.integration.slurm.test_steward import running_steward
 from tests.integration.slurm.test_steward import settings as steward_settings
+from tests.integration.smtp_server import SmtpProcess
 from tests.people import Kernel, Person
 from tests.portal import Portal
 from tests.waiting import eventually
@@ -59,6 +65,14 @@ FURTHER_CLUSTERS = {
     "newer": 'stop_wait = "40 s"',
     "bare": 'prologue = "unset CUDA_VISIBLE_DEVICES ROCR_VISIBLE_DEVICES ZE_AFFINITY_MASK"',  # GPUs that are not there
 }
+MAIL = """
+[mail]
+server = "127.0.0.1"
+port = {port}
+security = "none"
+sender = "Compute Commons <noreply@portal.example>"
+"""
+PI = {"issuer": DEMO_ISSUER, "subject": "pi", "display_name": "pi"}  # the demo's sign-in knows no addresses
 STRAYS_MAX = 5
 SERVER = """#!/usr/bin/python3 -IS
 import http.server, os, sys
@@ -78,6 +92,7 @@ class Place:
     older: SlurmCluster
     newer: SlurmCluster
     folder: Path
+    smtp: SmtpProcess
     project: str = ""
     strays: dict[int, float] = field(default_factory=dict)  # jobs that no hold pays for: when they were submitted
 
@@ -110,10 +125,12 @@ def place(slurm22: SlurmCluster, slurm24: SlurmCluster, tmp_path_factory: pytest
             )
             for name, more in FURTHER_CLUSTERS.items()
         )  # fmt: skip
-        file.write_text("".join([file.read_text(), *further]))
+        smtp = SmtpProcess(folder).start()
+        all_.callback(smtp.kill)
+        file.write_text("".join([file.read_text(), *further, MAIL.format(port=smtp.port)]))
         portal = Portal(folder / "data", model=False, portal_file=file).up()
         try:
-            yield Place(portal, slurm22, slurm24, folder)
+            yield Place(portal, slurm22, slurm24, folder, smtp)
         finally:
             portal.down()
 
@@ -238,6 +255,118 @@ async def test_two_clusters_serve_one_project_each_with_its_own_jobs(place: Plac
     )
     own = [int(line.split("|")[1]) for line in older.splitlines() if int(line.split("|")[0]) not in place.strays]
     assert charged == 1000 * (sum(map(int, said)) + sum(own))
+
+
+async def test_who_waits_in_the_queue_gets_one_mail_once_the_session_runs_and_its_link_leads_there(
+    place: Place, pi: Person
+) -> None:
+    partition(place.newer, "down")
+    try:
+        options = {"project": place.project, "profile": "newer", "runtime_s": 3600}
+        status, answer = await pi.hub("POST", "/users/pi/servers/waits", {"user_options": options})
+        assert status in (201, 202), answer
+
+        async def waits() -> bool:
+            await inside(place, pi, "POST", "/reconcile")
+            return await state_of(pi, "waits") == "pending"
+
+        await eventually(waits, within_s=30, what="the portal knows that it waits")
+        await inside(
+            place, pi, "PUT", "/people/pi", {**PI, "email": "pi@university.example"}
+        )  # after the hub told its own
+        assert letters(place) == []
+    finally:
+        partition(place.newer, "up")
+
+    async def runs() -> bool:
+        return bool((await pi.server("waits") or {}).get("ready"))
+
+    async def told() -> bool:
+        await inside(place, pi, "POST", "/reconcile")
+        return letters(place) != []
+
+    await eventually(runs, within_s=90, what="the session is ready")
+    await eventually(told, within_s=30, what="its owner has a mail")
+    (mail,) = letters(place)
+    assert mail["Subject"].startswith("Your session “1 GPU of newer” (waits) is ready and runs until "), mail["Subject"]
+    try:
+        await follow(pi, mail, "/user/pi/waits/")
+    finally:
+        await pi.stop("waits")
+    await settled(place, pi)
+    await inside(place, pi, "POST", "/reconcile")
+    assert len(letters(place)) == 1
+
+
+async def follow(pi: Person, mail: EmailMessage, session: str) -> None:
+    """Open what the mail leads to, as its reader's browser does, and from there the session."""
+    (link,) = re.findall(r"^Your sessions and projects: (\S+)", mail.get_content(), re.MULTILINE)
+    async with pi.http.get(link) as page:
+        shown = await page.text()
+        assert page.status == 200, shown
+    ways = set(re.findall(rf'href="([^"]*{session}[^"]*)"', shown))
+    assert ways, shown
+    async with pi.http.get(URL(link).join(URL(min(ways, key=len)))) as notebook:
+        assert (notebook.status, await notebook.text()) == (200, "{}")
+
+
+async def test_who_is_taken_off_a_project_while_their_job_waits_has_no_job_and_the_project_pays_nothing(
+    place: Place, pi: Person
+) -> None:
+    account, before = f"cc-{place.project}", await settled(place, pi)
+    member = f"/projects/{place.project}/members/researcher"
+    async with Person(place.portal, "researcher") as researcher:
+        status, answer = await pi.api("PUT", member, {"role": "member"})
+        assert status == 201, answer
+        partition(place.newer, "down")
+        try:
+            options = {"project": place.project, "profile": "newer", "runtime_s": 3600}
+            status, answer = await researcher.hub("POST", "/users/researcher/servers/", {"user_options": options})
+            assert status in (201, 202), answer
+
+            def queue() -> list[str]:
+                return place.newer.run("squeue", "-h", "-A", account, "-o", "%T").split()
+
+            async def waits() -> bool:
+                return queue() == ["PENDING"]
+
+            await eventually(waits, within_s=30, what="the job waits")
+            assert (await pi.api("DELETE", member))[1] == {"removed": True}
+
+            async def gone() -> bool:
+                return queue() == [] and await researcher.server() is None
+
+            await eventually(gone, within_s=60, what="neither job nor server")
+        finally:
+            partition(place.newer, "up")
+        assert await settled(place, pi) == before
+
+        async def off() -> bool:
+            listed = place.newer.run("sacctmgr", "-n", "-P", "show", "assoc", f"account={account}", "format=user")
+            return len(set(listed.split())) == 1
+
+        await eventually(off, within_s=60, what="the association is gone, the PI's stays")
+        status, answer = await researcher.hub("POST", "/users/researcher/servers/", {"user_options": options})
+        assert status == 403, answer
+
+
+async def inside(place: Place, pi: Person, method: str, path: str, body: object = None) -> None:
+    """A call to the quota service as the hub makes it."""
+    port = json.loads((place.portal.data / "ports.json").read_text())["quota"]
+    url = f"http://127.0.0.1:{port}/services/quota/api/internal{path}"
+    headers = {"Authorization": f"Bearer {place.portal.secret('hub_credential')}"}
+    async with pi.http.request(method, url, json=body, headers=headers) as answer:
+        assert answer.status == 200, await answer.text()
+
+
+async def state_of(pi: Person, server: str) -> str:
+    status, answer = await pi.api("GET", "/sessions")
+    assert status == 200, answer
+    return next((str(one["state"]) for one in answer["sessions"] if one["server_name"] == server), "")
+
+
+def letters(place: Place) -> list[EmailMessage]:
+    return [mail for mail in place.smtp.mails() if mail["To"] == "pi@university.example"]
 
 
 async def test_a_start_whose_gpus_are_not_there_is_refused_and_costs_nothing(place: Place, pi: Person) -> None:

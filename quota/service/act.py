@@ -107,10 +107,11 @@ def _due(row: Session, at: datetime) -> bool:
 
 
 def _forgotten(row: Session, hub: HubView, listed: set[HoldId], at: datetime) -> bool:
-    """Whether the hub does not know what evidence shows running; one that starts just now is listed from its hold on."""
+    """Whether the hub in charge does not know what evidence shows running; one that starts just now is listed from its hold on."""
     return (
         row.state is SessionState.RUNNING
         and row.target is Target.RUNNING
+        and hub.since is not None
         and row.hold_id not in listed
         and _due(row, at)
     )

@@ -132,7 +132,9 @@ class HubProcess:
         argv = [sys.executable, "-m", "jupyterhub", "-f", str(self.config)]
         with (self.data / "logs" / "hub.log").open("ab") as log:
             self.hub = subprocess.Popen(argv, cwd=self.data / "hub", env=self.environment, stdout=log, stderr=log)
-        until(self._answers, within_s=60, what="the hub answers through the proxy")
+        until(
+            self._answers, within_s=150, what="the hub answers through the proxy"
+        )  # of a machine with 25 others at work
 
     def _answers(self) -> bool:
         assert self.hub is not None

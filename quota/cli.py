@@ -1,7 +1,8 @@
 """The quota service's own commands: `commons verify | migrate | balance | export | ledger …`, on the database itself, no service needed.
 
 `verify` re-proves every balance from the entries, names each row that differs and then exits 1. Amounts leave as integers in the
-unit's smallest step; `balance` also shows them as people read them. `export` writes statement lines, `ledger export` the entries.
+unit's smallest step; `balance` also shows them as people read them. `export` writes statement lines, `ledger export` the entries,
+`ledger archive` signed files of months (`archive_command`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Final, TypeVar
 from quota.adapters import anchors
 from quota.adapters.checkpoint_key import make_key, read_key, replace_key, retired_keys
 from quota.api.views import instant
+from quota.archive_command import add_archive_command, run_ledger_archive
 from quota.domain.errors import Unavailable, WrongState
 from quota.domain.messages import unit_amount_text
 from quota.domain.project import Allocation, Project
@@ -213,6 +215,7 @@ COMMANDS: Final[Mapping[str, Callable[[Database, argparse.Namespace], int]]] = {
     "migrate": run_migrate,
     "balance": run_balance,
     "export": run_export,
+    "ledger archive": run_ledger_archive,
     "ledger export": run_ledger_export,
     "ledger hash": run_ledger_hash,
     "ledger move": run_ledger_move,
@@ -281,6 +284,7 @@ def _add_ledger_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
     to = commands.add_parser("move", help="copy the ledger from SQLite into an empty PostgreSQL database")
     to.add_argument("url", metavar="URL", help="postgresql+psycopg://…, without a password")
     to.set_defaults(command="ledger move")
+    add_archive_command(commands)
 
 
 def _hash_line(found: LedgerHash) -> str:

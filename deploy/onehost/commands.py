@@ -40,8 +40,9 @@ look after the portal's books (each takes --data DIR)
   checkpoint             prove what came since the last checkpoint and sign a new one, from which verify then starts
   balance [--json]       what each allocation was awarded, charged, holds and has available
   export [--csv]         every statement line
-  ledger export|hash|move
-                         the entries themselves: write them out, prove that two copies are equal, move to PostgreSQL
+  ledger export|hash|move|archive [--check]
+                         the entries themselves: write them out, prove that two copies are equal, move to PostgreSQL,
+                         keep each month that is over as a signed file, or prove such files
   migrate                bring the database to this version's tables
 
 develop

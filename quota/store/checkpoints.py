@@ -38,6 +38,7 @@ from quota.store.verify_finding import Finding
 
 _NOTHING: Final = (0, 0, 0)
 _NOT_SIGNED: Final = "is not signed with the key of this data folder"
+_RETIRED: Final = "is signed with a retired key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,16 @@ class Base:
 
     def account(self, account_id: str) -> tuple[int, int, int]:
         return self.accounts.get(account_id, _NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Up to where a checkpoint covers the books, when it was made, and what names it."""
+
+    id: int
+    at_us: int
+    hash: str
+    cut: Cut
 
 
 START: Final = Base(0, Cut(), {}, {}, 0, 0)
@@ -78,16 +89,40 @@ def newest(connection: Connection, key: bytes, retired: Sequence[bytes] = ()) ->
 
     What a retired key signed is in order and no start: whoever has a copy of that key could have signed it.
     """
-    base, wrong, before = START, [], ""
+    base, wrong = START, []
+    for row, reason in _graded(connection, key, retired):
+        if reason is None:
+            base = _read(row)
+        elif reason != _RETIRED:
+            wrong.append(Finding("checkpoint", str(row.id), reason))
+    return base, wrong
+
+
+def seals(connection: Connection, key: bytes, retired: Sequence[bytes] = ()) -> tuple[list[Seal], Sequence[Finding]]:
+    """The checkpoints up to the newest that is signed with the key, oldest first; and what is wrong with any other.
+
+    One of a retired key counts where a later one, which names it, is signed with the key.
+    """
+    found, wrong, certain = [], [], 0
+    for row, reason in _graded(connection, key, retired):
+        if reason in (None, _RETIRED):
+            found.append(Seal(row.id, row.at_us, row.hash, _read(row).cut))
+            certain = len(found) if reason is None else certain
+        else:
+            wrong.append(Finding("checkpoint", str(row.id), str(reason)))
+    return found[:certain], wrong
+
+
+def _graded(connection: Connection, key: bytes, retired: Sequence[bytes]) -> Iterator[tuple[Any, str | None]]:
+    """Each checkpoint with what is wrong with it; None where nothing is."""
+    before = ""
     for row in connection.execute(select(checkpoint).order_by(checkpoint.c.id)):
         reason = _why_not(row, before, key)
         if reason == _NOT_SIGNED and any(_why_not(row, before, old) is None for old in retired):
+            reason = _RETIRED
+        if reason in (None, _RETIRED):
             before = row.hash
-        elif reason is None:
-            base, before = _read(row), row.hash
-        else:
-            wrong.append(Finding("checkpoint", str(row.id), reason))
-    return base, wrong
+        yield row, reason
 
 
 def write(database: Database, connection: Connection, key: bytes, at: datetime) -> Base:

@@ -6,22 +6,17 @@ shows against the chain's head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, text
 
 from quota.store.chain import audit_hash, link_hash
+from quota.store.link_rows import LinkRows, Span, linked
 from quota.store.verify_finding import Finding
 
 _AT_ONCE: Final = 2_000
-_ENTRIES: Final = "SELECT link, txn_id, account_id, bucket, amount, hold_id, usage_ref, kind, at_us, actor, seq FROM entry WHERE seq > {seq} ORDER BY link, seq"
-_USAGES: Final = (
-    "SELECT link, source, event_id, hold_id, seq, from_us, to_us, quantity, amount, overrun, estimated, payload, payload_hash "
-    "FROM usage_record WHERE link > {link} ORDER BY link"
-)
-_LINKS: Final = "SELECT id, epoch, n, prev_hash, hash, entries, usages FROM ledger_link WHERE id > {link} ORDER BY id"
 _HEADS: Final = "SELECT id, links, head_hash FROM ledger_epoch"
 _AUDIT: Final = (
     "SELECT seq, prev_hash, hash, actor, on_behalf_of, action, subject, before, after, reason, request_id, at_us "
@@ -47,40 +42,41 @@ def chain_findings(connection: Connection, since: Cut | None = None) -> Iterator
 
 
 def _ledger(connection: Connection, cut: Cut) -> Iterator[Finding]:
-    after = {"seq": cut.seq, "link": cut.link}
-    entries = _Grouped(connection, _ENTRIES.format(**after))
-    usages = _Grouped(connection, _USAGES.format(**after))
     ends = dict(cut.epochs)
-    for link in _rows(connection, _LINKS.format(**after)):
-        yield from (
-            Finding("entry", str(row.seq), f"names link {row.link}, which is gone") for row in entries.before(link.id)
-        )
-        yield from (
-            Finding("usage_record", f"{row.source}:{row.event_id}", f"names link {row.link}, which is gone")
-            for row in usages.before(link.id)
-        )
-        n, head = ends.get(link.epoch, (0, ""))
-        if link.n != n + 1 or link.prev_hash != head:
-            yield Finding("ledger_link", str(link.id), f"does not follow link {n} of epoch {link.epoch}")
-        ends[link.epoch] = (link.n, link.hash)
-        yield from _link(link, entries.of(link.id), usages.of(link.id))
-    for row in entries.rest():
-        yield Finding("entry", str(row.seq), f"names link {row.link}, which is gone")
-    for row in usages.rest():
-        yield Finding("usage_record", f"{row.source}:{row.event_id}", f"names link {row.link}, which is gone")
+    for found in linked(connection, Span(cut.link, cut.seq)):
+        if found.link is not None:
+            yield from follows(found.link, ends)
+        yield from link_findings(found)
     for epoch in connection.execute(text(_HEADS)):
         if ends.get(epoch.id, (0, "")) != (epoch.links, epoch.head_hash):
-            found = ends.get(epoch.id, (0, ""))[0]
+            found_links = ends.get(epoch.id, (0, ""))[0]
             yield Finding(
-                "ledger_epoch", str(epoch.id), f"its chain ends at {found} of {epoch.links} links, or elsewhere"
+                "ledger_epoch", str(epoch.id), f"its chain ends at {found_links} of {epoch.links} links, or elsewhere"
             )
 
 
+def follows(link: Row[Any], ends: dict[int, tuple[int, str]]) -> Iterator[Finding]:
+    """Whether a link goes on where its epoch's chain ends; `ends` then ends with it."""
+    n, head = ends.get(link.epoch, (0, ""))
+    if link.n != n + 1 or link.prev_hash != head:
+        yield Finding("ledger_link", str(link.id), f"does not follow link {n} of epoch {link.epoch}")
+    ends[link.epoch] = (link.n, link.hash)
+
+
+def link_findings(found: LinkRows) -> Iterator[Finding]:
+    """A link against the rows that carry its id."""
+    if found.link is not None:
+        yield from _link(found.link, found.entries, found.usages)
+        return
+    for row in found.entries:
+        yield Finding("entry", str(row.seq), f"names link {row.link}, which is gone")
+    for row in found.usages:
+        yield Finding("usage_record", f"{row.source}:{row.event_id}", f"names link {row.link}, which is gone")
+
+
 def _link(link: Row[Any], entries: list[Row[Any]], usages: list[Row[Any]]) -> Iterator[Finding]:
-    """A link against the rows that carry its id, in the order in which they were written."""
     seqs = f"{entries[0].seq} to {entries[-1].seq}" if entries else "none"
     said = [[*row][1:-1] for row in entries]
-    usages.sort(key=lambda row: (row.source, row.event_id))
     measured = [[int(value) if isinstance(value, bool) else value for value in row][1:] for row in usages]
     if len(entries) != link.entries:
         yield Finding("entry", seqs, f"{len(entries)} entries under link {link.id}, which covers {link.entries}")
@@ -103,32 +99,6 @@ def _audit(connection: Connection, start: tuple[int, str]) -> Iterator[Finding]:
     for kept, kept_hash in connection.execute(text("SELECT length, head_hash FROM audit_head")):
         if (kept, kept_hash) != (length, head):
             yield Finding("audit_head", "1", f"the audit ends at {length} of {kept} rows, or elsewhere")
-
-
-class _Grouped:
-    """Rows in the order of their `link`, handed out link by link without holding them all."""
-
-    def __init__(self, connection: Connection, sql: str) -> None:
-        self._rows = _rows(connection, sql)
-        self._next: Row[Any] | None = next(self._rows, None)
-
-    def of(self, link: int) -> list[Row[Any]]:
-        """The rows of exactly this link."""
-        return self._take(lambda row: row.link == link)
-
-    def before(self, link: int) -> list[Row[Any]]:
-        """Rows of links that were skipped: there are none where nothing is wrong."""
-        return self._take(lambda row: row.link < link)
-
-    def rest(self) -> list[Row[Any]]:
-        return self._take(lambda row: True)
-
-    def _take(self, wanted: Callable[[Row[Any]], bool]) -> list[Row[Any]]:
-        taken = []
-        while self._next is not None and wanted(self._next):
-            taken.append(self._next)
-            self._next = next(self._rows, None)
-        return taken
 
 
 def _rows(connection: Connection, sql: str) -> Iterator[Row[Any]]:

@@ -1,6 +1,7 @@
-"""The tests in two lanes side by side: most of their time is waiting for daemons, so two cores bear both.
+"""The tests as suites, several side by side: most of their time is waiting for daemons, so two cores bear four lanes.
 
-Invariants: every suite of a lane runs, whatever the others said. One container engine at a time: all that need it are in one lane.
+A lane takes the next suite when it has finished one, the longest first. Invariants: every suite runs, whatever the others said; one
+container engine at a time.
 """
 
 from __future__ import annotations
@@ -9,39 +10,56 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 PARTS: Final = ("unit", "property", "integration", "browser", "security")
-_DAEMONS: Final = ("tests/integration/slurm", "tests/integration/containers")
+LANES: Final = 4
 _NO_TESTS_COLLECTED: Final = 5
 
 
 @dataclass(frozen=True)
 class Suite:
-    """One run of pytest: what it is called, the part that it belongs to, and what it collects."""
+    """One run of pytest: what it is called, the part that it belongs to, and what it collects, as patterns below the checkout."""
 
     name: str
     part: str
     paths: tuple[str, ...]
     ignored: tuple[str, ...] = ()
+    engine: bool = False  # starts the container engine
 
-    def argv(self, extra: Sequence[str]) -> list[str]:
+    def argv(self, root: Path, extra: Sequence[str]) -> list[str]:
         """The command that runs it."""
-        return [sys.executable, "-m", "pytest", "-q", *self.paths, *(f"--ignore={one}" for one in self.ignored), *extra]
+        ignored = (f"--ignore={path}" for path in found(root, self.ignored))
+        return [sys.executable, "-m", "pytest", "-q", *found(root, self.paths), *ignored, *extra]
 
 
-LANES: Final = (
-    (Suite("integration", "integration", ("tests/integration",), _DAEMONS),),
-    (
-        Suite("engines", "integration", _DAEMONS),
-        Suite("browser", "browser", ("tests/browser",)),
-        Suite("unit", "unit", ("tests/unit",)),
-        Suite("security", "security", ("tests/security",)),
-        Suite("property", "property", ("tests/property",)),
-    ),
+def found(root: Path, patterns: Sequence[str]) -> list[str]:
+    """The files and folders that the patterns name, in order."""
+    return [str(path.relative_to(root)) for pattern in patterns for path in sorted(root.glob(pattern))]
+
+
+_OWN: Final = {  # parts of tests/integration with a suite of their own
+    "slurm": "tests/integration/slurm",
+    "containers": "tests/integration/containers",
+    "store": "tests/integration/store",
+    "gateway": "tests/integration/test_gateway_*.py",
+    "hub": "tests/integration/test_hub_*.py",
+}
+
+SUITES: Final = (  # the longest first
+    Suite("slurm", "integration", (_OWN["slurm"],)),
+    Suite("browser", "browser", ("tests/browser",), engine=True),
+    Suite("integration", "integration", ("tests/integration",), tuple(_OWN.values())),
+    Suite("hub", "integration", (_OWN["hub"],)),
+    Suite("containers", "integration", (_OWN["containers"],), engine=True),
+    Suite("store", "integration", (_OWN["store"],)),
+    Suite("gateway", "integration", (_OWN["gateway"],)),
+    Suite("security", "security", ("tests/security",)),
+    Suite("unit", "unit", ("tests/unit",)),
+    Suite("property", "property", ("tests/property",)),
 )
 
 
@@ -61,36 +79,55 @@ class Run:
     root: Path
     extra: Sequence[str]
     environment: Mapping[str, str]
-    lanes: tuple[tuple[Suite, ...], ...] = LANES
+    suites: Sequence[Suite] = SUITES
     results: list[Result] = field(default_factory=list)
     _voice: threading.Lock = field(default_factory=threading.Lock)
+    _turn: threading.Condition = field(default_factory=threading.Condition)
+    _engine_is_taken: bool = False
 
     def parts(self, parts: Sequence[str]) -> list[Result]:
-        """Run them; a single lane speaks for itself, of two each line says whose it is."""
-        lanes = [chosen for lane in self.lanes if (chosen := [suite for suite in lane if suite.part in parts])]
-        if len(lanes) == 1:
-            self._lane(lanes[0], aloud=True)
-        else:
-            threads = [threading.Thread(target=self._lane, args=(lane,), kwargs={"aloud": False}) for lane in lanes]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
+        """Run them; a single suite speaks for itself, of several each line says whose it is."""
+        waiting = [suite for suite in self.suites if suite.part in parts]
+        if len(waiting) == 1:
+            self._run(waiting[0], self._call)
+            return self.results
+        threads = [threading.Thread(target=self._lane, args=(waiting,)) for _ in range(LANES)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         return self.results
 
-    def _lane(self, suites: Sequence[Suite], *, aloud: bool) -> None:
-        for suite in suites:
-            began_s = time.monotonic()
-            code = self._call(suite) if aloud else self._call_prefixed(suite)
-            well = code in (0, _NO_TESTS_COLLECTED)
-            self.results.append(Result(suite, well, time.monotonic() - began_s))
+    def _lane(self, waiting: list[Suite]) -> None:
+        while (suite := self._taken(waiting)) is not None:
+            self._run(suite, self._call_prefixed)
+            with self._turn:
+                self._engine_is_taken = self._engine_is_taken and not suite.engine
+                self._turn.notify_all()
+
+    def _taken(self, waiting: list[Suite]) -> Suite | None:
+        """The next suite that may begin, waiting for the engine where only its suites are left; None when all have begun."""
+        with self._turn:
+            while waiting:
+                for suite in waiting:
+                    if not (suite.engine and self._engine_is_taken):
+                        waiting.remove(suite)
+                        self._engine_is_taken = self._engine_is_taken or suite.engine
+                        return suite
+                self._turn.wait()
+            return None
+
+    def _run(self, suite: Suite, call: Callable[[Suite], int]) -> None:
+        began_s = time.monotonic()
+        code = call(suite)
+        self.results.append(Result(suite, code in (0, _NO_TESTS_COLLECTED), time.monotonic() - began_s))
 
     def _call(self, suite: Suite) -> int:
-        argv = suite.argv(self.extra)
+        argv = suite.argv(self.root, self.extra)
         return subprocess.run(argv, cwd=self.root, env=dict(self.environment), check=False).returncode
 
     def _call_prefixed(self, suite: Suite) -> int:
-        argv = suite.argv(self.extra)
+        argv = suite.argv(self.root, self.extra)
         with subprocess.Popen(
             argv,
             cwd=self.root,

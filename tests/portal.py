@@ -11,11 +11,14 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
+from spawners import processes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,6 +74,36 @@ class Portal:
     def secret(self, name: str) -> str:
         return (self.data / "secrets" / name).read_text()
 
+    @property
+    def inner_ports(self) -> dict[str, int]:
+        ports: dict[str, int] = json.loads((self.data / "ports.json").read_text())
+        return ports
+
+    @property
+    def runs(self) -> bool:
+        """Whether its launcher lives."""
+        return self.launcher is not None and self.launcher.poll() is None
+
+    def serves(self) -> bool:
+        """Whether hub and quota service answer at the public address."""
+        return _answers(f"{self.url}hub/login") and _answers(f"{self.api}/health")
+
+    def processes(self) -> dict[int, str]:
+        """Every live process that was started for this data folder, by its environment or its command line."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            pid = int(folder.name)
+            stat = processes.stat(pid)
+            if stat is None or not stat.running or pid == os.getpid():
+                continue
+            try:
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if processes.environment(pid).get("COMMONS_DATA") == str(self.data) or str(self.data) in command:
+                found[pid] = command
+        return found
+
     def up(self, timeout_s: float = 240) -> Portal:
         """Start and wait until the ready file is written. Raises AssertionError with the launcher's output otherwise."""
         ready_file = self.data.parent / "ready.json"
@@ -105,3 +138,11 @@ class Portal:
         assert self.launcher is not None
         os.kill(self.launcher.pid, signal.SIGKILL)
         self.launcher.wait(10)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False

@@ -33,6 +33,4 @@ async def awarded_project(pi: Person, admin: Person, *, gpu_hours: str, tokens: 
     decision = {"decision": "approve", "gpu_hours": gpu_hours, "tokens": tokens, "message": "Welcome."}
     status, answer = await admin.api("POST", f"/applications/{application}/decision", decision)
     assert status == 200, (status, answer)
-    status, listed = await pi.api("GET", "/projects")
-    assert status == 200, (status, listed)
-    return str(listed["projects"][-1]["project_id"])
+    return str(answer["project_id"])

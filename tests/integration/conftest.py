@@ -1,4 +1,4 @@
-"""A running portal, shared by the tests that only use it; those that break one start their own."""
+"""One running portal for all tests here that need no settings of their own, those that kill its programs and start them again included."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from tests.integration.postgres import running_postgres
 from tests.portal import Portal
 
 
-@pytest.fixture(scope="module")
-def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
-    """A whole portal with its model, on fresh data, for one module."""
-    running = Portal(tmp_path_factory.mktemp("portal") / "data").up()
+@pytest.fixture(scope="package")
+def one_portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
+    running = Portal(tmp_path_factory.mktemp("portal") / "data", model=False).up()
     yield running
     assert running.down() == 0
+
+
+@pytest.fixture
+def portal(one_portal: Portal) -> Portal:
+    """A whole portal without a model. Others' projects may be in it; what a test leaves running is settled by its own asserts."""
+    return one_portal if one_portal.runs else one_portal.up()
 
 
 @pytest.fixture

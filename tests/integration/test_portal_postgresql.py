@@ -16,8 +16,8 @@ import psycopg
 
 from quota.domain.ids import HoldId
 from quota.service.keys import session_key
+from tests.integration.bills import session_record, settled_charge
 from tests.integration.postgres import running_postgres
-from tests.integration.test_survival import session_record, settled_charge
 from tests.integration.upstream_stub import stub_server
 from tests.people import Person
 from tests.portal import ROOT, Portal, free_port
@@ -112,7 +112,7 @@ async def test_one_setting_moves_the_ledger_to_postgresql_and_one_more_the_gatew
                 await a_gateway_of_its_own_answers(portal, port, database.replace("+psycopg", ""))
                 await pi.stop()
                 charged = await settled_charge(pi, project)
-            record = session_record(portal)
+                record = await session_record(pi)
             assert charged == record["ended_at_ms"] - record["started_at_ms"]
             with psycopg.connect(database.replace("+psycopg", "")) as connection:
                 row = connection.execute("SELECT sum(charged) FROM account WHERE unit = 'gpu_ms'").fetchone()

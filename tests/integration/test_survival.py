@@ -1,119 +1,109 @@
-"""Whatever is killed, a running notebook goes on and is charged exactly once for its whole life."""
+"""Whatever is killed, a running notebook goes on and is charged exactly once for its whole life; ports and secrets stay the same."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 import psutil
 import pytest
 
+from deploy.onehost.ports import is_free
+from tests.integration.bills import session_record, settled_charge
 from tests.people import Kernel, Person
 from tests.portal import Portal
 from tests.waiting import eventually
 from tests.world import awarded_project
 
-BACK_WITHIN_S = 15
-
-
-PROGRAMS = {"hub": "jupyterhub_config.py", "proxy": "configurable-http-proxy", "quota": "quota.main serve"}
+# What is killed, and within how many seconds everything answers again: a supervisor comes back with all that it supervises.
+PROGRAMS = {
+    "jupyterhub_config.py": 15,
+    "configurable-http-proxy": 15,
+    "quota.main serve": 15,
+    "supervisord -n": 30,
+}
 
 
 @pytest.fixture
-async def running(tmp_path: Path) -> AsyncIterator[tuple[Portal, Person, str]]:
-    """A portal with an awarded project; its PI is signed in."""
-    portal = Portal(tmp_path / "data", model=False).up()
-    try:
-        async with Person(portal, "pi") as pi, Person(portal, "admin") as admin:
-            project_id = await awarded_project(pi, admin, gpu_hours="10", tokens=100_000)
-            yield portal, pi, project_id
-    finally:
-        portal.down()
+async def pi(portal: Portal) -> AsyncIterator[Person]:
+    async with Person(portal, "pi") as person:
+        yield person
 
 
-def session_record(portal: Portal) -> dict[str, int]:
-    """What the only session's runner wrote down."""
-    folders = list((portal.data / "sessions").iterdir())
-    assert len(folders) == 1, folders
-    record: dict[str, int] = json.loads((folders[0] / "record.json").read_text())
-    return record
-
-
-async def settled_charge(pi: Person, project_id: str) -> int:
-    """GPU-milliseconds charged once nothing is held any more."""
-
-    async def look() -> int | None:
-        status, project = await pi.api("GET", f"/projects/{project_id}")
-        if status != 200:
-            return None
-        balance = next(b for b in project["balances"] if b["unit"] == "gpu_ms")
-        return int(balance["charged"]) if balance["held"] == 0 else None
-
-    return await eventually(look, within_s=30, what="the hold is settled")
+@pytest.fixture
+async def project(portal: Portal, pi: Person) -> str:
+    """A project of this test's own."""
+    async with Person(portal, "admin") as admin:
+        return await awarded_project(pi, admin, gpu_hours="10", tokens=100_000)
 
 
 async def test_a_notebook_survives_the_death_of_every_program_and_is_charged_once(
-    running: tuple[Portal, Person, str],
+    portal: Portal, pi: Person, project: str
 ) -> None:
-    portal, pi, project_id = running
-    await pi.start(project_id)
+    await pi.start(project)
     kernel = await Kernel(pi).open()
     assert await kernel.run("kept = 42") == ""
-    for name, marker in PROGRAMS.items():
-        os.kill(portal.pid(marker), signal.SIGKILL)
+    for marker, back_within_s in PROGRAMS.items():
+        victim = portal.pid(marker)
+        os.kill(victim, signal.SIGKILL)
 
-        async def answers() -> bool:
+        async def answers(marker: str = marker, victim: int = victim) -> bool:
             try:
-                status, _ = await pi.api("GET", f"/projects/{project_id}")
-                return status == 200 and await kernel.run("print(kept)") == "42\n"
+                assert portal.pid(marker) != victim
+                status, _ = await pi.api("GET", f"/projects/{project}")
+                served = await asyncio.to_thread(portal.serves)
+                return status == 200 and served and await kernel.run("print(kept)") == "42\n"
             except (OSError, AssertionError, TimeoutError, aiohttp.ClientError):
                 return False
 
-        await eventually(answers, within_s=BACK_WITHIN_S, what=f"everything answers after the death of {name}")
+        await eventually(answers, within_s=back_within_s, what=f"everything answers after the death of {marker}")
     await pi.stop()
-    charged = await settled_charge(pi, project_id)
-    record = session_record(portal)
+    charged = await settled_charge(pi, project)
+    record = await session_record(pi)
     assert charged == record["ended_at_ms"] - record["started_at_ms"]
 
 
-async def test_a_notebook_survives_the_launcher_and_the_next_up_goes_on_with_it(
-    running: tuple[Portal, Person, str],
+async def test_a_notebook_survives_the_launcher_and_the_next_up_goes_on_with_it_on_the_same_ports(
+    portal: Portal, pi: Person, project: str
 ) -> None:
-    portal, pi, project_id = running
-    await pi.start(project_id)
+    await pi.start(project)
     kernel = await Kernel(pi).open()
     await kernel.run("kept = 42")
+    ports = portal.inner_ports
     portal.kill_launcher()
     await asyncio.to_thread(portal.up)
+    assert portal.inner_ports == ports
+    assert await asyncio.to_thread(portal.serves)
     assert await kernel.run("print(kept)") == "42\n"
     await pi.stop()
-    charged = await settled_charge(pi, project_id)
-    record = session_record(portal)
+    charged = await settled_charge(pi, project)
+    record = await session_record(pi)
     assert charged == record["ended_at_ms"] - record["started_at_ms"]
-    status, statement = await pi.api("GET", f"/projects/{project_id}/statement")
+    status, statement = await pi.api("GET", f"/projects/{project}/statement")
     assert status == 200
     assert sum(line["delta_charged"] for line in statement["lines"]) == charged
 
 
-async def test_ctrl_c_settles_what_runs_and_leaves_no_process_and_no_port(
-    running: tuple[Portal, Person, str],
+async def test_ctrl_c_settles_what_runs_and_leaves_no_process_and_no_port_and_a_later_up_resumes(
+    portal: Portal, pi: Person, project: str
 ) -> None:
-    portal, pi, project_id = running
-    await pi.start(project_id)
+    await pi.start(project)
     assert portal.launcher is not None
     family = psutil.Process(portal.launcher.pid).children(recursive=True)
-    runner = session_record(portal)["runner_pid"]
+    runner = (await session_record(pi))["runner_pid"]
+    ports = portal.inner_ports
+    secrets = {path.name: path.read_text() for path in (portal.data / "secrets").iterdir()}
     assert await asyncio.to_thread(portal.down) == 0
     assert [process for process in family if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
     assert not psutil.pid_exists(runner)
-    with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", portal.port)) != 0
+    assert portal.processes() == {}
+    assert [port for port in (portal.port, *ports.values()) if not is_free(port)] == []
+    assert not (portal.data.parent / "ready.json").exists()
     await asyncio.to_thread(portal.up)
-    record = session_record(portal)
-    assert await settled_charge(pi, project_id) == record["ended_at_ms"] - record["started_at_ms"]
+    assert portal.inner_ports == ports
+    assert {path.name: path.read_text() for path in (portal.data / "secrets").iterdir()} == secrets
+    record = await session_record(pi)
+    assert await settled_charge(pi, project) == record["ended_at_ms"] - record["started_at_ms"]

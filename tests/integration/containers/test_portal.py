@@ -16,8 +16,8 @@ from spawners import container_spec as spec
 from tests.engine.container_portal import ContainerPortal, engines_ms
 from tests.engine.engine import Engine
 from tests.engine.images import Images
+from tests.integration.bills import settled_charge
 from tests.integration.hub_process import text_of
-from tests.integration.test_survival import settled_charge
 from tests.people import Kernel, Person
 from tests.portal import Portal
 from tests.waiting import eventually

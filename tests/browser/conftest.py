@@ -41,8 +41,9 @@ def a_chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
+    """One for all modules that need no settings of their own; others' keys and projects may be in it."""
     running = Portal(tmp_path_factory.mktemp("browser") / "data").up()
     yield running
     assert running.down() == 0

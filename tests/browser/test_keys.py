@@ -159,12 +159,14 @@ WORDS = {"en-GB": ("en", "Keys for language models"), "zh-CN": ("zh", "语言模
 
 @pytest.fixture
 def phone(request: pytest.FixtureRequest, chromium: Browser, keys: Page) -> Iterator[Page]:
-    """The PI's phone, in one language."""
+    """The PI's phone, in one language; there is a key to show."""
+    address = keys.url
+    make_key(keys, f"Phone in {request.param}")
     context = chromium.new_context(
         locale=request.param, viewport={"width": 360, "height": 740}, storage_state=keys.context.storage_state()
     )
     page = context.new_page()
-    page.goto(keys.url)
+    page.goto(address)
     yield page
     context.close()
 

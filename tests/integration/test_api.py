@@ -21,24 +21,34 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 async def test_from_application_to_statement_every_integer_is_exact(service: Service) -> None:
     await service.register("pi", "researcher", "chair", "admin")
-    pi, researcher = service.token("pi"), service.token("researcher")
-    chair = service.token("chair", Power.DECIDE)
+    project = await _awarded_less_than_asked(service)
+    joined = await service.person(
+        service.token("pi"), "PUT", f"/projects/{project}/members/researcher", {"role": "member"}
+    )
+    assert joined.status_code == 201
+    await _quoted_and_held(service, project)
+    await _metered_while_it_runs(service)
+    used = await _settled_by_the_hubs_hint(service)
+    gpu, tokens = (await service.person(service.token("pi"), "GET", f"/projects/{project}")).json()["balances"]
+    whole = {"unit": "gpu_ms", "awarded": 10 * HOUR, "charged": used, "held": 0, "available": 10 * HOUR - used}
+    assert (gpu, tokens["awarded"]) == (whole, 5000)
+    await _stated_line_by_line(service, project, used)
+    assert service.verified() == []
 
-    # apply, approve less
+
+async def _awarded_less_than_asked(service: Service) -> str:
     ask = {"title": "Folding", "purpose": "We fold proteins.", "gpu_hours": "500", "tokens": 1_000_000}
     dates = {"starts_on": "2026-03-02", "ends_on": "2026-12-31"}
-    made = await service.person(pi, "PUT", "/applications/application-0001", {**ask, **dates})
+    made = await service.person(service.token("pi"), "PUT", "/applications/application-0001", {**ask, **dates})
     assert made.status_code == 201
     decision = {"decision": "approve", "gpu_hours": "10", "tokens": 5000, "message": "A start"}
+    chair = service.token("chair", Power.DECIDE)
     done = await service.person(chair, "POST", "/applications/application-0001/decision", decision)
     assert (done.json()["gpu_ms"], done.json()["awarded_gpu_ms"]) == (500 * HOUR, 10 * HOUR)
-    project = done.json()["project_id"]
+    return str(done.json()["project_id"])
 
-    # the researcher joins
-    joined = await service.person(pi, "PUT", f"/projects/{project}/members/researcher", {"role": "member"})
-    assert joined.status_code == 201
 
-    # payers, quote and hold
+async def _quoted_and_held(service: Service, project: str) -> None:
     payers = (await service.hub("GET", "/internal/people/researcher/payers")).json()["payers"]
     assert [(row["project_id"], row["can_start"], row["gpu_ms"]["available"]) for row in payers] == [
         (project, True, 10 * HOUR)
@@ -52,7 +62,9 @@ async def test_from_application_to_statement_every_integer_is_exact(service: Ser
     assert [one.status_code for one in held] == [201, 200]
     assert held[0].json() == held[1].json()
 
-    # it runs: three passes, one of them without news
+
+async def _metered_while_it_runs(service: Service) -> None:
+    """Three passes, one of them without news."""
     service.hub_api.runs("researcher", "")
     for alive_ms, passes in ((10_500, 1), (61_250, 2)):
         service.clock.tick(60)
@@ -60,10 +72,12 @@ async def test_from_application_to_statement_every_integer_is_exact(service: Ser
         for _ in range(passes):
             report = (await service.hub("POST", "/internal/reconcile")).json()
             assert report == {"open_session_holds": 1, "settled": 0, "released": 0, "unknown": 0}
-    row = (await service.person(researcher, "GET", "/sessions")).json()["sessions"][0]
+    row = (await service.person(service.token("researcher"), "GET", "/sessions")).json()["sessions"][0]
     assert (row["state"], row["charged"], row["amount"]) == ("running", 60_750, 7_320_000)
 
-    # it ends; the hub's hint is enough to settle
+
+async def _settled_by_the_hubs_hint(service: Service) -> int:
+    """The hint alone is enough; what the session used, in GPU-milliseconds."""
     end_ms = START_MS + 3_601_234
     service.clock.at = START + timedelta(milliseconds=3_601_300)
     service.runner_wrote(
@@ -76,20 +90,12 @@ async def test_from_application_to_statement_every_integer_is_exact(service: Ser
     )
     ended = await service.hub("POST", "/internal/holds/hold-0001/ended", {"reason": "stopped"})
     assert (ended.status_code, ended.json()) == (202, {"state": "settled"})
+    return 3_600_734
 
-    balances = (await service.person(pi, "GET", f"/projects/{project}")).json()["balances"]
-    used = 3_600_734
-    assert balances[0] == {
-        "unit": "gpu_ms",
-        "awarded": 10 * HOUR,
-        "charged": used,
-        "held": 0,
-        "available": 10 * HOUR - used,
-    }
-    assert balances[1]["awarded"] == 5000
 
-    # the statement adds up to the balance, line by line
-    lines = (await service.person(pi, "GET", f"/projects/{project}/statement")).json()["lines"]
+async def _stated_line_by_line(service: Service, project: str, used: int) -> None:
+    """The statement adds up to the balance, and its charges follow one another."""
+    lines = (await service.person(service.token("pi"), "GET", f"/projects/{project}/statement")).json()["lines"]
     gpu = [line for line in lines if line["unit"] == "gpu_ms"]
     assert sum(line["delta_awarded"] for line in gpu) == 10 * HOUR
     assert sum(line["delta_charged"] for line in gpu) == used
@@ -99,7 +105,6 @@ async def test_from_application_to_statement_every_integer_is_exact(service: Ser
     assert [line["to"] for line in charges[:-1]] == [line["from"] for line in charges[1:]]
     assert {line["who"] for line in charges} == {"Researcher"}
     assert {line["rate"] for line in charges} == {"1"}
-    assert service.verified() == []
 
 
 async def test_an_adjustment_stands_in_the_statement_with_who_and_why(service: Service) -> None:

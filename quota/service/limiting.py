@@ -27,8 +27,9 @@ from quota.domain.project import LEADS, ProjectRole
 from quota.domain.rates import longest_runtime_s
 from quota.domain.session import SessionTerms
 from quota.domain.units import AMOUNT_MAX, Unit
-from quota.service.callers import Caller, Power
+from quota.service.callers import Caller
 from quota.service.ports import LimitStanding, Store, Transaction
+from quota.service.project_roles import member_role, reader_role, sees_everybody
 from quota.service.quote import Quote, day_share
 from quota.service.services import Services
 
@@ -98,9 +99,7 @@ async def set_member_limit(
     at = services.clock.now()
 
     def work(tx: Transaction) -> LimitStanding:
-        role = tx.projects.role(project_id, caller.id)
-        if role is None:
-            raise Unknown("project", project_id=project_id)
+        role = member_role(tx, caller, project_id)
         if role not in LEADS:
             raise Forbidden("only PI, co-PI and managers set a member's share")
         person = tx.people.by_hub_name(hub_name)
@@ -201,10 +200,7 @@ async def token_share(
 
 def _seen_members(tx: Transaction, caller: Caller, project_id: ProjectId) -> list[PersonId]:
     """Whose limits the caller sees: everybody's for leads and admins, else their own. Raises Unknown('project')."""
-    role = tx.projects.role(project_id, caller.id)
-    if role is None and not caller.may(Power.ADMIN):
-        raise Unknown("project", project_id=project_id)
-    sees_all = role in LEADS or caller.may(Power.ADMIN)
+    sees_all = sees_everybody(caller, reader_role(tx, caller, project_id))
     return [one.person_id for one in tx.projects.members(project_id) if sees_all or one.person_id == caller.id]
 
 

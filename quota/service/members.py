@@ -16,6 +16,7 @@ from quota.service.callers import Caller
 from quota.service.endings import Cause, end_sessions, sessions_of
 from quota.service.notices import about_project, instant_param, tell
 from quota.service.ports import Transaction
+from quota.service.project_roles import member_role
 from quota.service.services import Services
 
 _RANK = {ProjectRole.MEMBER: 0, ProjectRole.MANAGER: 1, ProjectRole.CO_PI: 2, ProjectRole.PI: 3}
@@ -97,9 +98,7 @@ def _people(
     tx: Transaction, caller: Caller, project_id: ProjectId, hub_name: str
 ) -> tuple[ProjectRole, Person, ProjectRole | None]:
     """The caller's role, the person and their role; a project that the caller is not in is unknown to them."""
-    own = tx.projects.role(project_id, caller.id)
-    if own is None:
-        raise Unknown("project", project_id=project_id)
+    own = member_role(tx, caller, project_id)
     person = tx.people.by_hub_name(hub_name)
     if person is None:
         raise Unknown("person", hub_name=hub_name)

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final, TypeVar
 
-from quota.domain.errors import Unknown
 from quota.domain.ids import ProjectId
-from quota.domain.project import LEADS
 from quota.service.callers import Caller, Power
 from quota.service.gateway_ports import TierUse, UseOfDay
 from quota.service.ports import Transaction
+from quota.service.project_roles import reader_role, sees_everybody
 from quota.service.services import Services
 
 DAYS_MAX: Final = 366
@@ -99,10 +98,7 @@ async def of_project(services: Services, caller: Caller, project_id: ProjectId, 
     first, start, end = _period(at, days)
 
     def work(tx: Transaction) -> ModelUse:
-        role = tx.projects.role(project_id, caller.id)
-        if tx.projects.get(project_id) is None or (role is None and not caller.may(Power.ADMIN)):
-            raise Unknown("project", project_id=project_id)
-        sees_all = role in LEADS or caller.may(Power.ADMIN)
+        sees_all = sees_everybody(caller, reader_role(tx, caller, project_id))
         rows = tx.model_usage.of_project(project_id, start, end, only=None if sees_all else caller.id)
         return ModelUse(rows, first, at.date(), not sees_all, at)
 

@@ -15,10 +15,11 @@ from quota.domain.errors import IdConflict, Invalid, Refused, Unknown
 from quota.domain.errors import RefusalCode as Code
 from quota.domain.gateway_key import GatewayKey, hash_of, key_text, new_secret
 from quota.domain.ids import PersonId, ProjectId
-from quota.domain.project import LEADS, ProjectRole, ProjectState
+from quota.domain.project import ProjectState
 from quota.domain.units import AMOUNT_MAX
-from quota.service.callers import Caller, Power
+from quota.service.callers import Caller
 from quota.service.ports import Transaction
+from quota.service.project_roles import reader_role, sees_everybody
 from quota.service.services import Services
 
 NAME_MAX: Final = 60
@@ -97,8 +98,7 @@ async def keys(services: Services, caller: Caller, project_id: ProjectId) -> Seq
     at = services.clock.now()
 
     def work(tx: Transaction) -> list[KeyView]:
-        role = _role(tx, caller, project_id)
-        sees_all = role in LEADS or caller.may(Power.ADMIN)
+        sees_all = sees_everybody(caller, reader_role(tx, caller, project_id))
         names = {one.person_id: one.display_name for one in tx.projects.members(project_id)}
         found = []
         for key in tx.gateway_keys.of_project(project_id):
@@ -116,9 +116,9 @@ async def revoke_key(services: Services, caller: Caller, project_id: ProjectId, 
     at = services.clock.now()
 
     def work(tx: Transaction) -> GatewayKey:
-        role = _role(tx, caller, project_id)
+        sees_all = sees_everybody(caller, reader_role(tx, caller, project_id))
         key = tx.gateway_keys.get(key_id)
-        may = key is not None and (key.person_id == caller.id or role in LEADS or caller.may(Power.ADMIN))
+        may = key is not None and (key.person_id == caller.id or sees_all)
         if key is None or key.project_id != project_id or not may:
             raise Unknown("key", key_id=key_id)
         if key.revoked_at is not None:
@@ -131,13 +131,6 @@ async def revoke_key(services: Services, caller: Caller, project_id: ProjectId, 
         return replace(key, revoked_at=at)
 
     return await services.store.write(work)
-
-
-def _role(tx: Transaction, caller: Caller, project_id: ProjectId) -> ProjectRole | None:
-    role = tx.projects.role(project_id, caller.id)
-    if role is None and not (caller.may(Power.ADMIN) and tx.projects.get(project_id) is not None):
-        raise Unknown("project", project_id=project_id)
-    return role
 
 
 def _check(services: Services, order: KeyOrder) -> None:

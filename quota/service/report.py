@@ -13,11 +13,12 @@ from fractions import Fraction
 from quota.domain.application import Application
 from quota.domain.errors import Refused, Unknown
 from quota.domain.ids import ProjectId
-from quota.domain.project import LEADS, Allocation, AllocationState, Member, Person, Project, ProjectRole
+from quota.domain.project import Allocation, AllocationState, Member, Person, Project, ProjectRole
 from quota.domain.session import Session
 from quota.domain.units import Balance, Unit
 from quota.service.callers import Caller, Power, person_named
 from quota.service.ports import ProfileCatalogue, StatementLine, Transaction
+from quota.service.project_roles import reader_role, sees_everybody
 from quota.service.quote import Price, decide, payer_facts
 from quota.service.services import Services
 
@@ -126,7 +127,7 @@ async def statement(
 
     def work(tx: Transaction) -> StatementPage:
         _, role = _visible(tx, caller, project_id)
-        sees_all = role in LEADS or caller.may(Power.ADMIN)
+        sees_all = sees_everybody(caller, role)
         return _page(tx, project_id, None if sees_all else caller.person, before, limit)
 
     page = await services.store.read(work)
@@ -181,10 +182,9 @@ def _card(tx: Transaction, project: Project, role: ProjectRole | None, at: datet
 
 def _visible(tx: Transaction, caller: Caller, project_id: ProjectId) -> tuple[Project, ProjectRole | None]:
     found = tx.projects.get(project_id)
-    role = tx.projects.role(project_id, caller.id) if found is not None else None
-    if found is None or (role is None and not caller.may(Power.ADMIN)):
+    if found is None:
         raise Unknown("project", project_id=project_id)
-    return found, role
+    return found, reader_role(tx, caller, project_id)
 
 
 def _titled(line: StatementLine, catalogue: ProfileCatalogue, language: str) -> StatementLine:

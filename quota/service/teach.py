@@ -25,6 +25,7 @@ from quota.service.callers import Caller
 from quota.service.course_ports import Invitation
 from quota.service.courses import taught_by
 from quota.service.ports import Transaction
+from quota.service.project_roles import member_role
 from quota.service.services import Services
 
 INVITATION_LIFE: Final = timedelta(days=30)
@@ -71,10 +72,7 @@ async def create(services: Services, caller: Caller, project_id: ProjectId, slug
         raise Invalid([("ends_at", "in_the_past")])
 
     def work(tx: Transaction) -> Course:
-        role = tx.projects.role(project_id, caller.id)
-        if role is None:
-            raise Unknown("project", project_id=project_id)
-        if role not in _APPOINTERS:
+        if member_role(tx, caller, project_id) not in _APPOINTERS:
             raise Forbidden("only PI and co-PI make a course of a project")
         known = tx.courses.of_project(project_id)
         if known is not None and known == _course(project_id, slug, terms, known.created_at):

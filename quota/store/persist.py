@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, itemgetter, neg
 from typing import Final
 
 from quota.store import statements as sql
 from quota.store.chain import dumped_link_hash
 from quota.store.json_text import dump_rows
 from quota.store.wire import Insert, Interference, Row, Statement, Wire
-from quota.store.working_set import HoldRow, WorkingSet, as_row
+from quota.store.working_set import Entry, HoldRow, WorkingSet, as_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,9 @@ class Head:
 
 as_placed: Final[Callable[[HoldRow], Row]] = attrgetter(*sql.PLACED_COLUMNS)
 as_change: Final[Callable[[HoldRow], Row]] = attrgetter(*sql.CHANGE_HOLDS.rows.columns)
+as_settled: Final[Callable[[HoldRow], Row]] = attrgetter(*sql.SETTLE_HOLDS.rows.columns)
+_TXN: Final[Callable[[Entry], str]] = itemgetter(0)
+_AMOUNT: Final[Callable[[Entry], int]] = itemgetter(3)
 
 
 def persist(wire: Wire, ws: WorkingSet, head: Head) -> Head:
@@ -62,6 +65,7 @@ def _write_holds(wire: Wire, ws: WorkingSet, head: Head) -> bool:
     placed: list[Row] = []
     whole: list[Row] = []
     changed: list[Row] = []
+    settled: list[Row] = []
     for hold in ws.holds.values():
         if hold.fresh:
             if hold.next_seq == 0 and hold.line_count == 1 and hold.state == "held":  # nothing happened to it since
@@ -69,9 +73,12 @@ def _write_holds(wire: Wire, ws: WorkingSet, head: Head) -> bool:
             else:
                 whole.append(as_row(hold))
         elif hold.changed:
-            changed.append(as_change(hold))
+            if hold.state == "settled" and hold.line_count == 1 and hold.limit_count == 0:
+                settled.append(as_settled(hold))
+            else:
+                changed.append(as_change(hold))
     wrote = _insert(wire, sql.PLACE_HOLDS, placed, (head.epoch,)) | _insert(wire, sql.ADD_HOLDS, whole)
-    return wrote | _guarded(wire, sql.CHANGE_HOLDS, changed)
+    return wrote | _guarded(wire, sql.SETTLE_HOLDS, settled) | _guarded(wire, sql.CHANGE_HOLDS, changed)
 
 
 def _write_lines(wire: Wire, ws: WorkingSet) -> bool:
@@ -98,7 +105,9 @@ def _write_lines(wire: Wire, ws: WorkingSet) -> bool:
 
 def _write_link(wire: Wire, ws: WorkingSet, head: Head) -> Head:
     # In the order in which `verify` reads them back.
-    usages = sorted(ws.new_usages)  # by source and event id
+    usages = [
+        *map(tuple, sorted(ws.new_usages))
+    ]  # by source and event id; plain tuples, which are written as JSON far faster
     said, measured = dump_rows(ws.entries), dump_rows(usages)
     new = Head(head.epoch, head.n + 1, dumped_link_hash(head.hash, said, measured))
     row = (new.epoch, new.n, head.hash, new.hash, len(ws.entries), len(usages))
@@ -106,8 +115,17 @@ def _write_link(wire: Wire, ws: WorkingSet, head: Head) -> Head:
     _guarded(wire, sql.MOVE_HEAD, [(new.epoch, new.n, new.hash)])
     link = wire.select(sql.ADD_LINK, [row])[0][0]
     _insert(wire, sql.ADD_USAGES, usages, (link,), measured)
-    _insert(wire, sql.ADD_ENTRIES, ws.entries, (link,), said)
+    entries = sql.MIRROR_ENTRIES if _in_pairs(ws.entries) else sql.ADD_ENTRIES
+    _insert(wire, entries, ws.entries, (link,), said)
     return new
+
+
+def _in_pairs(entries: Sequence[Entry]) -> bool:
+    """Whether each transaction has two entries, which then differ in bucket and sign alone; an overrun has three."""
+    firsts, seconds = entries[::2], entries[1::2]
+    return [*map(_TXN, firsts)] == [*map(_TXN, seconds)] and [*map(_AMOUNT, firsts)] == [
+        *map(neg, map(_AMOUNT, seconds))
+    ]
 
 
 def _guarded(wire: Wire, statement: Statement, rows: Sequence[Row]) -> bool:

@@ -6,6 +6,7 @@ database, and a hold or usage record goes in only once. `persist` compares the c
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from quota.store.wire import Insert, Rows, Statement
@@ -93,6 +94,18 @@ CHANGE_HOLDS: Final = Statement(
         }
     ),
 )  # fmt: skip
+SETTLE_HOLDS: Final = Statement(
+    "UPDATE hold SET state = 'settled', charged = d.charged, next_seq = d.next_seq, "
+    "lease_until_us = {greatest}(hold.lease_until_us, d.lease_until_us), charged_to_us = d.charged_to_us, closed_us = d.closed_us "
+    "FROM {rows} d WHERE hold.id = d.id AND hold.state || '' = 'held' AND hold.next_seq = d.seen_next_seq "
+    "AND hold.line_count = 1 AND hold.amount = d.seen_amount AND hold.limit_count = 0",
+    Rows(
+        {
+            "id": _T, "charged": _I, "next_seq": _I, "lease_until_us": _I, "charged_to_us": _I, "closed_us": _I,
+            "seen_next_seq": _I, "seen_amount": _I,
+        }
+    ),
+)  # fmt: skip  # as CHANGE_HOLDS, for holds with one line and no limit: nearly all, and half of the columns
 CHANGE_LINES: Final = Statement(
     "UPDATE hold_line SET amount = d.amount, charged = d.charged FROM {rows} d "
     "WHERE hold_line.hold_id = d.hold_id AND hold_line.line_id = d.line_id AND hold_line.charged <= d.charged",
@@ -140,6 +153,7 @@ ADD_ENTRIES: Final = Insert(
     },
     shared={"link": _I},
 )  # fmt: skip
+MIRROR_ENTRIES: Final = replace(ADD_ENTRIES, mirrored=("bucket", "amount"))  # where each transaction has two
 
 # -- the chain: one link a batch, each writer its own -------------------------------------------------------------------------------
 

@@ -38,7 +38,9 @@ _HOLDS: Final = Insert(
     "bare_hold", {"id": _T, "account_id": _T, "amount": _I, "charged": _I, "state": _T, "details": _T}
 )
 _ENTRIES: Final = Insert(
-    "bare_entry", {"txn_id": _T, "account_id": _T, "bucket": _T, "amount": _I, "hold_id": _T, "at_us": _I}
+    "bare_entry",
+    {"txn_id": _T, "account_id": _T, "bucket": _T, "amount": _I, "hold_id": _T, "at_us": _I},
+    mirrored=("bucket", "amount"),  # as the ledger's: the floor gets what makes the ledger's rows cheaper
 )
 Op = tuple[str, str, int, bool]
 """hold id, account id, amount, whether it is a settle"""

@@ -101,6 +101,26 @@ def settles_a_hold_that_another_topped_up(books: Books) -> None:
     stale_plan_is_refused(books, settle, lambda: _do(books, top_up))
 
 
+def releases_a_hold_that_another_charged(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
+    release = ops.Close("hold-0001", to_us(ledgers.NOW), HoldState.RELEASED, "unused")
+    stale_plan_is_refused(books, release, lambda: _do(books, lambda one: one.charge(usage("hold-0001", "event-1", 0))))
+
+
+def releases_a_hold_that_another_topped_up(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
+    release = ops.Close("hold-0001", to_us(ledgers.NOW), HoldState.RELEASED, "unused")
+    top_up: Step = lambda one: one.top_up(HoldId("hold-0001"), "t1", 0, ledgers.NOW, LEASE)  # noqa: E731
+    stale_plan_is_refused(books, release, lambda: _do(books, top_up))
+
+
+def settles_a_hold_that_another_settled(books: Books) -> None:
+    _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
+    _do(books, lambda one: one.place_hold(books.order(50, hold_id="hold-0002")))
+    settle = ops.settle("hold-0001", to_us(ledgers.NOW), None)
+    stale_plan_is_refused(books, settle, lambda: _do(books, lambda one: one.settle(HoldId("hold-0001"), ledgers.NOW)))
+
+
 def settles_a_hold_whose_top_up_another_took_back(books: Books) -> None:
     _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
     _do(books, lambda one: one.place_hold(books.order(50, hold_id="hold-0002")))
@@ -247,6 +267,9 @@ SCENARIOS: tuple[Callable[[Books], None], ...] = (
     charges_a_hold_that_another_closed,
     settles_a_hold_that_another_charged,
     settles_a_hold_that_another_topped_up,
+    settles_a_hold_that_another_settled,
+    releases_a_hold_that_another_charged,
+    releases_a_hold_that_another_topped_up,
     settles_a_hold_whose_top_up_another_took_back,
     charges_a_limit_of_which_another_gave_back,
     overruns_an_account_that_another_used,

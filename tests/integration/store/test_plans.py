@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import psycopg
+import pytest
 from sqlalchemy import text
 
 from quota.domain.ids import new_id
 from quota.store import statements as sql
 from quota.store.database import Database, dedicated
-from quota.store.wire import PostgresWire
+from quota.store.wire import PostgresWire, Statement
 from tests import ledgers
 
 BATCH = 250
 OPEN = 3_000
 
 
+@pytest.mark.parametrize("statement", [sql.CHANGE_HOLDS, sql.SETTLE_HOLDS], ids=["change", "settle"])
 def test_a_change_of_holds_reads_the_holds_that_change_and_no_other(
-    new_postgres_database: Callable[[], Database],
+    new_postgres_database: Callable[[], Database], statement: Statement
 ) -> None:
     database = new_postgres_database()
     books = ledgers.open_books(database, 10**9)
@@ -31,7 +33,7 @@ def test_a_change_of_holds_reads_the_holds_that_change_and_no_other(
     wire = PostgresWire(own)
     wire.begin()
     before = _rows_read(own)
-    assert wire.update(sql.CHANGE_HOLDS, [_change(hold_id) for hold_id in ids[:BATCH]]) == BATCH
+    assert wire.update(statement, [_settled(hold_id, statement) for hold_id in ids[:BATCH]]) == BATCH
     read = _rows_read(own) - before
     wire.rollback()
     wire.close()
@@ -52,9 +54,14 @@ _HOLD = (
 )
 
 
-def _change(hold_id: str) -> tuple[object, ...]:
-    """The hold settled with all of its ten: columns as CHANGE_HOLDS has them."""
-    return (hold_id, "settled", 10, 10, 1, 1, 2, 1, 1, None, 0, 1, 10, 0)
+def _settled(hold_id: str, statement: Statement) -> tuple[object, ...]:
+    """The hold settled with all of its ten, in the statement's columns."""
+    values = {
+        "id": hold_id, "state": "settled", "amount": 10, "charged": 10, "next_seq": 1, "line_count": 1, "lease_until_us": 2,
+        "charged_to_us": 1, "closed_us": 1, "close_reason": None, "seen_next_seq": 0, "seen_line_count": 1, "seen_amount": 10,
+        "limit_count": 0,
+    }  # fmt: skip
+    return tuple(values[name] for name in statement.rows.columns)
 
 
 def _rows_read(connection: psycopg.Connection[object]) -> int:

@@ -99,15 +99,19 @@ class Courses:
 
     def _exchange_token(self, slug: str) -> str:
         """A new token of the course's first instructor who has been here, for the exchange alone; the one before is worth nothing."""
-        db, note = self._app.db, f"formgrader of {slug}"
-        for old in db.query(orm.APIToken).filter(orm.APIToken.note == note):
-            db.delete(old)
-        db.commit()
+        db = self._app.db
+        self._forget_exchange_token(slug)
         for name in self._instructors.get(slug, ()):
             person = orm.User.find(db, name)
             if person is not None:
-                return str(person.new_api_token(note=note, scopes=[QUOTA_ACCESS, EXCHANGE_SCOPE]))
+                return str(person.new_api_token(note=_note(slug), scopes=[QUOTA_ACCESS, EXCHANGE_SCOPE]))
         raise NotReady(f"no instructor of {slug} has been here yet")
+
+    def _forget_exchange_token(self, slug: str) -> None:
+        db = self._app.db
+        for old in db.query(orm.APIToken).filter(orm.APIToken.note == _note(slug)):
+            db.delete(old)
+        db.commit()
 
     def _group(self, name: str, people: Sequence[str]) -> None:
         """The group with exactly those of `people` who have been here; others join it in the round after their first sign-in."""
@@ -171,8 +175,9 @@ class Courses:
         return sorted((known | set(self._formgraders)) - set(live))
 
     async def _retire(self, slug: str) -> None:
-        """Take process, route, service, role and groups away; files of the course stay."""
+        """Take process, its tokens, route, service, role and groups away; files of the course stay."""
         app, db = self._app, self._app.db
+        self._forget_exchange_token(slug)
         formgrader = self._formgraders.pop(slug, None)
         if formgrader is not None:
             await formgrader.stop()
@@ -212,6 +217,11 @@ class Courses:
         await self._app.proxy.add_service(service)
 
 
+def _note(slug: str) -> str:
+    """By which the hub knows a formgrader's token of an instructor's."""
+    return f"formgrader of {slug}"
+
+
 class FormgraderHandler(BaseHandler):
     """`/hub/services/COURSE/…`: where /services/COURSE/… leads while its formgrader does not run.
 
@@ -237,6 +247,11 @@ class FormgraderHandler(BaseHandler):
     async def post(self, slug: str, rest: str | None = None) -> None:
         """Start it, wait until it answers, and go there."""
         self._check(slug)
+        if not self.courses.runs(
+            slug
+        ):  # what the last round knew may be seconds old: nothing starts past a course's end
+            await self.courses.round()
+            self._check(slug)
         await self._go(slug, rest)
 
     def _check(self, slug: str) -> None:

@@ -1,7 +1,8 @@
 """The formgrader of a course as a process: started when somebody of the course opens it, started again when it dies, gone with the course.
 
 A single-user server in the course's own folder, under the service's own token and without terminals. It runs as the hub's own account.
-Invariants: it dies with the hub (PR_SET_PDEATHSIG), so that a restarted hub never meets an old one; its environment holds the service's
+Invariants: it dies with the hub (PR_SET_PDEATHSIG with SIGKILL: it would answer SIGTERM only after the autograding that it is at), so that
+a restarted hub never meets an old one, and its runs end with it; its environment holds the service's
 token, and one of an instructor's that is good for the exchange only: releases and grades are theirs in the audit; where sessions are no
 processes of this account it runs nobody's code and writes below `source/` alone (hub.course_files, decision 0029).
 """
@@ -128,7 +129,7 @@ class Formgrader:
         server.write_text(_SERVER + ("" if place.runs_code else _NO_CODE), encoding="utf-8")
         (place.folder / "source").mkdir(exist_ok=True)
         self.port = random_port()
-        argv = ["setpriv", "--pdeathsig", "TERM", "--", str(Path(sys.executable).with_name("jupyterhub-singleuser"))]
+        argv = ["setpriv", "--pdeathsig", "KILL", "--", str(Path(sys.executable).with_name("jupyterhub-singleuser"))]
         argv += [f"--config={server}", f"--ip={LOOPBACK}", f"--port={self.port}"]
         argv += ["--allow-root"] if os.geteuid() == 0 else []
         with (home / "formgrader.log").open("ab") as output:

@@ -154,6 +154,7 @@ class ExchangeProcess:
                 return
             assert self.process.poll() is None, "the exchange ended"
             time.sleep(0.05)
+        self.kill()
         raise AssertionError("the exchange did not answer within 180 s")
 
     def kill(self) -> None:

@@ -82,7 +82,7 @@ def test_a_course_that_can_pay_for_no_run_is_told_so_and_nobody_is_graded(room: 
     assert room.holds() == before
 
 
-@pytest.mark.timeout(120 + 60 * KILLS)
+@pytest.mark.timeout(120 + 120 * KILLS)
 def test_through_kills_of_exchange_and_grader_every_submission_is_graded_once_and_every_run_paid_once(
     room: PaidCourse,
 ) -> None:

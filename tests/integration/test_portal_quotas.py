@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from tests.integration.hub_process import Browser, HubProcess, text_of
@@ -55,6 +57,32 @@ async def test_what_is_quoted_is_what_is_held_and_too_much_is_refused_alike(port
     now = await balance(portal, project)
     assert now["held"] + now["charged"] == 7320 * 1000
     pi.stop()
+
+
+async def test_past_its_courses_end_no_session_starts_on_an_allocation(portal: Portal, project: str) -> None:
+    pi, credential = browser(portal, "pi"), {"Authorization": f"Bearer {portal.secret('hub_credential')}"}
+    options = {"project": project, "profile": "cpu", "application": "lab", "runtime_s": 600}
+    dates = {"starts_at": "2026-01-01 09:00", "ends_at": "2036-01-01 09:00", "zone": "Europe/Berlin"}
+    course = {"actor": "pi", "project_id": project, "title": "Machine learning", **dates}
+    internal = (
+        f"http://127.0.0.1:{json.loads((portal.data / 'ports.json').read_text())['quota']}/services/quota/api/internal"
+    )
+    async with httpx.AsyncClient(headers=credential, trust_env=False, timeout=60) as hub:
+        made = await hub.put(f"{internal}/courses/ml-101", json=course)
+        assert made.status_code == 201, made.text
+        assert pi.start(options).status_code in (201, 202)
+        pi.ready()
+        pi.stop()
+        ended = await hub.post(f"{internal}/courses/ml-101/retire", json={"actor": "pi"})
+        assert ended.status_code == 200, ended.text
+    before = await balance(portal, project)
+    refused = pi.start(options)
+    assert refused.status_code == 403, refused.text
+    assert "Machine learning ended at" in refused.json()["message"]
+    asked = pi.choose(options)
+    assert asked.status_code == 403, asked.text[:2000]
+    assert "Machine learning ended at" in text_of(asked.text)
+    assert await balance(portal, project) == before
 
 
 async def test_an_adjustment_in_the_tab_stands_in_the_statement_once(portal: Portal, project: str) -> None:

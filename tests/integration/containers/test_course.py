@@ -5,14 +5,26 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from spawners import container_spec as spec
+from spawners import grading_spec
 from tests.engine.container_portal import ContainerPortal
 from tests.engine.engine import Engine
 from tests.engine.images import Images
-from tests.integration.autograded import autograded
+from tests.integration.autograded import (
+    SLOW,
+    autograded,
+    charged_of,
+    collected,
+    graded_through_a_kill,
+    grades_of,
+    stored,
+    submitted,
+    submitted_through_a_kill,
+)
 from tests.people import Kernel, Person
 from tests.waiting import eventually
 
@@ -27,6 +39,8 @@ sent = nbgrader('submit', 'ps1', '--course=example')
 print(json.dumps([listed, fetched, sent, os.environ['COMMONS_COURSE'], 'JUPYTER_CONFIG_PATH' in os.environ]))
 """
 
+RUNS = f"{spec.PROFILE}={grading_spec.PROFILE}"
+KILLS = 2
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]  # a portal of its own
 
 
@@ -66,3 +80,50 @@ async def test_a_student_in_a_container_hands_in_and_the_run_that_grades_it_is_a
         events = running.client.events(since=0, until=int(time.time()) + 1, filters=filters, decode=True)
         at_ms = {event["Action"]: int(event["timeNano"]) // 10**6 for event in events}
         assert abs(paid["charged"] * 50 - (at_ms["die"] - at_ms["start"])) <= running.told_later_ms + 50
+
+
+@pytest.mark.parametrize("victim", ["formgrader", "hub", "exchange"])
+async def test_a_kill_while_a_run_is_a_container_leaves_none_over_and_each_is_paid_once(
+    running: ContainerPortal, tmp_path: Path, victim: str
+) -> None:
+    portal = running.portal
+    assert portal is not None
+    async with Person(portal, "instructor") as teacher, Person(portal, "student2") as student:
+        before = await stored(teacher, "example", "student2")
+        if victim == "formgrader":  # it has no part in uploads
+            receipt = await submitted(student, "example", tmp_path / "pending", SLOW)
+        else:
+            receipt = await submitted_through_a_kill(student, "example", tmp_path / "pending", victim)
+        await collected(teacher, "example")
+        for _ in range(KILLS):
+            await graded_through_a_kill(teacher, "example", "student2", victim, lambda: live_runs(running))
+        mine = (receipt["upload_id"], receipt["at"], receipt["sha256"])
+        assert await stored(teacher, "example", "student2") == [*before, mine]
+        assert await grades_of(teacher, "example", "student2") == [(True, 0)]
+
+        async def all_paid() -> bool:
+            charged, lived_ms = await charged_of(teacher, "example"), lives(running)
+            paid = {hold: milli * 50 for hold, milli in charged.items() if milli}
+            late_ms = running.told_later_ms + 50
+            return set(paid) == set(lived_ms) and all(abs(ms - lived_ms[hold]) <= late_ms for hold, ms in paid.items())
+
+        await eventually(all_paid, within_s=60, what="every container is paid once, by the engine's start and end")
+
+        async def none_over() -> bool:
+            return not running.client.containers.list(all=True, filters={"label": RUNS})
+
+        await eventually(none_over, within_s=60, what="no run's container is left")
+
+
+def live_runs(running: ContainerPortal) -> set[str]:
+    return {one.labels[spec.HOLD] for one in running.client.containers.list(filters={"label": RUNS})}
+
+
+def lives(running: ContainerPortal) -> dict[str, int]:
+    """From the engine's start to its end of every run's container, in milliseconds."""
+    found: dict[str, dict[str, int]] = {}
+    filters = {"event": ["start", "die"], "label": RUNS}
+    for event in running.client.events(since=0, until=int(time.time()) + 1, filters=filters, decode=True):
+        hold_id = event["Actor"]["Attributes"][spec.HOLD]
+        found.setdefault(hold_id, {})[event["Action"]] = int(event["timeNano"]) // 10**6
+    return {hold_id: at["die"] - at["start"] for hold_id, at in found.items() if len(at) == 2}

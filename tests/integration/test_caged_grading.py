@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from commons_exchange.isolated import CagedExecute, HideTests
+from commons_exchange.runs import NotExecuted
 from nbformat.v4 import new_code_cell, new_notebook
 from traitlets.config import Config
 
@@ -169,3 +170,11 @@ def answer():
     page = HideTests().preprocess(done, {})[0]
     assert CANARY not in str(page)
     assert "nothing yet" in str(page.cells[0].outputs)
+
+
+def test_a_kernel_that_never_answers_grades_nobody(tmp_path: Path) -> None:
+    """As on an overloaded machine: every cell would stand there as not run, and the student with no points."""
+    notebook = new_notebook(cells=[new_code_cell("1 + 1")], metadata=KERNEL)
+    resources = {"metadata": {"path": str(tmp_path)}, "nbgrader": {"assignment": "ps1", "student": "ada"}}
+    with pytest.raises(NotExecuted, match="nothing was executed"):
+        CagedExecute(startup_timeout=0).preprocess(notebook, resources)

@@ -142,6 +142,15 @@ class CagedExecute(Execute):
         self._manager = manager
         return manager
 
+    def start_new_kernel_client(self, **more: Any) -> Any:
+        """A kernel that never answers, as on an overloaded machine, has run nothing of a student's. Raises NotExecuted."""
+        try:
+            return super().start_new_kernel_client(**more)
+        except RuntimeError as error:
+            run = self._manager.run
+            reason = run.failure if run is not None else ""
+            raise NotExecuted(reason or f"The kernel did not start, so nothing was executed: {error}") from error
+
     def preprocess(self, nb: Any, resources: Any, retries: Any = None) -> Any:
         self._room, self._ended = self.output_bytes, set[int]()
         self._first_hidden = next((n for n, cell in enumerate(nb.cells) if HIDDEN_MARK in cell.source), len(nb.cells))

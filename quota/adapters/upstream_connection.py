@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, cast
 
 import httptools
@@ -35,8 +36,7 @@ class HttpAnswer:
 
     @property
     def content_type(self) -> str:
-        raw = self.headers.get(b"content-type", b"")
-        return raw.partition(b";")[0].strip().lower().decode("latin-1")
+        return _media_type(self.headers.get(b"content-type", b""))
 
     @property
     def retry_after(self) -> str | None:
@@ -86,11 +86,15 @@ class HttpAnswer:
         self.status = status
         self.wake()
 
-    def body_came(self, piece: bytes) -> bool:
-        """Take a piece; whether the reader lags behind."""
+    def body_came(self, piece: bytes) -> None:
+        """Take a piece; `told` follows once all that came with it is here."""
         self._pieces.append(piece)
         self._size_bytes += len(piece)
-        self.wake()
+
+    def told(self) -> bool:
+        """Wake the reader where something is there for it; whether it lags behind."""
+        if self._pieces:
+            self.wake()
         return self._size_bytes > _BUFFER_BYTES_MAX
 
     def ended(self) -> None:
@@ -108,8 +112,14 @@ class HttpAnswer:
             waiter.set_result(None)
 
     async def _woken(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._connection.loop.create_future()
         await self._waiter
+
+
+@lru_cache(maxsize=64)
+def _media_type(content_type: bytes) -> str:
+    """Without parameters; servers have a few that they send over and over."""
+    return content_type.partition(b";")[0].strip().lower().decode("latin-1")
 
 
 class Connection(asyncio.Protocol):
@@ -117,6 +127,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, place: object, release: Callable[[Connection], None], registered: set[Connection]) -> None:
         self.place = place
+        self.loop = asyncio.get_running_loop()  # asking for it is a system call before Python 3.12
         self.idle_since_s = 0.0
         self._release = release
         self._registered = registered
@@ -145,7 +156,7 @@ class Connection(asyncio.Protocol):
         self._idle_deadline_s = idle_deadline_s
         if idle_deadline_s is not None:
             self._heard_s = time.monotonic()
-            self._watch = asyncio.get_running_loop().call_later(idle_deadline_s, self._look)
+            self._watch = self.loop.call_later(idle_deadline_s, self._look)
         return answer
 
     def done_with(self, answer: HttpAnswer) -> None:
@@ -179,7 +190,7 @@ class Connection(asyncio.Protocol):
             return
         left_s = self._heard_s + deadline_s - time.monotonic()
         if left_s > 0:
-            self._watch = asyncio.get_running_loop().call_later(left_s, self._look)
+            self._watch = self.loop.call_later(left_s, self._look)
             return
         answer.failed(TimedOut("silent for too long"))
         self.cut()
@@ -207,6 +218,8 @@ class Connection(asyncio.Protocol):
             return
         if not answer.status and self._head_bytes > _HEAD_BYTES_MAX:
             self._broken(answer, "a head without an end")
+        elif answer.told() and self._transport is not None:
+            self._transport.pause_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._registered.discard(self)
@@ -246,9 +259,8 @@ class Connection(asyncio.Protocol):
             answer.head_came(status)
 
     def on_body(self, body: bytes) -> None:
-        answer = self._answer
-        if answer is not None and answer.body_came(body) and self._transport is not None:
-            self._transport.pause_reading()
+        if self._answer is not None:
+            self._answer.body_came(body)
 
     def on_message_complete(self) -> None:
         answer = self._answer

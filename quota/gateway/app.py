@@ -150,7 +150,7 @@ class Gateway:
             await exchange.deny(paced, self._standing(caller))
             return
         share, cap = paced if paced is not None else (None, request.cap)
-        if isinstance(repeatable, Denied | Kept):
+        if repeatable is not None and not isinstance(repeatable, Repeatable):
             await self._again(exchange, asked, repeatable)
             used = 0
         elif request.endpoint is Endpoint.COUNT_TOKENS:  # makes no tokens and costs none

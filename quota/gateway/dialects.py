@@ -38,11 +38,18 @@ class Dialect:
     """One interface."""
 
     caps: tuple[str, ...]  # fields that limit the answer; the first is the one that servers always read
+    words: tuple[bytes, ...]  # with one of which everything special begins: found ten times as fast as by the pattern
     special: re.Pattern[bytes]  # an event to look into
     output: re.Pattern[bytes]  # pieces of output in a stream
     ends: re.Pattern[bytes] | None  # the event that ends a stream, withheld until the request is settled; None: [DONE]
     finish: re.Pattern[bytes]  # the model said why it stopped
     anthropic: bool = False
+
+    def first_special(self, events: bytes) -> int:
+        """Where the first thing to look into begins; -1 where there is none."""
+        found = [at for word in self.words if (at := events.find(word)) >= 0]
+        special = self.special.search(events, min(found)) if found else None
+        return -1 if special is None else special.start()
 
     def seen(self, chunk: Mapping[str, Any]) -> Seen:
         """Read one event's object."""
@@ -76,6 +83,7 @@ _RESPONSE_ENDS: Final = ("response.completed", "response.incomplete", "response.
 _TEXT: Final = rb'\s*:\s*"([^"\\]*(?:\\.[^"\\]*)*)"'
 OPENAI: Final = Dialect(
     caps=("max_tokens", "max_completion_tokens"),
+    words=(b"[DONE]", b'"error"', b'"usage"'),
     special=re.compile(rb'\[DONE\]|"error"|"usage"\s*:\s*[^n\s]'),
     output=re.compile(rb'"(?:content|text|reasoning_content|reasoning|arguments|refusal)"' + _TEXT),
     ends=None,
@@ -83,6 +91,7 @@ OPENAI: Final = Dialect(
 )
 RESPONSES: Final = Dialect(
     caps=("max_output_tokens",),
+    words=(b"response.completed", b"response.incomplete", b"response.failed", b'"error"'),
     special=re.compile(rb'response\.(?:completed|incomplete|failed)|"error"'),
     output=re.compile(rb'"delta"' + _TEXT),
     ends=re.compile(rb'"type"\s*:\s*"response\.(?:completed|incomplete|failed)"'),
@@ -90,6 +99,7 @@ RESPONSES: Final = Dialect(
 )
 ANTHROPIC: Final = Dialect(
     caps=("max_tokens",),
+    words=(b"message_start", b"message_delta", b"message_stop", b'"error"'),
     special=re.compile(rb'message_start|message_delta|message_stop|"error"'),
     output=re.compile(rb'"(?:text|partial_json|thinking)"' + _TEXT),
     ends=re.compile(rb'"type"\s*:\s*"message_stop"'),

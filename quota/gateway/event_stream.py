@@ -87,12 +87,12 @@ class EventStream:
             for event in _split(events):
                 self._look(event)
             return b""
-        special = self._dialect.special.search(events)
-        if special is None:
+        special = self._dialect.first_special(events)
+        if special < 0:
             self._remember(events)
             return events
         # Nearly all of it is plain even so: look closely from the event on that is special.
-        start = events.rfind(b"\n\n", 0, special.start()) + 2
+        start = events.rfind(b"\n\n", 0, special) + 2
         plain = events[:start] if start >= 2 else b""
         self._remember(plain)
         return plain + b"".join([event for event in _split(events[len(plain) :]) if self._keep(event)])

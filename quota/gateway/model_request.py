@@ -141,7 +141,8 @@ def _model(name: object, models: Models, endpoint: Endpoint) -> Model:
 
 def _cap(names: tuple[str, ...], fields: dict[str, Any], limits: Limits) -> int:
     """Take the client's limits out of `fields`; the smallest counts."""
-    wanted = []
+    cap = limits.largest_output_tokens
+    named = False
     for name in names:
         value = fields.pop(name, None)
         if value is None:
@@ -150,12 +151,8 @@ def _cap(names: tuple[str, ...], fields: dict[str, Any], limits: Limits) -> int:
             value = int(value)  # a whole number beyond 64 bits is read as a float
         if type(value) is not int or value < 1:
             refuse(name, f"{name!r} must be a whole number of at least 1.")
-        wanted.append(value)
-    return min(
-        [*wanted, limits.largest_output_tokens]
-        if wanted
-        else [limits.default_output_tokens, limits.largest_output_tokens]
-    )
+        cap, named = min(cap, value), True
+    return cap if named else min(cap, limits.default_output_tokens)
 
 
 def _stream_options(fields: dict[str, Any], *, streamed: bool) -> bool:

@@ -38,7 +38,7 @@ _OVERLOADED: Final = frozenset({429, 502, 503, 504})
 _REFUSALS: Final = frozenset({400, 413, 415, 422})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: made with every request
 class Whole:
     """A whole answer, not sent yet."""
 

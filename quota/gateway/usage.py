@@ -11,8 +11,7 @@ and so does llama.cpp on /messages: its `input_tokens` are those that were not c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from quota.gateway.dialects import Endpoint
 
@@ -20,8 +19,7 @@ _PLAIN: Final = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ "
 _PLAIN_BYTES_PER_TOKEN: Final = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """Tokens of one request. `cached` and `reasoning` are None where the server does not tell them."""
 
     prompt: int

@@ -25,10 +25,11 @@ from tornado import web
 from tornado.httputil import url_concat
 
 from hub import enforcement, progress, relay
-from hub.durations import duration_text, gpu_hours_text
+from hub.durations import duration_text
 from hub.fence import HubFence
 from hub.language import language_of
 from hub.named_servers import LimitedServers, idle_names, too_many
+from hub.payers import payer_words
 from hub.people import People
 from hub.relay import Doors
 from hub.rescue import KnownPayer, Rescue
@@ -149,7 +150,7 @@ class ChooserHandler(LimitedServers, SpawnHandler):
             spawner_name=self._server_name(),
             error_message=message,
             error_html_message=html_message,
-            payers=known,
+            payers=[payer_words(one, language) for one in known],
             unavailable=payers is None or (bool(choice.project) and answer is None),
             choice=choice,
             cards=[_card(one, quotes.get(one.id), language, waits.get(one.id, "")) for one in self.doors.profiles],
@@ -157,7 +158,6 @@ class ChooserHandler(LimitedServers, SpawnHandler):
             application_titles={one.id: one.title for profile in self.doors.profiles for one in profile.applications},
             runtimes=[(one, duration_text(one, language)) for one in self._runtimes(choice)],
             quote=None if answer is None else relay.quote_view(answer, choice.runtime_s, language),
-            gpu_hours=gpu_hours_text,
             rescue=await self._rescue(for_user.name, language) if payers is None else None,
             quote_url=url_path_join(self.hub.base_url, "commons/quote", for_user.escaped_name),
         )

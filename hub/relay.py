@@ -183,7 +183,10 @@ def quote_view(answer: Quoted | Refused, runtime_s: int, language: str) -> dict[
     """What the chooser's summary shows, as the template and the page's script both read it."""
     quoted = Quoted(None, answer) if isinstance(answer, Refused) else answer
     refusal, quote = quoted.refusal, quoted.quote
-    fits_s = 0 if refusal is None else refusal.fits_runtime_s or (quote.fits_runtime_s or 0 if quote else 0)
+    fits_s = 0 if refusal is None else refusal.fits_runtime_s
+    # What would fit the project's balance fits no limit.
+    if refusal is not None and quote is not None and refusal.code != "limit_reached":
+        fits_s = fits_s or quote.fits_runtime_s or 0
     fits_s = fits_s if 0 < fits_s < runtime_s else 0
     return {
         "can_start": refusal is None and quote is not None,

@@ -84,6 +84,14 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What a person may use of a project in one unit, and what of it is left; negative where more was used."""
+
+    cap: int
+    available: int
+
+
+@dataclass(frozen=True, slots=True)
 class Payer:
     """A project that could pay for a start; `gpu_ms` and `tokens` map awarded, charged, held and available."""
 
@@ -96,6 +104,8 @@ class Payer:
     ends_at: str
     can_start: bool
     refusal: Refused | None
+    course: str = ""  # the course's title, where the project is one
+    shares: Mapping[str, Share] = field(default_factory=dict)  # the person's own, by unit, where they have any
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +346,11 @@ def _payer(entry: Mapping[str, Any]) -> Payer:
         tokens=_amounts(entry["tokens"]),
         can_start=entry["can_start"] is True,
         refusal=None if refusal is None else _refused(402, refusal.get("error", refusal)),
+        course=str(entry.get("course") or ""),
+        shares={
+            unit: Share(_integer(one["cap"]), _integer(one["available"]))
+            for unit, one in (entry.get("shares") or {}).items()
+        },
         **texts,
     )
 

@@ -34,6 +34,11 @@
     application.value = offered.includes(chosen) ? chosen : offered[0];
   };
 
+  // Whose money it is, and what is left of it, stands below the list for the one that is chosen.
+  const followPayer = () => {
+    for (const one of at("left").children) one.hidden = one.dataset.payer !== at("project").value;
+  };
+
   const showQuote = (view) => {
     show(at("quote-text"), view.text);
     at("quote-refusal").hidden = view.can_start;
@@ -74,6 +79,7 @@
 
   form.addEventListener("change", (event) => {
     if (event.target.name === "profile") followProfile(event);
+    if (event.target.name === "project") followPayer();
     start.disabled = true; // until the price of this choice is known
     clearTimeout(waiting);
     waiting = setTimeout(ask, 120);
@@ -92,4 +98,5 @@
   // Coming back with the browser's Back button shows the page as it was left: let it be used again.
   window.addEventListener("pageshow", (event) => event.persisted && window.location.reload());
   followProfile();
+  followPayer();
 })();

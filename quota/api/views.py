@@ -47,6 +47,8 @@ def quote_text(quote: Quote, translate: Translate) -> str:
     }
     if quote.amount == 0:
         return render("quote.free", params, translate).message
+    if quote.share is not None and 0 <= quote.share - quote.amount <= quote.leaves:
+        return render("quote.share", {**params, "leaves": quote.share - quote.amount}, translate).message
     return render("quote" if quote.leaves >= 0 else "quote.unpaid", params, translate).message
 
 
@@ -159,6 +161,8 @@ def payer(view: PayerView, refusal: Json | None) -> Json:
         "role": card.role.value if card.role is not None else None,
         "gpu_ms": by_unit[Unit.GPU_MS],
         "tokens": by_unit[Unit.TOKENS],
+        "course": None if view.course is None else view.course.title,
+        "shares": {unit.value: {"cap": one.cap, "available": one.available} for unit, one in view.shares.items()},
         "ends_at": instant(card.ends_at),
         "can_start": refusal is None,
         "refusal": refusal,

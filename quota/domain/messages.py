@@ -99,7 +99,9 @@ def _variant(code: str, params: Mapping[str, object]) -> str:
     if code == "no_allocation" and params.get("starts_on"):
         return "no_allocation.later"
     if code == "limit_reached" and f"{code}.{params.get('limit_name')}" in MESSAGES:
-        return f"{code}.{params['limit_name']}"
+        named = f"{code}.{params['limit_name']}"
+        nothing = params.get("unit") == Unit.GPU_MS.value and params.get("fits_runtime_s") is None
+        return f"{named}.nothing_fits" if nothing and f"{named}.nothing_fits" in MESSAGES else named
     if code in ("session", "your_session") and not params.get("server_name"):
         return f"{code}.unnamed"
     if code == "notice.ending" and params.get("why_code"):

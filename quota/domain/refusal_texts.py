@@ -47,13 +47,25 @@ REFUSALS: Final[Mapping[str, Message]] = {
         "This start needs {requested}; your share of the project has {available} left.",
         "Choose at most {fits_runtime_s}, or ask a lead of the project.",
     ),
+    "limit_reached.member.nothing_fits": Message(
+        "This start needs {requested}; your share of the project has {available} left.",
+        "Ask a lead of the project (of a course: an instructor) for a larger share, or choose hardware that costs no GPU-hours.",
+    ),
     "limit_reached.day": Message(
         "This start needs {requested}; of today's GPU-hours you have {available} left.",
         "Choose at most {fits_runtime_s}, or wait for tomorrow (UTC).",
     ),
+    "limit_reached.day.nothing_fits": Message(
+        "This start needs {requested}; of today's GPU-hours you have {available} left.",
+        "Wait for tomorrow (UTC), or choose hardware that costs no GPU-hours.",
+    ),
     "limit_reached.member_day": Message(
         "This start needs {requested}; of your share of the project for today you have {available} left.",
         "Choose at most {fits_runtime_s}, wait for tomorrow (UTC), or ask a lead of the project.",
+    ),
+    "limit_reached.member_day.nothing_fits": Message(
+        "This start needs {requested}; of your share of the project for today you have {available} left.",
+        "Wait for tomorrow (UTC), ask a lead of the project, or choose hardware that costs no GPU-hours.",
     ),
     "limit_reached.rescue": Message(
         "This start needs more of today's time for rescue sessions than you have left.",

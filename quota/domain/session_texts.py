@@ -9,6 +9,9 @@ from quota.domain.message import Message
 
 QUOTES: Final[Mapping[str, Message]] = {
     "quote": Message("{gpus} GPU × {runtime_s} + {margin_s} margin = {amount} held; unused returns; leaves {leaves}"),
+    "quote.share": Message(
+        "{gpus} GPU × {runtime_s} + {margin_s} margin = {amount} held; unused returns; leaves {leaves} of your share"
+    ),
     "quote.free": Message("No GPU × {runtime_s}: costs no GPU-hours"),
     "quote.unpaid": Message("{gpus} GPU × {runtime_s} + {margin_s} margin = {amount}"),
 }

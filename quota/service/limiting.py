@@ -30,7 +30,7 @@ from quota.domain.units import AMOUNT_MAX, Unit
 from quota.service.callers import Caller
 from quota.service.ports import LimitStanding, Store, Transaction
 from quota.service.project_roles import member_role, reader_role, sees_everybody
-from quota.service.quote import Quote, day_share
+from quota.service.quote import Quote, day_share, member_shares
 from quota.service.services import Services
 
 
@@ -143,7 +143,7 @@ async def member_limits(
     """The shares of a project's members: everybody's for its leads and admins, else one's own. Raises Unknown('project')."""
 
     def work(tx: Transaction) -> dict[PersonId, dict[Unit, LimitStanding]]:
-        return {person: _shares(tx, project_id, person) for person in _seen_members(tx, caller, project_id)}
+        return {person: member_shares(tx, project_id, person) for person in _seen_members(tx, caller, project_id)}
 
     return await services.store.read(work)
 
@@ -212,8 +212,3 @@ def _day_shares(tx: Transaction, project_id: ProjectId, person_id: PersonId, at:
             today = tx.limits.get(member_day_limit(project_id, person_id, unit, kept.cap, at).id)
             found[unit] = replace(kept, charged=today.charged if today else 0, held=today.held if today else 0)
     return found
-
-
-def _shares(tx: Transaction, project_id: ProjectId, person_id: PersonId) -> dict[Unit, LimitStanding]:
-    found = {unit: tx.limits.get(member_limit(project_id, person_id, unit).id) for unit in Unit}
-    return {unit: one for unit, one in found.items() if one is not None and one.cap < AMOUNT_MAX}

@@ -18,7 +18,7 @@ from quota.domain.limits import Limit, LimitName, member_day_limit, member_limit
 from quota.domain.project import Allocation, AllocationState, Project, ProjectRole, ProjectState, payer
 from quota.domain.rates import hold_amount, longest_runtime_s
 from quota.domain.units import AMOUNT_MAX, Unit
-from quota.service.ports import PricedProfile, Transaction
+from quota.service.ports import LimitStanding, PricedProfile, Transaction
 from quota.service.services import Services
 
 
@@ -69,6 +69,7 @@ class Quote:
     available: int
     fits_runtime_s: int | None
     lowered: bool = False  # an award that is being reclaimed: the ledger would give what is not theirs any more
+    share: int | None = None  # what is left of the person's own share of the project; None: they have none
 
     unit = Unit.GPU_MS
 
@@ -102,8 +103,19 @@ async def quote_session(services: Services, request: QuoteRequest) -> Quoted:
     quoted = decide(price, who, profile.longest_runtime_s, at, _rules(services, profile))
     if quoted.refusal is not None:
         return quoted
-    refusal = await services.store.read(lambda tx: limit_that_bites(services, tx, request.actor, quoted.quote))
-    return replace(quoted, refusal=refusal)
+
+    def work(tx: Transaction) -> Quoted:
+        refusal = limit_that_bites(services, tx, request.actor, quoted.quote)
+        own = member_shares(tx, request.project_id, request.actor).get(Unit.GPU_MS)
+        return Quoted(replace(quoted.quote, share=None if own is None else own.available), refusal)
+
+    return await services.store.read(work)
+
+
+def member_shares(tx: Transaction, project_id: ProjectId, person_id: PersonId) -> dict[Unit, LimitStanding]:
+    """What a person may use of a project in each unit, and has; units without such a limit are left out."""
+    found = {unit: tx.limits.get(member_limit(project_id, person_id, unit).id) for unit in Unit}
+    return {unit: one for unit, one in found.items() if one is not None and one.cap < AMOUNT_MAX}
 
 
 def limit_that_bites(services: Services, tx: Transaction, person_id: PersonId, quote: Quote) -> Refused | None:

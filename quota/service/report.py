@@ -5,21 +5,22 @@ Plain members see their own use and the totals; PI, co-PI, manager and admins se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from fractions import Fraction
 
 from quota.domain.application import Application
+from quota.domain.course import Course
 from quota.domain.errors import Refused, Unknown
 from quota.domain.ids import ProjectId
 from quota.domain.project import Allocation, AllocationState, Member, Person, Project, ProjectRole
 from quota.domain.session import Session
 from quota.domain.units import Balance, Unit
 from quota.service.callers import Caller, Power, person_named
-from quota.service.ports import ProfileCatalogue, StatementLine, Transaction
+from quota.service.ports import LimitStanding, ProfileCatalogue, StatementLine, Transaction
 from quota.service.project_roles import reader_role, sees_everybody
-from quota.service.quote import Price, decide, payer_facts
+from quota.service.quote import Price, decide, member_shares, payer_facts
 from quota.service.services import Services
 
 _PAGE = 200  # lines read at a time where a filter thins them out
@@ -78,6 +79,8 @@ class PayerView:
 
     card: ProjectCard
     refusal: Refused | None
+    course: Course | None = None
+    shares: Mapping[Unit, LimitStanding] = field(default_factory=dict)  # the person's own, where they have any
 
 
 async def home(services: Services, caller: Caller) -> Home:
@@ -158,8 +161,9 @@ async def payers(services: Services, hub_name: str) -> Sequence[PayerView]:
         views = []
         for one, role in tx.projects.of_person(person.id):
             card = _card(tx, one, role, at)
-            quoted = decide(free, payer_facts(tx, one, person.id), free.runtime_s, at)
-            views.append(PayerView(card, quoted.refusal))
+            facts = payer_facts(tx, one, person.id)
+            quoted = decide(free, facts, free.runtime_s, at)
+            views.append(PayerView(card, quoted.refusal, facts.course, member_shares(tx, one.id, person.id)))
         return views
 
     return await services.store.read(work)

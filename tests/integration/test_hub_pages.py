@@ -75,8 +75,8 @@ def test_the_sign_in_page_speaks_the_readers_language(hub: HubProcess, language:
 def test_the_chooser_shows_projects_hardware_and_a_price_without_a_script(pi: Browser) -> None:
     page = text_of(pi.http.get("/hub/spawn", params={"project": "p2", "profile": "gpu1", "runtime_s": "1800"}).text)
     for words in (
-        "Project p1",
-        "10.00 GPU-h available",
+        "Project p1 · 10.00 GPU-h",
+        "Available",
         "simulated",
         "1 GPU-h per hour",
         "1 GPU × 1800 s",

@@ -20,6 +20,7 @@ from quota.gateway.models import Models
 from quota.service.callers import caller_of
 from quota.service.limiting import member_days, member_limits, set_member_limit, token_share
 from quota.service.quote import QuoteRequest, quote_session
+from tests.integration.course_exchange import make_course
 from tests.integration.gateway_service import running_gateway, stub_model
 from tests.integration.quota_service import HOUR, Service, running_service
 from tests.integration.upstream_stub import stub_server
@@ -37,10 +38,37 @@ async def test_a_quote_says_beforehand_which_limit_a_start_would_meet_and_what_f
         assert refusal["params"]["fits_runtime_s"] == 1680
         shorter = (await service.hub("POST", "/internal/quotes", {**body, "runtime_s": 1680})).json()
         assert shorter["refusal"] is None
+        assert shorter["quote"]["text"].endswith("leaves 0.00 GPU-h of your share")
         free = (await service.hub("POST", "/internal/quotes", {**body, "profile": "cpu"})).json()
         assert free["refusal"] is None
         await set_member_limit(service.services, pi, project, "pi", Unit.GPU_MS, None)
         assert (await service.hub("POST", "/internal/quotes", body)).json()["refusal"] is None
+
+
+async def test_a_student_is_shown_the_share_that_is_left_and_what_to_do_when_it_is_used_up(tmp_path: Path) -> None:
+    async with running_service(tmp_path) as service:
+        project = ProjectId(await service.award("pi", gpu_hours="100", tokens=1000))
+        await make_course(service, project, ["ann"])
+        pi = await caller_of(service.services, "pi", frozenset())
+        await set_member_limit(service.services, pi, project, "ann", Unit.GPU_MS, 2 * HOUR)
+        hold = {"kind": "session", "actor": "ann", "project_id": project, "profile": "gpu1", "application": "lab"}
+        placed = await service.hub("PUT", "/internal/holds/hold-0001", {**hold, "runtime_s": 6600, "server_name": ""})
+        assert placed.status_code == 201, placed.text
+
+        (payer,) = (await service.hub("GET", "/internal/people/ann/payers")).json()["payers"]
+        assert (payer["course"], payer["can_start"]) == ("Physics", True)
+        assert payer["shares"] == {"gpu_ms": {"cap": 2 * HOUR, "available": 2 * HOUR - 6_720_000}}
+        (lead,) = (await service.hub("GET", "/internal/people/pi/payers")).json()["payers"]
+        assert (lead["course"], lead["shares"]) == ("Physics", {})
+
+        more = {"actor": "ann", "project_id": project, "profile": "gpu1", "runtime_s": 900}
+        answer = (await service.hub("POST", "/internal/quotes", more)).json()
+        assert answer["refusal"]["params"]["fits_runtime_s"] == 360
+        await set_member_limit(service.services, pi, project, "ann", Unit.GPU_MS, 6_720_000)
+        refusal = (await service.hub("POST", "/internal/quotes", more)).json()["refusal"]
+        assert refusal["params"]["fits_runtime_s"] is None
+        assert "has 0.00 GPU-h left" in refusal["message"]
+        assert refusal["next"].startswith("Ask a lead of the project (of a course: an instructor) for a larger share")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,12 @@ def test_a_start_that_is_too_much_shows_why_and_what_would_fit() -> None:
     assert (view["fits_runtime_s"], view["fits"]) == (4800, "1 小时 20 分钟")
 
 
+def test_what_would_fit_the_project_is_not_offered_to_somebody_whose_share_is_used_up() -> None:
+    quote = Quote("1 GPU × 4 h", 14_520_000, 7_200_000, -7_320_000, 14_400, 1, "1", 7_080)
+    used_up = Refused(402, "limit_reached", "Used up.", "Ask.", {"limit_name": "member", "fits_runtime_s": None})
+    assert quote_view(Quoted(quote, used_up), 14_400, "en")["fits_runtime_s"] == 0
+
+
 @pytest.mark.parametrize("answer", [REFUSAL, Refused(404, "unknown_project", "No.")])
 def test_a_refused_quote_cannot_start(answer: Refused) -> None:
     view = quote_view(answer, 3600, "en")

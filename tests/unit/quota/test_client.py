@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from quota.client import Held, HoldOrder, Person, QuotaClient, QuotaUnavailable, Quoted, Refused
+from quota.client import Held, HoldOrder, Person, QuotaClient, QuotaUnavailable, Quoted, Refused, Share
 
 ORDER = HoldOrder("pi", "project-1", "gpu1", "lab", 3600, "")
 HELD = {
@@ -159,9 +159,19 @@ async def test_payers_say_who_can_start_and_why_not(refusal: object) -> None:
     assert payers[0].gpu_ms["available"] == 2
 
 
-async def test_a_balance_that_is_no_integer_is_an_outage() -> None:
+async def test_a_payer_may_be_a_course_in_which_the_person_has_a_share() -> None:
+    share = {"course": "Physics", "shares": {"gpu_ms": {"cap": 5, "available": -1}}}
+    payers = await client_of(always(200, {"payers": [{**PAYER, **share}, PAYER]})).payers("pi")
+    assert isinstance(payers, tuple)
+    assert [(one.course, one.shares) for one in payers] == [("Physics", {"gpu_ms": Share(5, -1)}), ("", {})]
+
+
+@pytest.mark.parametrize(
+    "change", [{"gpu_ms": {**AMOUNTS, "available": 2.0}}, {"shares": {"tokens": {"cap": "5", "available": 1}}}]
+)
+async def test_an_amount_that_is_no_integer_is_an_outage(change: dict[str, object]) -> None:
     with pytest.raises(QuotaUnavailable):
-        await client_of(always(200, {"payers": [{**PAYER, "gpu_ms": {**AMOUNTS, "available": 2.0}}]})).payers("pi")
+        await client_of(always(200, {"payers": [{**PAYER, **change}]})).payers("pi")
 
 
 async def test_names_are_escaped_into_paths_and_empty_fields_left_out() -> None:

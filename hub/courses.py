@@ -158,8 +158,12 @@ class Courses:
         folder = self._site.data / "courses" / slug
         api_url = f"{self._hub_url}{app.hub.base_url}api"
         grading = grading_orders(self._site)
-        place = Place(slug, credential, folder, api_url, self._site.public_url, app.base_url, self._runs_code, grading)
-        return Formgrader(place)
+        alone = not self._runs_code and self._site.grading.backend is Backend.CONTAINER
+        return Formgrader(
+            Place(
+                slug, credential, folder, api_url, self._site.public_url, app.base_url, self._runs_code, grading, alone
+            )
+        )
 
     @property
     def _hub_url(self) -> str:

@@ -4,16 +4,20 @@ A single-user server in the course's own folder, under the service's own token a
 Invariants: it dies with the hub (PR_SET_PDEATHSIG with SIGKILL: it would answer SIGTERM only after the autograding that it is at), so that
 a restarted hub never meets an old one, and its runs end with it; its environment holds the service's
 token, and one of an instructor's that is good for the exchange only: releases and grades are theirs in the audit; where sessions are no
-processes of this account it runs nobody's code and writes below `source/` alone (hub.course_files, decision 0029).
+processes of this account it runs nobody's code and writes below `source/` alone (hub.course_files), and where containers execute
+submissions, too, it gets at no file of the portal's but its course's own (hub.confined; decision 0029).
 """
 
 import asyncio
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,10 +25,12 @@ from typing import Final
 import httpx
 from jupyterhub.utils import random_port
 
+from hub import confined
 from hub.settings import LOOPBACK
 from spawners.local import EXCHANGE
 
 READY_S: Final = 120.0
+_OWN: Final = Path(__file__).resolve().parent
 _POLL_S: Final = 0.1
 _STOP_S: Final = 10.0
 _KEPT: Final = ("LANG", "LC_ALL", "TZ", "PATH", "PYTHONPATH")
@@ -77,6 +83,9 @@ class Place:
     base_url: str
     runs_code: bool = False  # whether people may run code in it, as they may in sessions of the local profile
     grading: str = ""  # where submissions are executed, as commons_exchange.runs reads it
+    confined: bool = (
+        False  # whether it gets at its course's folder alone; a cage for submissions cannot be built inside
+    )
 
     @property
     def prefix(self) -> str:
@@ -91,6 +100,7 @@ class Formgrader:
         self.place = place
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._temporary: Path | None = None
         self._starting = asyncio.Lock()
         self.wanted = False
         self.exchange_token = (
@@ -116,6 +126,9 @@ class Formgrader:
         self.wanted = False
         if self._process is not None:
             await asyncio.to_thread(_end, self._process)
+        if self._temporary is not None:
+            await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
+            self._temporary = None
 
     def _launch(self) -> None:
         place = self.place
@@ -129,12 +142,19 @@ class Formgrader:
         server.write_text(_SERVER + ("" if place.runs_code else _NO_CODE), encoding="utf-8")
         (place.folder / "source").mkdir(exist_ok=True)
         self.port = random_port()
-        argv = ["setpriv", "--pdeathsig", "KILL", "--", str(Path(sys.executable).with_name("jupyterhub-singleuser"))]
-        argv += [f"--config={server}", f"--ip={LOOPBACK}", f"--port={self.port}"]
-        argv += ["--allow-root"] if os.geteuid() == 0 else []
+        program = [str(Path(sys.executable).with_name("jupyterhub-singleuser"))]
+        program += [f"--config={server}", f"--ip={LOOPBACK}", f"--port={self.port}"]
+        program += ["--allow-root"] if os.geteuid() == 0 else []
+        environment = self._environment(home)
+        if place.confined and not confined.kernel_abi():
+            log.warning("The formgrader of %s gets at the portal's files: this kernel has no Landlock", place.slug)
+        elif place.confined:
+            self._temporary = self._temporary or Path(tempfile.mkdtemp(prefix="cc-"))  # sockets' paths are short
+            environment |= {"TMPDIR": str(self._temporary), "PYTHONPATH": str(_code(home))}
         with (home / "formgrader.log").open("ab") as output:
             self._process = subprocess.Popen(
-                argv, cwd=place.folder, env=self._environment(home), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                launch_argv(place.folder, self._temporary, program),
+                cwd=place.folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
             )  # fmt: skip
         log.info("The formgrader of %s starts as process %s", place.slug, self._process.pid)
 
@@ -173,6 +193,29 @@ class Formgrader:
                 except httpx.HTTPError:
                     await asyncio.sleep(_POLL_S)
         raise NotReady(f"the formgrader of {self.place.slug} does not answer")
+
+
+def launch_argv(folder: Path, temporary: Path | None, program: Sequence[str]) -> list[str]:
+    """Start `program`, which ends with the hub; with a folder for temporary files it gets at that and the course's alone.
+
+    A root portal's keeps one of root's powers there, which the folders of its runs take.
+    """
+    ends_with_us = ["setpriv", "--pdeathsig", "KILL"]
+    if temporary is None:
+        return [*ends_with_us, "--", *program]
+    powers = ["--inh-caps=-all", "--bounding-set=-all,+chown"] if os.geteuid() == 0 else []
+    code = [sys.prefix, os.path.realpath(sys.base_prefix), str(_OWN), str(EXCHANGE.parent)]
+    inside = confined.argv(code, [str(folder), str(temporary)], program)
+    return [*ends_with_us, "--no-new-privs", *powers, "--", *inside]
+
+
+def _code(home: Path) -> Path:
+    """Where Python finds this package without listing the checkout, in which the data folder may lie."""
+    place = home / "code"
+    place.mkdir(exist_ok=True)
+    (place / _OWN.name).unlink(missing_ok=True)
+    (place / _OWN.name).symlink_to(_OWN)
+    return place
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 _SCRIPT = Path(__file__).resolve().with_name("cage.sh")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64")
 _NAMESPACES = ("--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child")
-_PLACES = Path("/tmp")  # noqa: S108  (each place is a fresh folder of ours)
+_PLACES = Path(os.environ.get("TMPDIR", "/tmp"))  # noqa: S108  (each place is a fresh folder of ours)
 _PREFIX = "cage-"
 _FREE_UIDS = (2_000_000, 60_000)  # beyond every person's and every account's
 # What the kernel gets of the environment: no token, no address, no name.

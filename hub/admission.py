@@ -28,6 +28,7 @@ from hub.turns import Turns
 from quota.client import Held, HoldOrder, QuotaClient, QuotaUnavailable, Refused
 from spawners.profiles import Profile
 from spawners.resources import ResourceRequest
+from spawners.session_view import COURSE, TEACHES
 
 Hook = Callable[[Any], Awaitable[None]]
 _UNAVAILABLE: Final = "quota_unavailable"
@@ -168,7 +169,9 @@ def session_environment(
         "COMMONS_PUBLIC_URL": public_url,
     }
     if held.course:
-        variables["COMMONS_COURSE"] = held.course
+        variables[COURSE] = held.course
+    if held.teaches:
+        variables[TEACHES] = "1"
     if profile is not None and profile.simulated:
         variables["COMMONS_SIMULATED_GPUS"] = str(profile.gpus)
     return variables

@@ -70,6 +70,7 @@ class Held:
     login: str
     uid: int
     course: str = ""  # the course that pays, where its owner is in it
+    teaches: bool = False  # whether its owner is instructor or grader of any course
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +392,8 @@ def _held(hold_id: str, body: Mapping[str, Any]) -> Held:
         raise ValueError("another hold")
     texts = {name: str(body[name]) for name in ("allocation_id", "gateway_key", "gateway_path", "text", "login")}
     amounts = {name: _integer(body[name]) for name in ("amount", "runtime_s", "margin_s", "uid")}
-    return Held(hold_id=hold_id, course=str(body.get("course") or ""), **texts, **amounts)  # type: ignore[arg-type]
+    course, teaches = str(body.get("course") or ""), body.get("teaches") is True
+    return Held(hold_id=hold_id, course=course, teaches=teaches, **texts, **amounts)  # type: ignore[arg-type]
 
 
 def _integer(value: object) -> int:

@@ -351,7 +351,7 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
         """What the hub gives a server, with the portal's addresses as this session reaches them."""
         given = {name: value for name, value in self.get_env().items() if not name.startswith("COMMONS_")}
         variables = given | spec.person_variables(self.login) | self.session_environment
-        return spec.with_inner_addresses(variables, f"http://{gateway}:{self.quota_port}")
+        return spec.seen_from_inside(variables, f"http://{gateway}:{self.quota_port}")
 
     async def _mine(self) -> list[dict[str, Any]]:
         """This person's and server's containers, newest first. Raises BackendUnreachable."""

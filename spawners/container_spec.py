@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from spawners.container_settings import MIB, PROJECT_GID
 from spawners.devices import Device, Grant
 from spawners.profiles import Profile
+from spawners.session_view import INSTALLED, with_view
 
 LABEL: Final = "org.compute-commons."
 HOLD, USER, SERVER, PROFILE = (f"{LABEL}{name}" for name in ("hold", "user", "server", "profile"))
@@ -26,6 +27,7 @@ LABELS: Final = frozenset({HOLD, USER, SERVER, PROFILE, DEVICES, SHARING, RUNTIM
 PORT: Final = 8888
 COMMAND: Final = "jupyterhub-singleuser"
 PROJECT_FOLDER: Final = "/project"
+PREFIX: Final = "/opt/commons"  # the notebook server's environment in images/base
 LOGIN: Final = re.compile(r"cc-[1-9][0-9]{4,5}")
 PROBE_CONFIRMED: Final = "commons-session: devices confirmed"
 PROBE_MISSING: Final = "commons-session: device missing"
@@ -158,6 +160,11 @@ def home_folder(login: str) -> str:
 def person_variables(login: str) -> dict[str, str]:
     """What programs read to know whose session it is."""
     return {"HOME": home_folder(login), "USER": login, "LOGNAME": login, "SHELL": "/bin/bash"}
+
+
+def seen_from_inside(variables: Mapping[str, str], portal: str) -> dict[str, str]:
+    """A session's environment with the portal's addresses and its view of nbgrader as its container has them."""
+    return with_view(with_inner_addresses(variables, portal), f"{PREFIX}/{INSTALLED}")
 
 
 def with_inner_addresses(variables: Mapping[str, str], portal: str) -> dict[str, str]:

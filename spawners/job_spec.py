@@ -19,6 +19,7 @@ from typing import Final
 
 from spawners.job_runner import GRACE_S
 from spawners.profiles import Profile, SlurmPlace
+from spawners.session_view import INSTALLED, with_view
 from spawners.slurm_settings import SlurmTable
 from spawners.slurmrestd.model import JobRequest
 
@@ -102,7 +103,7 @@ def job_environment(start: SessionStart, cluster: SlurmTable, home: str) -> dict
     login = start.owner.login
     folder = cluster.program.rpartition("/")[0] or "/"
     environment = {
-        **start.environment,
+        **with_view(start.environment, f"{folder.rpartition('/')[0]}/{INSTALLED}"),
         "HOME": home,
         "USER": login,
         "LOGNAME": login,

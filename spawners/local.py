@@ -27,13 +27,13 @@ from spawners.delegate import GRACE_S, BackendUnreachable, DeadlineRefused
 from spawners.local_index import RunningIndex, home_name
 from spawners.records import EndReason, Order, RecordError, RecordMissing, RecordUnreadable, SessionRecord
 from spawners.session_traits import HOLD_VARIABLE, RunningSession, SessionTraits, StopUnconfirmedError, refused
+from spawners.session_view import with_view
 
 LOOPBACK: Final = "127.0.0.1"
 _ROOT: Final = Path(__file__).resolve().parents[1]
 # nbgrader's configuration: its exchange is the portal's
 EXCHANGE: Final = Path(__file__).resolve().parent.parent / "images" / "nbgrader_exchange" / "config"
 LAB_DEFAULTS: Final = Path(__file__).resolve().parent / "lab"  # JupyterLab asks nobody about news or updates
-WITHOUT_COURSE: Final = EXCHANGE.with_name("without_course")  # nbgrader's extensions are for sessions of a course
 _OPENS_AT: Final = {"lab": "/lab"}
 _HUB_SECRETS: Final = frozenset({"CONFIGPROXY_AUTH_TOKEN", "JUPYTERHUB_CRYPT_KEY", "JUPYTERHUB_COOKIE_SECRET"})
 
@@ -181,12 +181,9 @@ class LocalSpawner(SessionTraits, Spawner):
         environment |= {"HOME": home, "USER": self.user.name, "LOGNAME": self.user.name, "SHELL": "/bin/bash"}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         environment |= self.session_environment
-        folders = [LAB_DEFAULTS, EXCHANGE]
-        if "COMMONS_COURSE" not in environment:
-            folders.insert(0, WITHOUT_COURSE)
-        environment["JUPYTER_CONFIG_PATH"] = os.pathsep.join(str(one) for one in folders)
+        environment["JUPYTER_CONFIG_PATH"] = os.pathsep.join(str(one) for one in (LAB_DEFAULTS, EXCHANGE))
         environment[HOLD_VARIABLE] = self.hold_id
-        return environment
+        return with_view(environment, str(EXCHANGE.parent))
 
     @property
     def _sessions(self) -> Path:

@@ -10,16 +10,18 @@ import sys
 PACKAGES = ("jupyterhub", "jupyterlab", "openai", "ipykernel", "numpy", "matplotlib", "ipywidgets", "nbgrader")
 
 
-def extensions(*, course: bool) -> list[str]:
-    """nbgrader's server extensions that are on in a session as commons-session begins it."""
+VIEWS = {"teacher": "", "student": "without_teaching", "no_course": "without_course"}
+
+
+def extensions(view: str) -> list[str]:
+    """nbgrader's server extensions that are on in a session whose view is what the portal says (spawners/session_view.py)."""
     code = (
         "import json; from jupyter_core.paths import jupyter_config_path as path;"
         "from jupyter_server.extension.config import ExtensionConfigManager as Manager;"
         "found = Manager(read_config_path=path()).get_jpserver_extensions();"
         "print(json.dumps([name for name, on in found.items() if on and name.startswith('nbgrader')]))"
     )
-    variables = {**os.environ, "COMMONS_COURSE": "physics"} if course else {**os.environ, "COMMONS_COURSE": ""}
-    variables.pop("JUPYTER_CONFIG_PATH", None)
+    variables = {**os.environ, "JUPYTER_CONFIG_PATH": f"/opt/commons/share/commons/{view}" if view else ""}
     said = subprocess.check_output(["commons-session", "python3", "-c", code], text=True, env=variables)
     found: list[str] = json.loads(said.splitlines()[-1])
     return found
@@ -46,7 +48,7 @@ def main() -> None:
 
     assert int(numpy.arange(10).sum()) == 45
     assert openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9/v1").base_url.port == 9
-    told = {"course": extensions(course=True), "no_course": extensions(course=False), **exchange()}
+    told = {**{who: extensions(view) for who, view in VIEWS.items()}, **exchange()}
     name = pwd.getpwuid(os.getuid()).pw_name
     assert name == f"cc-{os.getuid()}", f"uid {os.getuid()} is called {name}"
     assert not os.access("/opt/commons", os.W_OK), "the environment can be written to"

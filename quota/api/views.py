@@ -85,6 +85,7 @@ def session_hold(one: SessionHold, translate: Translate) -> Json:
         "login": one.owner.login,
         "uid": one.owner.uid,
         "course": one.course or None,
+        "teaches": one.teaches,
         "text": _hold_text(one, translate),
     }
 

@@ -7,8 +7,9 @@ conflict. A crash between hold and session row loses nothing, since the row is m
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
+from quota.domain.course import STAFF, CoursePhase
 from quota.domain.errors import RefusalCode, Refused, Unknown
 from quota.domain.fence import Fence
 from quota.domain.hold import Hold, HoldKind, HoldOrder, HoldState, body_hash, repeated
@@ -63,6 +64,7 @@ class SessionHold:
     owner: Person  # whose login and uid the session runs under
     replayed: bool
     course: str = ""  # whose work it may be: the name of the course that pays, where the owner is in it
+    teaches: bool = False  # whether the owner is instructor or grader of any course that is not over
 
     @property
     def ends_within_ms(self) -> int:
@@ -136,9 +138,17 @@ async def answer_of(services: Services, hold: Hold) -> SessionHold | Refused:
     terms = SessionTerms.from_details(hold.details)
     if hold.state is HoldState.REFUSED:
         return explained(hold, terms)
-    available, owner, course = await services.store.write(lambda tx: _record(tx, hold))
+    at = services.clock.now()
+    available, owner, course, teaches = await services.store.write(
+        lambda tx: (*_record(tx, hold), _teaches(tx, hold, at))
+    )
     key = session_key(services.session_key_secret, hold.id)
-    return SessionHold(hold, terms, available, key, owner, hold.replayed, course)
+    return SessionHold(hold, terms, available, key, owner, hold.replayed, course, teaches)
+
+
+def _teaches(tx: Transaction, hold: Hold, at: datetime) -> bool:
+    courses = tx.courses.of_person(hold.actor)
+    return any(role in STAFF and course.phase_at(at) is not CoursePhase.OVER for course, role in courses)
 
 
 def _record(tx: Transaction, hold: Hold) -> tuple[int, Person, str]:

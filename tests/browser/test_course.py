@@ -44,10 +44,18 @@ def course(page: Page, portal: Portal) -> None:
 
 
 def assignment_list(page: Page) -> Locator:
-    """nbgrader's list in JupyterLab."""
-    page.get_by_role("menuitem", name="Nbgrader").click()
+    """nbgrader's list in JupyterLab, in whose menu students have nothing that is for teachers."""
+    assert nbgraders_menu(page) == ["Assignment List"]
     page.get_by_role("menuitem", name="Assignment List").click()
     return page.locator(".panel-group").filter(has_text="Released assignments")
+
+
+def nbgraders_menu(page: Page) -> list[str]:
+    """Open the menu; what it offers."""
+    page.get_by_role("menuitem", name="Nbgrader").click()
+    items = page.locator(".lm-Menu-content").get_by_role("menuitem")
+    expect(items.first).to_be_visible()
+    return [one.strip() for one in items.all_inner_texts()]
 
 
 def panel(found: Locator, title: str) -> Locator:
@@ -189,8 +197,47 @@ def test_7_nbgraders_menu_is_in_sessions_of_a_course_only(windows: Windows, port
     page.wait_for_url("**/user/student1/own/lab**", timeout=SLOW_MS)
     expect(page.get_by_role("menuitem", name="Help")).to_be_visible(timeout=SLOW_MS)
     expect(page.get_by_role("menuitem", name="Nbgrader")).to_have_count(0)
-    for path in ("assignment_list", "formgrader"):
+    for path in ("assignments", "formgrader"):
         assert page.context.request.get(f"{portal.url}user/student1/own/{path}").status == 404
+
+
+def test_8_in_a_session_of_the_course_an_instructor_has_what_teachers_use(windows: Windows, portal: Portal) -> None:
+    page = windows("instructor")
+    course(page, portal)
+    page.get_by_role("link", name="Start", exact=True).click()
+    page.get_by_text("CPU only", exact=True).first.click()
+    page.get_by_role("button", name="Start", exact=True).click()
+    page.wait_for_url("**/user/instructor/lab**", timeout=SLOW_MS)
+    assert {"Assignment List", "Create assignment", "Formgrader", "Course List"} <= set(nbgraders_menu(page))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_9_a_student_whose_share_is_used_up_reads_so_in_the_chooser_and_what_to_do(
+    windows: Windows, portal: Portal, shots: Path, scheme: str, width: int
+) -> None:
+    teacher, student = windows("instructor"), windows("student2")
+    teacher.goto(portal.url + COURSE)
+    project = str(teacher.get_by_role("link", name="The project's balance").get_attribute("href"))
+    teacher.goto(f"{portal.url.rstrip('/')}{project}/members/student2/limits")
+    teacher.get_by_label("GPU-hours in all").fill("0")
+    teacher.get_by_role("button", name="Set", exact=True).click()
+    expect(teacher.get_by_text("0.00 of 0.00").or_(teacher.get_by_text(re.compile("reached"))).first).to_be_visible()
+    student.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    student.set_viewport_size({"width": width, "height": 800})
+    for language, used_up, next_step, start in (
+        ("zh", "已用完", "更大的份额", "启动"),
+        ("en", "used up", "for a larger share", "Start"),
+    ):
+        student.context.add_cookies([{"name": "commons-language", "value": language, "url": portal.url}])
+        student.goto(f"{portal.url}hub/spawn/student2/more?project={project.rpartition('/')[2]}&profile=gpu1")
+        expect(student.get_by_text(used_up)).to_be_visible()
+        expect(student.get_by_text(re.compile(next_step))).to_be_visible()
+        expect(student.get_by_role("button", name=start, exact=True)).to_be_disabled()
+        expect(student.locator("#start-shorter")).to_be_hidden()
+        student.screenshot(path=shots / f"used-up-{width}-{scheme}-{language}.png")
+        assert student.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    student.set_viewport_size({"width": 1280, "height": 900})
 
 
 def apply_and_award(windows: Windows, portal: Portal) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from quota.domain.ids import new_id
+from quota.domain.ids import ProjectId, new_id
+from tests.integration.course_exchange import make_course
 from tests.integration.quota_service import Service, running_service
 from tests.waiting import eventually
 
@@ -52,6 +53,29 @@ async def test_a_requests_tokens_are_held_once_and_charged_once(service: Service
     assert (await service.hub("POST", f"{path}/settle", {"tokens": 61})).status_code == 409
     assert (await service.hub("POST", "/internal/request-holds/request-none/settle", {"tokens": 1})).status_code == 404
     assert service.verified() == []
+
+
+async def test_a_sessions_hold_says_which_course_pays_and_whether_its_owner_teaches_any(service: Service) -> None:
+    """Somebody may be student in one course and instructor of another, until that is over."""
+    physics = await service.award("pi", gpu_hours="10", tokens=0)
+    await make_course(service, physics, ["ann"])
+    art = await service.award("ann", gpu_hours="1", tokens=0, name="application-0002")
+    number = iter(range(9))
+
+    async def said(actor: str) -> tuple[object, object]:
+        body = session_hold(physics, actor=actor, server_name=(name := f"s-{next(number)}"))
+        held = (await service.hub("PUT", f"/internal/holds/hold-000{name[2:]}", body)).json()
+        return held["course"], held["teaches"]
+
+    assert [await said(one) for one in ("pi", "grader", "ann")] == [
+        ("physics", True),
+        ("physics", True),
+        ("physics", False),
+    ]
+    await make_course(service, art, [], slug="art")
+    assert await said("ann") == ("physics", True)
+    await service.services.store.write(lambda tx: tx.courses.retire(ProjectId(art), service.clock.now()))
+    assert await said("ann") == ("physics", False)
 
 
 async def test_a_sessions_hold_is_settled_by_its_evidence_only(service: Service) -> None:

@@ -108,7 +108,8 @@ class Portal:
     def _session(self) -> requests.Session:
         if not hasattr(self._local, "session"):
             self._local.session = requests.Session()
-            self._local.session.trust_env = False
+            self._local.session.trust_env = False  # no proxy, no .netrc; a CA of the site's own counts
+            self._local.session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
         session: requests.Session = self._local.session
         return session
 

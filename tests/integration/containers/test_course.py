@@ -25,6 +25,7 @@ from tests.integration.autograded import (
     submitted,
     submitted_through_a_kill,
 )
+from tests.integration.students_view import sees_what_students_use
 from tests.people import Kernel, Person
 from tests.waiting import eventually
 
@@ -36,7 +37,7 @@ def nbgrader(*words):
 listed = nbgrader('list', '--course=example')
 fetched = nbgrader('fetch_assignment', 'ps1', '--course=example')
 sent = nbgrader('submit', 'ps1', '--course=example')
-print(json.dumps([listed, fetched, sent, os.environ['COMMONS_COURSE'], 'JUPYTER_CONFIG_PATH' in os.environ]))
+print(json.dumps([listed, fetched, sent, os.environ['COMMONS_COURSE'], os.environ['JUPYTER_CONFIG_PATH']]))
 """
 
 RUNS = f"{spec.PROFILE}={grading_spec.PROFILE}"
@@ -63,11 +64,12 @@ async def test_a_student_in_a_container_hands_in_and_the_run_that_grades_it_is_a
     async with Person(portal, "instructor") as teacher, Person(portal, "student1") as student:
         _, listed = await student.api("GET", "/projects")
         await student.start(listed["projects"][0]["project_id"], profile="cpu")
-        said, fetched, sent, course, quiet = json.loads(await (await Kernel(student).open()).run(WORK))
+        said, fetched, sent, course, view = json.loads(await (await Kernel(student).open()).run(WORK))
         assert ["example", "ps1"] in [line.split()[-2:] for line in said.splitlines()], said
         assert "Fetched as: example ps1" in fetched, fetched
         assert "Submitted as: example ps1" in sent, sent
-        assert (course, quiet) == ("example", False)
+        assert (course, view) == ("example", "/opt/commons/share/commons/without_teaching")
+        await sees_what_students_use(student, "example")
         await student.stop()
 
         async def teaches() -> bool:

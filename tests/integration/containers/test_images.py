@@ -45,8 +45,9 @@ def test_the_base_image_has_what_a_notebook_needs_and_runs_as_the_person(engine:
     assert told["user"] == "cc-20001"
     assert {"jupyterlab", "openai", "numpy", "nbgrader"} <= set(told)
     assert told["exchange"] == "commons_exchange.listing.ExchangeList"
-    assert "nbgrader.server_extensions.assignment_list" in told["course"]
-    assert told["no_course"] == []
+    both = {f"nbgrader.server_extensions.{one}" for one in ("assignment_list", "validate_assignment")}
+    teachers = {f"nbgrader.server_extensions.{one}" for one in ("formgrader", "course_list")}
+    assert (set(told["student"]), set(told["teacher"]), told["no_course"]) == (both, both | teachers, [])
 
 
 @pytest.mark.full  # PyTorch alone is some 200 MB to fetch and 900 MB of image

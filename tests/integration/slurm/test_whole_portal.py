@@ -19,14 +19,17 @@ from hub.demo_sign_in import DEMO_ISSUER
 from quota.domain.ids import new_id
 from tests.integration.slurm import offices
 from tests.integration.slurm.cluster import SlurmCluster
+from tests.integration.slurm.course_on_nodes import course_with, nbgrader, receipt_of
 from tests.integration.slurm.hub_sessions import partition
 from tests.integration.slurm.job_sessions import write_program
+from tests.integration.slurm.nodes import nodes_environment
 from tests.integration.slurm.offices import job, running_signer, signer_settings
 from tests.integration.slurm.options import BEN, GPU_TYPE, PARTITION
 from tests.integration.slurm.portal_file import open_python, slurm_portal
 from tests.integration.slurm.test_steward import running_steward
 from tests.integration.slurm.test_steward import settings as steward_settings
 from tests.integration.smtp_server import SmtpProcess
+from tests.integration.students_view import sees_what_students_use
 from tests.people import Kernel, Person
 from tests.portal import Portal
 from tests.waiting import eventually
@@ -116,7 +119,7 @@ def place(slurm22: SlurmCluster, slurm24: SlurmCluster, tmp_path_factory: pytest
             all_.enter_context(running_steward(steward_settings(cluster, where), where))
         program = write_program(slurm24.base)
         program.write_text(SERVER)
-        words = {"steward": f'"{folder}/steward.sock"'}
+        words = {"steward": f'"{folder}/steward.sock"', "program": f'"{nodes_environment(slurm22)}"'}
         file = slurm_portal(slurm22, folder, signer_settings(slurm22, folder), **words)
         further = (
             FURTHER.format(
@@ -436,3 +439,41 @@ async def test_a_thiefs_job_is_ended_within_a_minute_by_the_service_itself_and_b
         await eventually(booked, within_s=60, what="what they used is booked to the project `unallocated`")
         assert await settled(place, pi) == before
         assert await booked()
+
+
+@pytest.mark.timeout(600)  # alone it makes both clusters
+async def test_a_student_in_a_job_lists_fetches_and_submits_by_nbgrader_and_only_in_their_own_name(
+    place: Place, pi: Person
+) -> None:
+    async with Person(place.portal, "researcher") as teacher:
+        project = await course_with(teacher, pi.name, place.folder)
+        await pi.start(project, server="course")
+        kernel = await Kernel(pi, "course").open()
+
+        where = await kernel.run("import os; print(os.environ['SLURM_JOB_ID'], os.getuid())")
+        job_id, uid = where.split()
+        assert int(uid) != 0
+        listed = place.older.run("squeue", "-h", "-j", job_id, "-o", "%a %T")
+        assert listed.split() == [f"cc-{project}", "RUNNING"]
+
+        assert ["nodes", "ps1"] in [line.split()[-2:] for line in (await nbgrader(kernel, "list")).splitlines()]
+        assert "Fetched as: nodes ps1" in await nbgrader(kernel, "fetch_assignment")
+        sent = await nbgrader(kernel, "submit")
+        # Whoever else the environment names: it is the job's token that says who this is.
+        spoofed = dict.fromkeys(("JUPYTERHUB_USER", "USER", "LOGNAME"), teacher.name)
+        claimed = await nbgrader(kernel, "submit", **spoofed)
+        await kernel.run("import os, shutil; os.chdir(os.environ['HOME']); shutil.copytree('ps1', 'release/ps1')")
+        refused = await nbgrader(kernel, "release_assignment", "--force", **spoofed)
+        assert not refused.startswith("0 "), refused
+        assert "You may not do this." in refused, refused
+
+        receipts = {receipt_of(sent), receipt_of(claimed)}
+        _, kept = await teacher.api("GET", "/exchange/courses/nodes/submissions")
+        rows = [(one["submission_id"], one["sha256"]) for one in kept["submissions"]]
+        assert sorted(rows) == sorted(receipts), (rows, receipts)
+        assert {one["student"] for one in kept["submissions"]} == {pi.name}
+        _, out = await pi.api("GET", "/exchange/courses/nodes/assignments")
+        assert [one["notebooks"] for one in out["assignments"]] == [["ps1"]]
+
+        await sees_what_students_use(pi, "nodes", "course")
+        await pi.stop("course")

@@ -135,6 +135,14 @@ def test_real_gpus_are_not_called_simulated(catalogue: Profiles) -> None:
     assert "COMMONS_SIMULATED_GPUS" not in session_environment(held, REQUEST, catalogue.get("cpu"), "http://x/")
 
 
+def test_a_course_and_whether_its_owner_teaches_go_along(catalogue: Profiles) -> None:
+    held = Held("h", "a", 1, 60, 120, "k", "services/gateway/v1", "", "cc-20001", 20001, "ml", teaches=True)
+    given = session_environment(held, REQUEST, catalogue.get("cpu"), "http://x/")
+    assert (given["COMMONS_COURSE"], given["COMMONS_TEACHES"]) == ("ml", "1")
+    student = session_environment(replace(held, teaches=False), REQUEST, catalogue.get("cpu"), "http://x/")
+    assert "COMMONS_TEACHES" not in student
+
+
 async def test_a_start_that_is_tried_again_keeps_its_id_and_a_new_one_gets_another(site: settings.Settings) -> None:
     wire, spawner, other = Wire(), Spawner(), Spawner()
     hook = start_hook(wire, site)

@@ -66,6 +66,16 @@ def test_the_terms_are_the_profiles_and_the_ledgers() -> None:
     assert (request.environment["HOME"], request.environment["USER"]) == ("/home/cc-30001", "cc-30001")
 
 
+def test_a_session_on_a_node_shows_of_nbgrader_what_is_of_use_there() -> None:
+    """What hides the rest lies where the notebook server's own packages are."""
+    student = {"COMMONS_COURSE": "ml"}
+    for more, folder in (({}, "without_course"), (student, "without_teaching")):
+        environment = job_spec.job_request(start(environment=more), CLUSTER).environment
+        assert environment["JUPYTER_CONFIG_PATH"] == f"/opt/commons/share/commons/{folder}"
+    teacher = start(environment={**student, "COMMONS_TEACHES": "1"})
+    assert "JUPYTER_CONFIG_PATH" not in job_spec.job_request(teacher, CLUSTER).environment
+
+
 @pytest.mark.parametrize(
     ("runtime_s", "margin_s"), [(1, 60), (59, 90), (60, 90), (61, 60), (3599, 90), (3600, 90), (86_400, 75)]
 )

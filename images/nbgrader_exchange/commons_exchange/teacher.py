@@ -7,7 +7,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-from nbgrader.api import Gradebook, MissingEntry
+from nbgrader.api import Gradebook, MissingEntry, Student
 from nbgrader.exchange.abc import ExchangeCollect as AbstractCollect
 from nbgrader.exchange.abc import ExchangeReleaseAssignment as AbstractRelease
 from nbgrader.exchange.abc import ExchangeReleaseFeedback as AbstractFeedback
@@ -78,11 +78,14 @@ class ExchangeCollect(Exchange, AbstractCollect):
     def _name_students(self) -> None:
         """Give the gradebook the names that people have in the portal, where nobody has written one there."""
         with Gradebook(self.coursedir.db_url, self.coursedir.course_id) as gradebook:
+            known = {one.id: one for one in gradebook.students}
             for student in self.found:
-                known = gradebook.update_or_create_student(student)
-                if not known.first_name and not known.last_name and student in self.names:
-                    first, _, last = self.names[student].rpartition(" ")
-                    gradebook.update_or_create_student(student, first_name=first, last_name=last)
+                if student not in known:
+                    known[student] = Student(id=student)
+                    gradebook.db.add(known[student])
+                if not known[student].first_name and not known[student].last_name and student in self.names:
+                    known[student].first_name, _, known[student].last_name = self.names[student].rpartition(" ")
+            gradebook.db.commit()  # one for all: nbgrader's own call makes one for each, 50 ms a student
 
     def _collect(self, one: dict[str, Any]) -> None:
         student, name = one["student"], self.coursedir.assignment_id

@@ -198,12 +198,12 @@ class Formgrader:
 def launch_argv(folder: Path, temporary: Path | None, program: Sequence[str]) -> list[str]:
     """Start `program`, which ends with the hub; with a folder for temporary files it gets at that and the course's alone.
 
-    A root portal's keeps one of root's powers there, which the folders of its runs take.
+    A root portal's keeps the powers there that its runs' folders take, which belong to an account of their own; the fence holds all the same.
     """
     ends_with_us = ["setpriv", "--pdeathsig", "KILL"]
     if temporary is None:
         return [*ends_with_us, "--", *program]
-    powers = ["--inh-caps=-all", "--bounding-set=-all,+chown"] if os.geteuid() == 0 else []
+    powers = ["--inh-caps=-all", "--bounding-set=-all,+chown,+dac_override,+fowner"] if os.geteuid() == 0 else []
     code = [sys.prefix, os.path.realpath(sys.base_prefix), str(_OWN), str(EXCHANGE.parent)]
     inside = confined.argv(code, [str(folder), str(temporary)], program)
     return [*ends_with_us, "--no-new-privs", *powers, "--", *inside]

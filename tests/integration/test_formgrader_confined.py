@@ -132,13 +132,26 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     for one in (data, *data.rglob("*")):
         if plain:
             os.chown(one, NOBODY, NOBODY, follow_symlinks=False)
-    hub = subprocess.Popen([*account, "sleep", "600"], cwd=data, env={"CANARY": "of the hub", "PATH": os.defpath})
-    try:
-        yield Machine(data, hub, account)
-    finally:
-        hub.kill()
-        hub.wait()
-        shutil.rmtree(data)
+    environment = {"CANARY": "of the hub", "PATH": os.defpath}
+    with subprocess.Popen(
+        [*account, "cat"], cwd=data, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as hub:
+        try:
+            echoed(hub)
+            yield Machine(data, hub, account)
+        finally:
+            hub.kill()
+            hub.wait()
+            shutil.rmtree(data)
+
+
+def echoed(process: subprocess.Popen[bytes]) -> None:
+    """Return once the program runs: until then the process is still who started it, and closed to its account."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"there?\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"there?\n"
 
 
 def test_a_formgraders_process_gets_at_no_secret_database_or_other_course(machine: Machine) -> None:

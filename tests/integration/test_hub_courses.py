@@ -102,7 +102,8 @@ async def taught(portal: Portal, pi: Person, admin: Person, slug: str) -> None:
 
 
 async def groups_of(person: Person) -> list[str]:
-    _, user = await person.hub("GET", f"/users/{person.name}")
+    status, user = await person.hub("GET", f"/users/{person.name}")
+    assert status == 200, (status, user)
     return [one for one in user["groups"] if one.startswith(("formgrade-", "nbgrader-"))]
 
 

@@ -31,7 +31,6 @@ from deploy.onehost.data_folder import DataFolder
 from deploy.onehost.programs import Site
 from tests.integration import containers_only
 from tests.integration.autograded import (
-    SLOW,
     autograded,
     charged_of,
     collected,
@@ -205,10 +204,7 @@ async def test_a_kill_amid_autograding_loses_no_submission_and_every_run_is_paid
 ) -> None:
     async with Person(portal, "instructor") as teacher, Person(portal, "student3") as student:
         before = await stored(teacher, "example", "student3")
-        if victim == "formgrader":  # it has no part in uploads
-            receipt = await submitted(student, "example", tmp_path / "pending", SLOW)
-        else:
-            receipt = await submitted_through_a_kill(student, "example", tmp_path / "pending", victim)
+        receipt = await submitted_through_a_kill(student, "example", tmp_path / "pending", victim)
         await collected(teacher, "example")
         cut: set[str] = set()
         for _ in range(KILLS):

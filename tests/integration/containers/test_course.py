@@ -15,14 +15,12 @@ from tests.engine.container_portal import ContainerPortal
 from tests.engine.engine import Engine
 from tests.engine.images import Images
 from tests.integration.autograded import (
-    SLOW,
     autograded,
     charged_of,
     collected,
     graded_through_a_kill,
     grades_of,
     stored,
-    submitted,
     submitted_through_a_kill,
 )
 from tests.integration.students_view import sees_what_students_use
@@ -92,10 +90,7 @@ async def test_a_kill_while_a_run_is_a_container_leaves_none_over_and_each_is_pa
     assert portal is not None
     async with Person(portal, "instructor") as teacher, Person(portal, "student2") as student:
         before = await stored(teacher, "example", "student2")
-        if victim == "formgrader":  # it has no part in uploads
-            receipt = await submitted(student, "example", tmp_path / "pending", SLOW)
-        else:
-            receipt = await submitted_through_a_kill(student, "example", tmp_path / "pending", victim)
+        receipt = await submitted_through_a_kill(student, "example", tmp_path / "pending", victim)
         await collected(teacher, "example")
         for _ in range(KILLS):
             await graded_through_a_kill(teacher, "example", "student2", victim, lambda: live_runs(running))

@@ -280,6 +280,8 @@ def server_config(app: ASGIApp, port: int) -> uvicorn.Config:
         log_config=None,
         server_header=False,
         proxy_headers=False,
+        # As long as JupyterHub's: the proxy keeps its connections, and a request on one that closes in that moment is a 503.
+        timeout_keep_alive=3_600,
         timeout_graceful_shutdown=_STOP_DEADLINE_S,
     )
 

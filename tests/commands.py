@@ -74,7 +74,7 @@ def tell(name: str, well: bool, began_s: float) -> None:
 
 
 def test(arguments: Sequence[str]) -> int:
-    """Run the tests: two lanes side by side, each suite with the time it took."""
+    """Run the tests, suites side by side: each one's output, then its time, then, last, every failure again in a line."""
     own, extra = split_at_dashes(arguments)
     parser = argparse.ArgumentParser(prog="./commons test", epilog="Options after -- go to pytest.")
     named = ", ".join(lanes.PARTS)
@@ -94,6 +94,9 @@ def test(arguments: Sequence[str]) -> int:
     print()
     for one in results:
         print(f"{'ok    ' if one.well else 'FAILED'} tests: {one.suite.name} ({one.took_s:.1f} s)", flush=True)
+    for one in results:
+        for failure in one.failures:
+            print(f"       {failure}", flush=True)
     return 0 if all(one.well for one in results) else 1
 
 

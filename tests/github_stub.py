@@ -16,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from tests.portal import free_port
+from tests.ports import free_port
 
 ACCOUNTS: dict[str, dict[str, Any]] = {
     "octavia": {

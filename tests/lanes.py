@@ -17,6 +17,7 @@ from typing import Final
 
 PARTS: Final = ("unit", "property", "integration", "browser", "security")
 LANES: Final = 4
+LONGEST_REASON: Final = 600  # characters of a failure that are said again at the end
 _NO_TESTS_COLLECTED: Final = 5
 
 
@@ -65,11 +66,12 @@ SUITES: Final = (  # the longest first
 
 @dataclass(frozen=True)
 class Result:
-    """How one suite ended, and how long it took."""
+    """How one suite ended, how long it took, and pytest's line for each failure (none of a suite that spoke for itself)."""
 
     suite: Suite
     well: bool
     took_s: float
+    failures: tuple[str, ...] = ()
 
 
 @dataclass
@@ -117,16 +119,19 @@ class Run:
                 self._turn.wait()
             return None
 
-    def _run(self, suite: Suite, call: Callable[[Suite], int]) -> None:
+    def _run(self, suite: Suite, call: Callable[[Suite, list[str]], int]) -> None:
         began_s = time.monotonic()
-        code = call(suite)
-        self.results.append(Result(suite, code in (0, _NO_TESTS_COLLECTED), time.monotonic() - began_s))
+        failures: list[str] = []
+        code = call(suite, failures)
+        self.results.append(
+            Result(suite, code in (0, _NO_TESTS_COLLECTED), time.monotonic() - began_s, tuple(failures))
+        )
 
-    def _call(self, suite: Suite) -> int:
+    def _call(self, suite: Suite, _failures: list[str]) -> int:
         argv = suite.argv(self.root, self.extra)
         return subprocess.run(argv, cwd=self.root, env=dict(self.environment), check=False).returncode
 
-    def _call_prefixed(self, suite: Suite) -> int:
+    def _call_prefixed(self, suite: Suite, failures: list[str]) -> int:
         argv = suite.argv(self.root, self.extra)
         with subprocess.Popen(
             argv,
@@ -139,6 +144,8 @@ class Run:
         ) as run:
             assert run.stdout is not None
             for line in run.stdout:
+                if line.startswith(("FAILED ", "ERROR ")):  # of pytest's short summary
+                    failures.append(line.strip()[:LONGEST_REASON])
                 with self._voice:
                     print(f"{suite.name:>11} | {line}", end="", flush=True)
         return run.returncode

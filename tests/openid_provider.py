@@ -17,7 +17,8 @@ from typing import IO, Any, Self
 
 import httpx
 
-from tests.portal import ROOT, free_port
+from tests.portal import ROOT
+from tests.ports import free_port
 
 SOURCE = Path(__file__).resolve().parent / "openid"
 FOLDER = ROOT / ".tools" / "openid"

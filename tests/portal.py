@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -18,16 +17,12 @@ from pathlib import Path
 
 import psutil
 
+from deploy.onehost import ports
+from deploy.onehost.data_folder import DataFolder
 from spawners import processes
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def free_port() -> int:
-    """A port on 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -106,6 +101,8 @@ class Portal:
 
     def up(self, timeout_s: float = 240) -> Portal:
         """Start and wait until the ready file is written. Raises AssertionError with the launcher's output otherwise."""
+        if not self.data.exists():
+            self._choose_inner_ports()
         ready_file = self.data.parent / "ready.json"
         ready_file.unlink(missing_ok=True)
         argv = [str(ROOT / "commons"), "up", "--data", str(self.data), "--port", str(self.port)]
@@ -126,6 +123,12 @@ class Portal:
             time.sleep(0.1)
         self.ready = json.loads(ready_file.read_text())
         return self
+
+    def _choose_inner_ports(self) -> None:
+        """Of this process's own block: what the portal chose itself, another suite's portal could choose before it listens."""
+        folder = DataFolder(self.data)
+        folder.make()
+        folder.ports_file.write_text(json.dumps({name: free_port() for name in ports.NAMES}))
 
     def down(self, timeout_s: float = 150) -> int:
         """Ctrl-C: the launcher settles what runs and leaves nothing behind."""

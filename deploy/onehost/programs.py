@@ -116,6 +116,9 @@ def _proxy_argv(site: Site) -> tuple[str, ...]:
         *("--api-ip", LOOPBACK, "--api-port", str(site.ports["proxy_api"])),
         *(("--host-routing",) if site.public.host else ()),
         *("--default-target", hub, "--error-target", f"{hub}/hub/error", "--log-level", "info"),
+        # Longer than nginx (60 s) or a Python client (5 s) keeps an idle connection: who closes first must not be this side, or a
+        # request that is just being sent is lost.
+        *("--keep-alive-timeout", "75000"),
     )
 
 

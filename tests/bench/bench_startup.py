@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.bench.result import BenchResult, Better, Goal
-from tests.portal import ROOT, free_port
+from tests.portal import ROOT
+from tests.ports import free_port
 
 COLD_GOAL_S = 150.0
 WARM_GOAL_S = 20.0

@@ -19,7 +19,8 @@ from typing import Final
 import psutil
 
 from tests.litellm_environment import litellm_programs
-from tests.portal import ROOT, free_port
+from tests.portal import ROOT
+from tests.ports import free_port
 
 _PATH: Final = "/v1/chat/completions"
 _READY_S: Final = 120

@@ -15,7 +15,7 @@ import psutil
 from quota.domain.ids import new_id
 from tests.bench.hold_server import ACTOR, PROJECT
 from tests.integration.quota_service import CREDENTIAL, ROOT
-from tests.portal import free_port
+from tests.ports import free_port
 
 _BODY = f'{{"kind":"request","actor":"{ACTOR}","project_id":"{PROJECT}","model":"bench","tokens":100,"lease_s":600}}'
 

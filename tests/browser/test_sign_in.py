@@ -14,7 +14,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.github_stub import GitHub
 from tests.openid_provider import OpenIdProvider
-from tests.portal import ROOT, Portal, free_port
+from tests.portal import ROOT, Portal
+from tests.ports import free_port
 
 REFRESH_S = 5
 WITHIN_MS, POLL_MS = 40_000, 200

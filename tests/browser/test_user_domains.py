@@ -18,7 +18,8 @@ from playwright.sync_api import Browser, Error, Page, expect
 from tests.browser.test_hostile_notebook import ATTACK
 from tests.browser.tls_front import TlsFront, tls_front, trusting_chromium
 from tests.database_hash import database_hash
-from tests.portal import ROOT, Portal, free_port
+from tests.portal import ROOT, Portal
+from tests.ports import free_port
 
 TITLE = "Hostile pages"
 READ = """

@@ -22,7 +22,8 @@ from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.conftest import ARGUMENTS
 from tests.integration.tls import Authority
-from tests.portal import ROOT, free_port
+from tests.portal import ROOT
+from tests.ports import free_port
 
 EXAMPLE = ROOT / "deploy" / "tls" / "nginx.conf.example"
 _NGINX = """

@@ -51,7 +51,7 @@ from tests import ledgers
 from tests.fakes import FakeHub
 from tests.integration.course_exchange import SLUG
 from tests.integration.quota_service import CREDENTIAL, PROFILES, ROOT
-from tests.portal import free_port
+from tests.ports import free_port
 
 PROJECT = ProjectId("project-physics")
 ACCOUNT = AllocationId("physics-gpu")

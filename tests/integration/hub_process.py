@@ -21,7 +21,8 @@ from spawners import processes, records
 from spawners.session_traits import HOLD_VARIABLE
 from tests.bench import stub_server
 from tests.integration.fake_quota import FakeQuota
-from tests.portal import ROOT, free_port
+from tests.portal import ROOT
+from tests.ports import free_port
 
 T = TypeVar("T")
 NODE: Final = ROOT / ".tools" / "node"

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import requests
 
-from tests.portal import ROOT, free_port
+from tests.portal import ROOT
+from tests.ports import free_port
 
 NAME = "smollm2-135m-instruct"
 KEY = "key-of-the-model-in-tests"

@@ -9,7 +9,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,6 +22,7 @@ import psutil
 import psycopg
 
 from quota.domain.ids import new_id
+from tests.ports import free_port
 from tests.small_disk import SmallDisk
 
 START_DEADLINE_S: Final = 60
@@ -131,7 +131,7 @@ class Postgres:
 def running_postgres(disk: SmallDisk | None = None, *, within: Path | None = None) -> Iterator[Postgres]:
     """Make a cluster, start it, and remove it at the end; with its data on `disk`, or all of it `within` a folder, where one is given."""
     folder = Path(tempfile.mkdtemp(prefix="commons-pg-", dir=within))
-    server = Postgres(_programs(), folder, _free_port(), "commons", folder / "data")
+    server = Postgres(_programs(), folder, free_port(), "commons", folder / "data")
     uid = _other_user()
     small: tuple[str, ...] = ()
     if disk is not None:
@@ -199,10 +199,3 @@ def _other_user() -> int | None:
         except KeyError:
             continue
     raise RuntimeError("neither 'postgres' nor 'nobody' is a user here")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -26,7 +26,8 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
-from tests.portal import ROOT, free_port
+from tests.portal import ROOT
+from tests.ports import free_port
 
 USER, PASSWORD = "portal", "correct horse"
 

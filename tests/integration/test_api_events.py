@@ -18,7 +18,7 @@ from quota.domain.ids import HoldId, PersonId, ProjectId
 from quota.domain.notice import Notice, NoticeKind
 from quota.service.notices import tell
 from tests.integration.quota_service import ROOT, Service, running_service
-from tests.portal import free_port
+from tests.ports import free_port
 from tests.waiting import eventually
 
 START = {"kind": "session", "actor": "pi", "profile": "gpu1", "application": "lab", "runtime_s": 3600}

@@ -25,7 +25,7 @@ from quota.domain.errors import Unavailable
 from quota.domain.ids import HoldId
 from quota.service.callers import ACCESS_SCOPE, Power, powers_of
 from quota.service.ports import StopOrder
-from tests.portal import free_port
+from tests.ports import free_port
 
 ADMIN, QUOTA = "admin-token-of-the-tests-0001", "quota-token-of-the-tests-0001"
 PREFIX = "/services/quota/"

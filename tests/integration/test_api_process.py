@@ -29,7 +29,8 @@ from quota.store.checkpoints import at_rest, write
 from quota.store.database import open_database
 from tests.fakes import START
 from tests.integration.quota_service import running_service
-from tests.portal import ROOT, free_port
+from tests.portal import ROOT
+from tests.ports import free_port
 
 START_MS = int(START.timestamp() * 1000)
 PORTAL = """

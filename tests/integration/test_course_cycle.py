@@ -22,7 +22,7 @@ from tests.bundles import tar
 from tests.integration.course_directory import answered, make_source, session_of, step, teacher
 from tests.integration.course_exchange import SLUG, Exchange, make_course
 from tests.integration.quota_service import ROOT, running_service
-from tests.portal import free_port
+from tests.ports import free_port
 from tests.waiting import eventually
 
 STUDENTS = 30 if os.environ.get("COMMONS_FULL") else 2

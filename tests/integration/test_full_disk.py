@@ -18,7 +18,7 @@ import pytest
 from tests.integration.postgres import Postgres, running_postgres
 from tests.integration.quota_service import running_service
 from tests.integration.test_api_process import PORTAL, Process, write_settings
-from tests.portal import free_port
+from tests.ports import free_port
 from tests.small_disk import SmallDisk, small_disk
 
 BODY = {"kind": "request", "actor": "pi", "model": "some-model", "tokens": 100, "lease_s": 3600}

@@ -21,7 +21,7 @@ import pytest
 from spawners import job_runner, processes
 from spawners.job_spec import RUNNER
 from tests.integration.hub_process import until
-from tests.portal import free_port
+from tests.ports import free_port
 
 PROGRAM = """
 import os, signal, socket, subprocess, sys, time

@@ -17,7 +17,8 @@ from deploy.onehost import ports
 from deploy.onehost.data_folder import SECRETS, DataFolder, forget_holder, read_holder, try_lock, write_holder
 from spawners import processes, records
 from spawners.records import SessionRecord
-from tests.portal import ROOT, free_port
+from tests.portal import ROOT
+from tests.ports import free_port
 
 
 def up(data: Path, port: int, **environment: str) -> subprocess.CompletedProcess[str]:

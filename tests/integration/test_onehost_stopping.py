@@ -20,7 +20,8 @@ from deploy.onehost.programs import Site
 from deploy.onehost.stopping import CleanStop, live_runners
 from spawners import records
 from spawners.records import EndReason, Order
-from tests.portal import ROOT, free_port
+from tests.portal import ROOT
+from tests.ports import free_port
 
 
 class Wire:

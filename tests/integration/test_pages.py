@@ -28,7 +28,8 @@ from quota.pages.app import build_pages
 from quota.pages.desk import PageSettings
 from quota.pages.session import SESSION_COOKIE, CookieSeal, new_session
 from tests.integration.quota_service import Service, running_service
-from tests.portal import ROOT, free_port
+from tests.portal import ROOT
+from tests.ports import free_port
 from tests.unit.quota.pages.fakes import FakeSignIn
 from tests.waiting import eventually
 

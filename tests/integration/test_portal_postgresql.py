@@ -20,7 +20,8 @@ from tests.integration.bills import session_record, settled_charge
 from tests.integration.postgres import running_postgres
 from tests.integration.upstream_stub import stub_server
 from tests.people import Person
-from tests.portal import ROOT, Portal, free_port
+from tests.portal import ROOT, Portal
+from tests.ports import free_port
 from tests.world import awarded_project
 
 MODEL = """

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from spawners.records import EndReason
 from tests.integration.real_portal import RealPortal, full
 from tests.people import Person
-from tests.portal import free_port
+from tests.ports import free_port
 from tests.waiting import eventually
 from tests.world import awarded_project
 

@@ -49,6 +49,7 @@ def test_suites_run_side_by_side_and_a_failing_one_is_told(tmp_path: Path, capfd
     printed = capfd.readouterr().out
     assert "good | 1 passed" in printed
     assert "bad | FAILED" in printed
+    assert [one.failures for one in results if not one.well] == [("FAILED test_ill.py::test_it - assert False",)]
 
 
 def test_suites_with_the_engine_run_one_after_the_other(tmp_path: Path) -> None:

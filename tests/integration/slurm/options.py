@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
+
+from tests.ports import free_port
 
 CLUSTER: Final = "ci"
 ACCOUNT: Final = "research"  # an account of people who use sbatch themselves; accounts cc-… are the portal's
@@ -50,15 +51,8 @@ class Ports:
 
     @classmethod
     def free(cls, nodes: int) -> Self:
-        """Take ports that are different from each other: all probes are open at once."""
-        probes = [socket.socket() for _ in range(4 + nodes)]
-        try:
-            for probe in probes:
-                probe.bind(("127.0.0.1", 0))
-            numbers: list[int] = [probe.getsockname()[1] for probe in probes]
-        finally:
-            for probe in probes:
-                probe.close()
+        """Take ports that are different from each other."""
+        numbers = [free_port() for _ in range(4 + nodes)]
         return cls(numbers[0], numbers[1], numbers[2], numbers[3], tuple(numbers[4:]))
 
 

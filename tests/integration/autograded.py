@@ -156,7 +156,7 @@ async def graded_through_a_kill(
 
     await eventually(ended, within_s=40, what="the run that was cut has ended")
     if victim != "exchange":
-        await eventually(lambda: is_gone(before), within_s=10, what="the formgrader that pressed it is gone")
+        await eventually(lambda: is_gone(before), within_s=60, what="the formgrader that pressed it is gone")
 
     async def graded() -> bool:
         with contextlib.suppress(*_AWAY):
@@ -226,7 +226,7 @@ async def autograded(teacher: Person, slug: str, student: str) -> dict[str, Any]
         charged = sum(one["delta_charged"] for one in page["lines"] if one["hold_id"] == closing["hold_id"])
         return {**closing, "charged": charged}
 
-    return await eventually(paid, within_s=30, what="the course has paid for the run")
+    return await eventually(paid, within_s=60, what="the course has paid for the run")
 
 
 async def _project(teacher: Person, slug: str) -> str:

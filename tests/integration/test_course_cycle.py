@@ -50,7 +50,7 @@ async def classroom(tmp_path: Path) -> AsyncIterator[Classroom]:
         async def serves() -> bool:
             return server.started
 
-        await eventually(serves, within_s=30, what="the service listens", every_s=0.01)
+        await eventually(serves, within_s=60, what="the service listens", every_s=0.01)
         try:
             yield Classroom(exchange, f"http://127.0.0.1:{port}/", students)
         finally:

@@ -167,7 +167,7 @@ async def test_a_dropped_stream_is_charged_about_what_the_model_did(gateway: Run
         async def none_open() -> bool:
             return not await gateway.open_holds()
 
-        await eventually(none_open, within_s=10, what="no open hold")
+        await eventually(none_open, within_s=60, what="no open hold")
     [record] = gateway.usage()
     counts = json.loads(str(record["payload"]))
     assert record["estimated"] == 1

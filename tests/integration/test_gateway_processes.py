@@ -255,7 +255,7 @@ async def _the_last_tokens_are_spent_once(two: Two) -> None:
     async def none_open() -> bool:
         return not await two.ledger.open_holds(HoldKind.REQUEST)
 
-    await eventually(none_open, within_s=20, what="no open hold")
+    await eventually(none_open, within_s=60, what="no open hold")
     after = await two.balance()
     assert after.held == 0
     assert after.charged <= after.awarded

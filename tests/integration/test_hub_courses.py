@@ -109,7 +109,7 @@ async def groups_of(person: Person) -> list[str]:
             print(f"the hub answered {status}: {user!r}")
         return user if status == 200 else None
 
-    user = await eventually(told, within_s=20, what=f"the hub tells of {person.name}")
+    user = await eventually(told, within_s=60, what=f"the hub tells of {person.name}")
     return [one for one in user["groups"] if one.startswith(("formgrade-", "nbgrader-"))]
 
 
@@ -366,14 +366,14 @@ async def test_at_its_end_groups_service_and_process_go_and_grades_and_data_stay
         running = process()
         if running is not None:
             running.kill()
-            await eventually(lambda: is_gone(running), within_s=10, what="the formgrader is dead")
+            await eventually(lambda: is_gone(running), within_s=60, what="the formgrader is dead")
 
         async def answered() -> int | None:
             status, _ = await posted(pi, "hub/services/art/formgrader")
             return None if status == 503 else status  # its last threads are ending
 
         # Likely before a round of the hub's has seen the end.
-        assert (await eventually(answered, within_s=20, what="the hub has seen that it is dead"), process()) == (
+        assert (await eventually(answered, within_s=60, what="the hub has seen that it is dead"), process()) == (
             404,
             None,
         )

@@ -107,7 +107,7 @@ async def test_work_keeps_a_session_an_open_page_does_not_and_keeping_alive_is_h
         async def busy() -> bool:
             return bool((await shown(pi, worker))["execution_state"] == "busy")
 
-        await eventually(busy, within_s=30, what="the worker works")
+        await eventually(busy, within_s=60, what="the worker works")
         os.kill(culler, signal.SIGCONT)
 
         how = await ended(pi, "kept")

@@ -130,7 +130,7 @@ class JobUnderTest:
         return sorted(processes.descendants(self.process.pid))
 
     def environment(self) -> dict[str, str]:
-        lines = until(lambda: (self.home / "environment").exists(), within_s=10, what="the program runs")
+        lines = until(lambda: (self.home / "environment").exists(), within_s=60, what="the program runs")
         assert lines
         return dict(line.split("=", 1) for line in (self.home / "environment").read_text().splitlines())
 
@@ -162,7 +162,7 @@ def soon_ms(seconds: float) -> int:
 
 
 def reached(job: JobUnderTest, look: Callable[[], object], what: str) -> None:
-    until(lambda: bool(look()), within_s=15, what=what)
+    until(lambda: bool(look()), within_s=60, what=what)
 
 
 def test_the_port_is_told_once_the_session_listens_with_its_own_credential(job: JobUnderTest, hub: FakeHub) -> None:

@@ -168,7 +168,7 @@ async def test_a_members_tokens_are_limited_at_the_gateway_too(tmp_path: Path) -
             standing = await gateway.store.read(lambda tx: tx.limits.get(limit.id))
             return standing is not None and (standing.charged, standing.held) == (used, 0)
 
-        await eventually(counted, within_s=10, what="the request counts against the share")
+        await eventually(counted, within_s=60, what="the request counts against the share")
         assert gateway.differences() == []
 
 

@@ -234,7 +234,7 @@ def test_the_hub_notices_that_a_named_server_ended_by_itself(hub: RealHub) -> No
     assert found is not None
     hold_id = found.hold_id
     os.kill(found.child_pid, signal.SIGTERM)
-    eventually(lambda: not (hub.server("second") or {}).get("ready"), within_s=30)
+    eventually(lambda: not (hub.server("second") or {}).get("ready"), within_s=60)
     record = eventually(lambda: hub.record(hold_id) if hub.record(hold_id).ended else None)
     assert record.end_reason is EndReason.EXITED
 

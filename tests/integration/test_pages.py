@@ -100,7 +100,7 @@ async def _served(app: Front, port: int) -> AsyncIterator[None]:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0 or None
 
-    await eventually(listening, within_s=10, what="the pages listen")
+    await eventually(listening, within_s=60, what="the pages listen")
     yield
     server.should_exit = True
     await serving

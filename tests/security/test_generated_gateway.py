@@ -112,7 +112,7 @@ async def test_no_generated_request_makes_an_accident_or_spends_anothers_tokens(
         assert answers[200] > COUNT // 100, (
             answers
         )  # some got through to spend something: 4 to 7 of 100 do, by what is drawn
-        await eventually(_nothing_open(office), within_s=30, what="every hold is closed")
+        await eventually(_nothing_open(office), within_s=60, what="every hold is closed")
         assert office.gateway.differences() == []
 
 

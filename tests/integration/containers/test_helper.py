@@ -187,7 +187,7 @@ async def test_an_engine_that_is_away_is_503_on_every_verb_and_never_500(
     async def back() -> bool:
         return sessions.runs(hold_id)
 
-    await eventually(back, within_s=20, what="the session is found again")
+    await eventually(back, within_s=60, what="the session is found again")
     assert await spawner.poll() is None
 
 
@@ -234,7 +234,7 @@ async def test_a_failed_start_of_the_engine_is_refused_with_its_reason_and_costs
         return bool(found)
 
     try:
-        await eventually(forgotten, within_s=10, what="the engine answers")
+        await eventually(forgotten, within_s=60, what="the engine answers")
         spawner = sessions.spawner(hold_id)
         spawner.containers = spawner.containers.model_copy(update={"cdi_folders": (str(tmp_path),)})
         with pytest.raises(SpawnException) as refused:

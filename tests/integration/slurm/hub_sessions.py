@@ -71,12 +71,12 @@ def jobs(cluster: SlurmCluster, hold_id: str, *, ever: bool = True) -> list[str]
         return [one for one in look() if " PENDING " not in one] or None
 
     if ever:
-        until(begun, within_s=30, what="slurmdbd knows of the job")
+        until(begun, within_s=60, what="slurmdbd knows of the job")
     return look()
 
 
 def new_hold(hub: HubProcess, before: set[str]) -> str:
-    until(lambda: set(hub.quota.book.holds) - before, within_s=20, what="the hold is placed")
+    until(lambda: set(hub.quota.book.holds) - before, within_s=60, what="the hold is placed")
     (hold_id,) = set(hub.quota.book.holds) - before
     return hold_id
 
@@ -88,7 +88,7 @@ def state(cluster: SlurmCluster, hold_id: str) -> str:
 def stopped(pi: Browser, cluster: SlurmCluster, hold_id: str, server: str = "") -> None:
     pi.stop(server)
     assert state(cluster, hold_id) in ("", "CANCELLED")
-    until(lambda: hold_id in {one for one, _ in pi.hub.quota.book.ended}, within_s=20, what="the hint")
+    until(lambda: hold_id in {one for one, _ in pi.hub.quota.book.ended}, within_s=60, what="the hint")
 
 
 def partition(cluster: SlurmCluster, state: str) -> None:

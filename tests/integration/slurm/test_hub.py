@@ -77,7 +77,7 @@ def test_a_job_that_waits_while_the_hub_is_killed_is_submitted_once_and_becomes_
     try:
         start(pi, "s-1")
         hold_id = new_hold(hub, before)
-        until(lambda: state(slurm22, hold_id) == "PENDING", within_s=20, what="the job waits")
+        until(lambda: state(slurm22, hold_id) == "PENDING", within_s=60, what="the job waits")
         hub.kill_hub()
         hub.start_hub()
         server = pi.server("s-1")
@@ -121,13 +121,13 @@ def test_a_hub_killed_at_any_step_of_a_start_loses_and_doubles_nothing(
     start(pi, server)
     hold_id = new_hold(hub, before)
     if step == "submit":
-        until(lambda: (hub.data / f"slurm/{hold_id}.json").exists(), within_s=20, what="it is on disk")
+        until(lambda: (hub.data / f"slurm/{hold_id}.json").exists(), within_s=60, what="it is on disk")
     elif step == "sent":
-        until(lambda: state(slurm22, hold_id), within_s=20, what="the job is there")
+        until(lambda: state(slurm22, hold_id), within_s=60, what="the job is there")
     elif step == "waits":
-        until(lambda: state(slurm22, hold_id) == "PENDING", within_s=20, what="the job waits")
+        until(lambda: state(slurm22, hold_id) == "PENDING", within_s=60, what="the job waits")
     elif step == "runs":
-        until(lambda: state(slurm22, hold_id) == "RUNNING", within_s=20, what="the job runs")
+        until(lambda: state(slurm22, hold_id) == "RUNNING", within_s=60, what="the job runs")
     hub.kill_hub()
     pause.unlink(missing_ok=True)
     before_slurmrestd.post_answers.set()
@@ -160,11 +160,11 @@ def test_a_job_that_waits_is_cancelled_without_having_used_anything(
     try:
         start(pi, "s-1")
         hold_id = new_hold(hub, before)
-        until(lambda: state(slurm22, hold_id) == "PENDING", within_s=20, what="the job waits")
-        until(lambda: "jobs that wait for it: 1" in chooser(pi), within_s=20, what="the chooser says so")
+        until(lambda: state(slurm22, hold_id) == "PENDING", within_s=60, what="the job waits")
+        until(lambda: "jobs that wait for it: 1" in chooser(pi), within_s=60, what="the chooser says so")
         stopped(pi, slurm22, hold_id, "s-1")
     finally:
         partition(slurm22, "up")
-    until(lambda: "8 of 8 GPUs free now" in chooser(pi), within_s=20, what="the chooser says so")
+    until(lambda: "8 of 8 GPUs free now" in chooser(pi), within_s=60, what="the chooser says so")
     used = slurm22.run("sacct", "-n", "-X", "-P", "-o", "state,elapsedraw", f"--name={hold_id}", "-S", "now-1hours")
     assert all(line.startswith("CANCELLED") and line.endswith("|0") for line in used.splitlines())

@@ -70,7 +70,7 @@ def test_two_sessions_outlive_every_outage_of_slurm_and_a_hub_that_is_killed_in_
     try:
         start(pi, "waits")
         waiting = new_hold(hub, {*before, running})
-        until(lambda: state(slurm22, waiting) == "PENDING", within_s=20, what="the job waits")
+        until(lambda: state(slurm22, waiting) == "PENDING", within_s=60, what="the job waits")
         with lying(before_slurmrestd):
             lives_on(pi, LIES_S)
             refused(hub, pi)
@@ -106,4 +106,4 @@ def nothing_is_left(cluster: SlurmCluster) -> None:
     def look() -> bool:
         return not cluster.run("squeue", "-h", "-A", PORTAL_ACCOUNT, "-o", "%i %j %T").strip()
 
-    until(look, within_s=20, what="no job of the portal's account")
+    until(look, within_s=60, what="no job of the portal's account")

@@ -273,7 +273,7 @@ async def test_who_waits_in_the_queue_gets_one_mail_once_the_session_runs_and_it
             await inside(place, pi, "POST", "/reconcile")
             return await state_of(pi, "waits") == "pending"
 
-        await eventually(waits, within_s=30, what="the portal knows that it waits")
+        await eventually(waits, within_s=60, what="the portal knows that it waits")
         await inside(
             place, pi, "PUT", "/people/pi", {**PI, "email": "pi@university.example"}
         )  # after the hub told its own
@@ -289,7 +289,7 @@ async def test_who_waits_in_the_queue_gets_one_mail_once_the_session_runs_and_it
         return letters(place) != []
 
     await eventually(runs, within_s=90, what="the session is ready")
-    await eventually(told, within_s=30, what="its owner has a mail")
+    await eventually(told, within_s=60, what="its owner has a mail")
     (mail,) = letters(place)
     assert mail["Subject"].startswith("Your session “1 GPU of newer” (waits) is ready and runs until "), mail["Subject"]
     try:
@@ -333,7 +333,7 @@ async def test_who_is_taken_off_a_project_while_their_job_waits_has_no_job_and_t
             async def waits() -> bool:
                 return queue() == ["PENDING"]
 
-            await eventually(waits, within_s=30, what="the job waits")
+            await eventually(waits, within_s=60, what="the job waits")
             assert (await pi.api("DELETE", member))[1] == {"removed": True}
 
             async def gone() -> bool:

@@ -32,7 +32,9 @@ from quota.gateway.models import Models
 from quota.gateway.recovery import keep_recovering
 from quota.gateway.settings import allowed_hosts
 from quota.gateway.wire import WireServer
-from quota.service.ports import Clock, Introspection, Ledger, Store, Transaction
+from quota.service.ledger_ports import Ledger
+from quota.service.ports import Clock, Store, Transaction
+from quota.service.session_ports import Introspection
 from quota.settings import Settings, SettingsError, from_environment
 from quota.spooling import spooled
 from quota.store.database import open_database, url_for

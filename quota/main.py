@@ -49,14 +49,16 @@ from quota.locales import translations
 from quota.pages.app import build_pages
 from quota.pages.desk import PageSettings
 from quota.pages.door import cookie_door
+from quota.service.ledger_ports import Ledger
 from quota.service.letters import Addresses
 from quota.service.mailer import Mailer
 from quota.service.meter import Meter
 from quota.service.notice_pass import NoticePass
 from quota.service.notice_stream import NoticeStreams
-from quota.service.ports import Ledger, SessionEvidence, Transaction
+from quota.service.ports import Transaction
 from quota.service.reconcile import reconcile
 from quota.service.services import Services
+from quota.service.session_ports import SessionEvidence
 from quota.service.spooled_ledger import SpooledLedger
 from quota.settings import Settings, SettingsError, from_environment
 from quota.slurm_main import keep_clusters_true, slurm_accounting

@@ -14,7 +14,7 @@ from typing import Final
 
 from quota.adapters.spool_file import SpoolFile, Taken
 from quota.domain.errors import Unavailable
-from quota.service.ports import Ledger
+from quota.service.ledger_ports import Ledger
 from quota.service.spooled_ledger import SpooledLedger
 from quota.settings import Settings, SettingsError
 

@@ -21,8 +21,8 @@ from quota.domain.rates import ChargeRate
 from quota.domain.session import Evidence, Seen, Unreachable
 from quota.domain.units import Balance, Unit
 from quota.service.callers import ACCESS_SCOPE, Caller, Power
-from quota.service.ports import Asked, HubIdentity, HubServer, HubView, PricedProfile, StopOrder
 from quota.service.services import Policy, Programme, Services
+from quota.service.session_ports import Asked, HubIdentity, HubServer, HubView, PricedProfile, StopOrder
 from tests.fake_books import Books, FakeFences, Line
 from tests.fake_store import FakeAccounts, FakePeople, FakeStore, FakeTransaction
 

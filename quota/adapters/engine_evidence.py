@@ -17,7 +17,7 @@ import aiohttp
 from quota.domain.errors import Unavailable
 from quota.domain.ids import HoldId
 from quota.domain.session import EndReason, Evidence, Run, Seen
-from quota.service.ports import Asked
+from quota.service.session_ports import Asked
 
 log = logging.getLogger("quota.evidence")
 

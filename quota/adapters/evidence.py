@@ -15,14 +15,14 @@ from typing import Final
 from quota.domain.errors import Unavailable
 from quota.domain.ids import HoldId
 from quota.domain.session import Seen, Unreachable
-from quota.service.ports import Asked, SessionEvidence
+from quota.service.session_ports import Asked, SessionEvidence
 
 log = logging.getLogger("quota.evidence")
 DEADLINE_S: Final = 20.0
 
 
 class EvidenceByBackend:
-    """`quota.service.ports.SessionEvidence` over one implementation a backend, by the backend's name in portal.toml."""
+    """`quota.service.session_ports.SessionEvidence` over one implementation a backend, by the backend's name in portal.toml."""
 
     def __init__(self, backends: Mapping[str, SessionEvidence], *, deadline_s: float = DEADLINE_S) -> None:
         self._backends = dict(backends)

@@ -14,7 +14,7 @@ import aiohttp
 
 from quota.domain.errors import RefusalCode, Refused, Unavailable
 from quota.domain.ids import HoldId
-from quota.service.ports import HubServer, HubView, StopOrder
+from quota.service.session_ports import HubServer, HubView, StopOrder
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LIST_DEADLINE: Final = aiohttp.ClientTimeout(total=10)

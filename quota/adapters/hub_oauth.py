@@ -18,7 +18,7 @@ from tornado.web import HTTPError
 
 from quota.domain.errors import Unavailable
 from quota.service.callers import ACCESS_SCOPE
-from quota.service.ports import HubIdentity
+from quota.service.session_ports import HubIdentity
 
 CACHE_S: Final = 10
 DEADLINE_S: Final = 5.0

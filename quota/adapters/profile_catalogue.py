@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quota.service.ports import PricedProfile
+from quota.service.session_ports import PricedProfile
 from spawners.profiles import Profiles
 
 

@@ -20,7 +20,7 @@ from typing import Final
 from quota.domain.errors import Unavailable
 from quota.domain.ids import HoldId, is_id
 from quota.domain.session import EndReason, Evidence, Seen, Unreachable
-from quota.service.ports import Asked
+from quota.service.session_ports import Asked
 
 SETTLED: Final = "settled"  # an empty file in a session's folder: the ledger has charged and closed it
 RETENTION_S: Final = 7 * 86_400.0  # how long a settled session's folder, its log among it, is kept

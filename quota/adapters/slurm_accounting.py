@@ -18,7 +18,7 @@ from typing import Final, ParamSpec, TypeVar
 from quota.domain.errors import Unavailable
 from quota.domain.ids import HoldId, ProjectId, is_id
 from quota.domain.session import EndReason, Evidence, Run, Seen, Unreachable
-from quota.service.ports import Asked
+from quota.service.session_ports import Asked
 from quota.service.strays import Work
 from spawners.job_runner import EXIT_NO_GPU
 from spawners.slurmrestd import Job, JobRun, JobState, OutcomeUnknown, SlurmClient, SlurmError

@@ -1,4 +1,4 @@
-"""The spool as a file: `quota.service.ports.Spool` in a folder of its own, which may lie on another disk than the ledger.
+"""The spool as a file: `quota.service.ledger_ports.Spool` in a folder of its own, which may lie on another disk than the ledger.
 
 Invariants: a change that was kept survives kill -9 and power loss (fdatasync before the answer); room for all of them is
 allocated when the file is made, so that a disk that fills up later does not matter; the file never grows. A record is
@@ -26,7 +26,7 @@ from typing import Any, Final
 from quota.domain.errors import Unavailable
 from quota.domain.hold import Usage
 from quota.domain.ids import HoldId
-from quota.service.ports import SpooledChange, SpooledVerb
+from quota.service.ledger_ports import SpooledChange, SpooledVerb
 
 log = logging.getLogger("quota.spool")
 SIZE_BYTES: Final = 16 * 1024 * 1024

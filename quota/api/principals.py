@@ -22,8 +22,8 @@ from quota.service.callers import ACCESS_SCOPE, Caller, Power, caller_of, person
 from quota.service.hub_epoch import HUB
 from quota.service.meter import Meter
 from quota.service.notice_stream import NoticeStreams
-from quota.service.ports import Introspection
 from quota.service.services import Services
+from quota.service.session_ports import Introspection
 
 CookieDoor = Callable[[Request, bool], Awaitable[Caller | None]]
 """Given by the pages: whose session cookie a request carries (None: no cookie); the flag asks for a fresh look at the hub.

@@ -26,7 +26,8 @@ from quota.gateway.purses import BELIEVED_S, DOUBTED_S, Purse, Purses
 from quota.gateway.repeats import FINGERPRINT, Repeatable
 from quota.gateway.settlement import Settlements
 from quota.gateway.tokenizers import counted
-from quota.service.ports import Clock, Ledger
+from quota.service.ledger_ports import Ledger
+from quota.service.ports import Clock
 from quota.service.upstreams import Upstreams
 
 LEASE_MARGIN_S: Final = 120  # beyond the request's own deadline, for the settlement

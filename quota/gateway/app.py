@@ -35,7 +35,9 @@ from quota.gateway.settings import GatewayTable
 from quota.gateway.settlement import Settlements
 from quota.gateway.tally import Tally
 from quota.service.gateway_ports import Taken
-from quota.service.ports import Clock, Introspection, Ledger, Store
+from quota.service.ledger_ports import Ledger
+from quota.service.ports import Clock, Store
+from quota.service.session_ports import Introspection
 from quota.service.upstreams import Upstreams
 
 log = logging.getLogger("quota.gateway")

@@ -23,8 +23,10 @@ from quota.gateway.denials import Denied
 from quota.service.callers import ACCESS_SCOPE, SCOPE_PREFIX, Power
 from quota.service.courses import closed_course
 from quota.service.keys import verify_session_key
+from quota.service.ledger_ports import Ledger
 from quota.service.limiting import TokenShare, token_share
-from quota.service.ports import Clock, Introspection, Ledger, Store, Transaction
+from quota.service.ports import Clock, Store, Transaction
+from quota.service.session_ports import Introspection
 
 BELIEVED_S: Final = 10.0
 _DENIAL_BELIEVED_S: Final = 3.0

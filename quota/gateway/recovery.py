@@ -17,7 +17,8 @@ from quota.domain.hold import Hold, HoldState, Usage
 from quota.gateway.journal import Left, Trace, left_behind
 from quota.gateway.models import Price
 from quota.gateway.tally import SOURCE
-from quota.service.ports import Clock, Ledger
+from quota.service.ledger_ports import Ledger
+from quota.service.ports import Clock
 
 log = logging.getLogger("quota.gateway")
 LOOK_S = 15.0

@@ -22,7 +22,8 @@ from quota.domain.ids import HoldId
 from quota.gateway import denials
 from quota.gateway.callers import Caller
 from quota.gateway.denials import Denied
-from quota.service.ports import Clock, Ledger, Store
+from quota.service.ledger_ports import Ledger
+from quota.service.ports import Clock, Store
 
 KEPT_S: Final = 3600
 KEPT_BYTES_MAX: Final = 256 * 1024

@@ -18,7 +18,8 @@ from quota.domain.errors import Spooled, Unavailable, Unknown, WrongState
 from quota.domain.hold import Usage
 from quota.domain.ids import HoldId
 from quota.gateway.purses import Purses
-from quota.service.ports import Clock, Ledger
+from quota.service.ledger_ports import Ledger
+from quota.service.ports import Clock
 
 if TYPE_CHECKING:
     from quota.gateway.journal import Slot

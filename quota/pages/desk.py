@@ -13,8 +13,8 @@ from urllib.parse import quote, urlsplit
 from quota.pages.session import CookieSeal
 from quota.pages.templating import Templates
 from quota.service.outlook import Outlooks
-from quota.service.ports import HubIdentity
 from quota.service.services import Services
+from quota.service.session_ports import HubIdentity
 
 
 class LoginStart(Protocol):

@@ -20,8 +20,9 @@ from quota.domain.notice import NoticeKind
 from quota.domain.session import Session, SessionState, Target
 from quota.service import extend
 from quota.service.notices import about_session, tell
-from quota.service.ports import HubView, Transaction
+from quota.service.ports import Transaction
 from quota.service.services import Services
+from quota.service.session_ports import HubView
 from quota.service.sessions import stop_order
 
 log = logging.getLogger("quota.act")

@@ -37,8 +37,9 @@ from quota.domain.units import Unit
 from quota.service.callers import Caller
 from quota.service.courses import closed_course
 from quota.service.exchange import staff_of
-from quota.service.ports import Asked, Transaction
+from quota.service.ports import Transaction
 from quota.service.services import Services
+from quota.service.session_ports import Asked
 from quota.service.settle import elapsed_ms
 
 log = logging.getLogger("quota.gradings")

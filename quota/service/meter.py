@@ -25,8 +25,9 @@ from quota.service.act import Actions
 from quota.service.admit import session_of
 from quota.service.look import Look, look
 from quota.service.notices import ready_notice, tell
-from quota.service.ports import Asked, HubView, Transaction
+from quota.service.ports import Transaction
 from quota.service.services import Services
+from quota.service.session_ports import Asked, HubView
 from quota.service.sessions import mark_stopping
 from quota.service.settle import Sighting, Verdict
 

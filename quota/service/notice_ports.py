@@ -1,4 +1,4 @@
-"""The ports of notices and their mails, inside a Store transaction; quota.service.ports has the rest."""
+"""The ports of notices and their mails, inside a Store transaction."""
 
 from __future__ import annotations
 

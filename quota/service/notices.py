@@ -16,8 +16,9 @@ from quota.domain.notice import Choice, Notice, NoticeKind
 from quota.domain.project import Project
 from quota.domain.session import OVER, Session
 from quota.service.callers import Caller
-from quota.service.ports import ProfileCatalogue, Transaction
+from quota.service.ports import Transaction
 from quota.service.services import Services
+from quota.service.session_ports import ProfileCatalogue
 
 _SHOWN: Final = 20
 _SAME_END: Final = timedelta(seconds=60)  # an end that moved by less is the end that the notice spoke of

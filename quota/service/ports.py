@@ -1,6 +1,6 @@
-"""What the use cases need from outside, as protocols; quota.store and quota.adapters implement them, quota.main wires them.
+"""What the use cases need of the database, as protocols; quota.store implements them, quota.main wires them.
 
-Two doors lead to the database. `Ledger` is the hot path: asynchronous, grouped commits, answers only after COMMIT.
+Two doors lead to the database. `ledger_ports.Ledger` is the hot path: asynchronous, grouped commits, answers only after COMMIT.
 `Store` runs a piece of synchronous work in one transaction in a thread; everything else goes through it.
 No implementation makes a network call inside a transaction.
 """
@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from quota.domain.application import Application, ApplicationState, Ask
-from quota.domain.errors import QuotaError, Refused
+from quota.domain.errors import Refused
 from quota.domain.fence import Fence
-from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, Usage
 from quota.domain.idle import IdleState
 from quota.domain.ids import AdjustmentId, AllocationId, ApplicationId, HoldId, PersonId, ProjectId, RefundId
 from quota.domain.limits import Limit
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.rates import ChargeRate
-from quota.domain.session import Extension, Seen, Session
+from quota.domain.session import Extension, Session
 from quota.domain.units import Balance, Unit
 from quota.service.course_ports import Courses
 from quota.service.exchange_ports import ExchangeRows
@@ -35,94 +33,6 @@ T = TypeVar("T")
 class Clock(Protocol):
     def now(self) -> datetime:
         """The present, aware, in UTC."""
-
-
-class Ledger(Protocol):
-    """Holds and charges. Every method is idempotent under the caller's ids and answers after COMMIT only.
-
-    All raise Unavailable where the database does not answer or the queue is full, IdConflict for a known id with another body,
-    Unknown('hold') for an id never seen.
-    """
-
-    def fenced(self, fence: Fence) -> Ledger:
-        """The same ledger for somebody who may have been replaced: every write raises StaleEpoch once a newer epoch was taken.
-
-        Compared in the transaction that writes; a replay is refused too.
-        """
-
-    async def place_hold(self, order: HoldOrder) -> Hold:
-        """Set `order.amount` aside; a refusal is a Hold in state REFUSED with `refusal` set, stored and replayable.
-
-        Raises TooMany, with nothing stored, where the actor was refused too often in the last minute.
-        """
-
-    async def top_up(
-        self, hold_id: HoldId, line_id: str, amount: int, at: datetime, lease_until: datetime
-    ) -> Hold | Refused:
-        """Add a line of `amount` to an open hold under the caller's `line_id` (an extension). Raises WrongState on a closed one."""
-
-    async def withdraw(self, hold_id: HoldId, line_id: str, at: datetime) -> Hold:
-        """Give back what a top-up set aside and nothing was charged to; repeated, or on a closed hold, nothing changes.
-
-        Raises Unknown('line').
-        """
-
-    async def charge_many(self, usages: Sequence[Usage]) -> Sequence[Charged | QuotaError]:
-        """As `charge` for each, in order; what is wrong with one is its own answer. Never spooled: evidence gives the gap again."""
-
-    async def charge(self, usage: Usage) -> Charged:
-        """Record `usage` and move its amount from held to charged; beyond the hold it is an overrun. Raises WrongState if closed."""
-
-    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
-        """Charge `usage` if given, then close the hold and release what is left. On a closed hold: as it is, nothing changes."""
-
-    async def release(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
-        """Close a hold that was never used. Raises WrongState where something was charged already (settle it)."""
-
-    async def expire(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
-        """As `release`, for a hold whose lease ran out: it ends EXPIRED."""
-
-    async def extend_lease(self, hold_id: HoldId, lease_until: datetime) -> Hold:
-        """Move the lease of an open hold later; an earlier instant changes nothing."""
-
-    async def hold(self, hold_id: HoldId) -> Hold | None:
-        """The hold as committed, or None."""
-
-    async def open_holds(self, kind: HoldKind) -> Sequence[Hold]:
-        """All holds in state HELD, oldest first."""
-
-
-class SpooledVerb(StrEnum):
-    CHARGE = "charge"
-    SETTLE = "settle"
-    RELEASE = "release"
-
-
-@dataclass(frozen=True, slots=True)
-class SpooledChange:
-    """A call of `Ledger.charge`, `settle` or `release` that the ledger did not answer."""
-
-    verb: SpooledVerb
-    hold_id: HoldId
-    at: datetime
-    usage: Usage | None = None
-    reason: str = ""
-
-
-class Spool(Protocol):
-    """What the ledger could not take, on disk until it does; in the order in which it was kept."""
-
-    async def keep(self, change: SpooledChange) -> None:
-        """Write a change down; returns once it is on disk. Raises Unavailable where it is full or the disk takes nothing."""
-
-    def pending(self) -> Sequence[SpooledChange]:
-        """What is kept and not done, oldest first."""
-
-    async def done(self, change: SpooledChange) -> None:
-        """Forget the oldest change, which is `change`: the ledger has it. After a crash it may be pending again."""
-
-    async def set_aside(self, change: SpooledChange, why: str) -> None:
-        """Move the oldest change, which is `change`, to where a person finds it: the ledger will never take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,116 +362,3 @@ class Store(Protocol):
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in one write transaction, in a thread; retried whole on a serialisation failure, so it must be pure but for `tx`."""
-
-
-@dataclass(frozen=True, slots=True)
-class PricedProfile:
-    """What the quota service must know of a profile of the start chooser."""
-
-    id: str
-    title: str
-    hardware: str
-    cloud: str
-    applications: tuple[str, ...]
-    gpus: int
-    longest_runtime_s: int
-    title_zh: str = ""
-    backend: str = "local"
-    idle_s: int = 3600  # without kernel activity until it is stopped; 0: never
-    keep_alive_s: int = 4 * 3600  # how long beyond that its owner may keep it
-    rescue: bool = False  # starts at zero balance and in the grace after an allocation, a little time a day
-
-    def title_in(self, language: str) -> str:
-        """The title in the reader's language; the one that every profile has where there is no other."""
-        return self.title_zh if language == "zh" and self.title_zh else self.title
-
-
-class ProfileCatalogue(Protocol):
-    def profile(self, profile_id: str) -> PricedProfile | None: ...
-    def free_profile(self) -> PricedProfile | None:
-        """The first profile that costs nothing; None where the site has none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A session that evidence is asked for; `backend` and `profile` are those that its hold pinned."""
-
-    hold_id: HoldId
-    backend: str
-    profile: str
-    project_id: ProjectId
-    placed_at: datetime
-
-
-class SessionEvidence(Protocol):
-    """What backends know of sessions; docs/reference/backends.md says what an implementation owes."""
-
-    async def read(self, asked: Sequence[Asked]) -> Mapping[HoldId, Seen]:
-        """One look at all of `asked` (10,000 in a pass): evidence, Unreachable, or None where the backend positively has nothing.
-
-        A hold that is left out counts as Unreachable. Raises Unavailable where nothing can be said of any of them.
-        """
-
-    async def settled(self, hold_ids: Sequence[HoldId]) -> None:
-        """These are charged and closed: what was kept as their evidence may be removed, now or by a retention rule.
-
-        A hint: repeated after a restart, never before the ledger's commit. Errors are the implementation's to log.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class HubServer:
-    """A server as the hub lists it."""
-
-    hub_name: str
-    server_name: str
-    ready: bool
-    pending: str | None
-    hold_id: HoldId | None
-
-
-@dataclass(frozen=True, slots=True)
-class HubView:
-    """What the hub says it runs, starts and stops; `epoch` is the fencing epoch that it took, `since` when."""
-
-    servers: Sequence[HubServer] = ()
-    epoch: int | None = None
-    since: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StopOrder:
-    """What the hub is asked to stop: this hold's session and no other's, why, and SIGKILL how long after SIGTERM."""
-
-    hub_name: str
-    server_name: str
-    hold_id: HoldId
-    reason: str
-    grace_s: int
-
-
-class Hub(Protocol):
-    """The hub's own API. All raise Unavailable where it does not answer, or was replaced by a newer hub."""
-
-    async def active_servers(self) -> HubView: ...
-    async def stop_session(self, order: StopOrder) -> bool:
-        """Ask it to stop a session; False where it runs no session under this hold."""
-
-    async def set_deadline(self, hub_name: str, server_name: str, hold_id: HoldId, ends_at: datetime) -> Refused | None:
-        """Have the backend move the session's end; a refusal where the backend says no or no such session runs there."""
-
-    async def adopt(self, hub_name: str, server_name: str, hold_id: HoldId) -> None:
-        """Have it look for a session that it forgot and take it over; nothing new is started."""
-
-
-@dataclass(frozen=True, slots=True)
-class HubIdentity:
-    """Whose a hub token is, and what it may."""
-
-    hub_name: str
-    scopes: frozenset[str]
-
-
-class Introspection(Protocol):
-    async def introspect(self, token: str, *, fresh: bool = False) -> HubIdentity | None:
-        """Who a hub token belongs to; None where the hub does not know it. `fresh` skips every cache. Raises Unavailable."""

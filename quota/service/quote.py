@@ -18,8 +18,9 @@ from quota.domain.limits import Limit, LimitName, member_day_limit, member_limit
 from quota.domain.project import Allocation, AllocationState, Project, ProjectRole, ProjectState, payer
 from quota.domain.rates import hold_amount, longest_runtime_s
 from quota.domain.units import AMOUNT_MAX, Unit
-from quota.service.ports import LimitStanding, PricedProfile, Transaction
+from quota.service.ports import LimitStanding, Transaction
 from quota.service.services import Services
+from quota.service.session_ports import PricedProfile
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from quota.service.endings import reclaim
 from quota.service.gradings import close_gradings
 from quota.service.hub_epoch import HUB
 from quota.service.meter import Meter, PassReport
-from quota.service.ports import HubView
 from quota.service.services import Services
+from quota.service.session_ports import HubView
 
 log = logging.getLogger("quota.reconcile")
 DISPATCHED: Final = "dispatched"  # in a request hold's details; where the gateway left it out, the outcome is unknown

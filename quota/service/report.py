@@ -18,10 +18,11 @@ from quota.domain.project import Allocation, AllocationState, Member, Person, Pr
 from quota.domain.session import Session
 from quota.domain.units import Balance, Unit
 from quota.service.callers import Caller, Power, person_named
-from quota.service.ports import LimitStanding, ProfileCatalogue, StatementLine, Transaction
+from quota.service.ports import LimitStanding, StatementLine, Transaction
 from quota.service.project_roles import reader_role, sees_everybody
 from quota.service.quote import Price, decide, member_shares, payer_facts
 from quota.service.services import Services
+from quota.service.session_ports import ProfileCatalogue
 
 _PAGE = 200  # lines read at a time where a filter thins them out
 _SESSIONS_SHOWN = 50

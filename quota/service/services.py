@@ -13,14 +13,9 @@ from quota.domain.grading import GradingPlace
 from quota.domain.limits import Limits
 from quota.service.exchange_ports import CourseFiles, Objects
 from quota.service.gateway_ports import ModelCatalogue, OfferedModel
-from quota.service.ports import (
-    Clock,
-    Hub,
-    Ledger,
-    ProfileCatalogue,
-    SessionEvidence,
-    Store,
-)
+from quota.service.ledger_ports import Ledger
+from quota.service.ports import Clock, Store
+from quota.service.session_ports import Hub, ProfileCatalogue, SessionEvidence
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from quota.domain.project import LEADS
 from quota.domain.session import OVER, TRANSITIONS, Session, SessionState, Target
 from quota.service.callers import Caller, Power, person_named
 from quota.service.notices import stopped_notice, tell
-from quota.service.ports import StopOrder, Transaction
+from quota.service.ports import Transaction
 from quota.service.services import Services
+from quota.service.session_ports import StopOrder
 
 _WORDS_MAX: Final = 300
 _LOOKED_AT: Final = 50

@@ -18,14 +18,14 @@ from quota.domain.errors import IdConflict, QuotaError, Refused, Spooled, Unavai
 from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, Usage
 from quota.domain.ids import HoldId
-from quota.service.ports import Ledger, Spool, SpooledChange, SpooledVerb
+from quota.service.ledger_ports import Ledger, Spool, SpooledChange, SpooledVerb
 
 log = logging.getLogger("quota.spool")
 T = TypeVar("T")
 
 
 class SpooledLedger:
-    """`quota.service.ports.Ledger` over another one. `replay` makes what is kept; call it from time to time."""
+    """`quota.service.ledger_ports.Ledger` over another one. `replay` makes what is kept; call it from time to time."""
 
     def __init__(self, ledger: Ledger, spool: Spool) -> None:
         self._ledger = ledger

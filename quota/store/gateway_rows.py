@@ -29,7 +29,7 @@ _TAKE: Final = text(
 
 
 class SqlGatewayKeys:
-    """`quota.service.ports.GatewayKeys`."""
+    """`quota.service.gateway_ports.GatewayKeys`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -78,7 +78,7 @@ class SqlGatewayKeys:
 
 
 class SqlRateWindows:
-    """`quota.service.ports.RateWindows`; write transactions run one after the other, so that what is read still holds."""
+    """`quota.service.gateway_ports.RateWindows`; write transactions run one after the other, so that what is read still holds."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -101,7 +101,7 @@ class SqlRateWindows:
 
 
 class SqlKeptAnswers:
-    """`quota.service.ports.KeptAnswers`."""
+    """`quota.service.gateway_ports.KeptAnswers`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -1,4 +1,4 @@
-"""The ledger's asynchronous door: `LedgerStore` implements `quota.service.ports.Ledger` over one writer thread.
+"""The ledger's asynchronous door: `LedgerStore` implements `quota.service.ledger_ports.Ledger` over one writer thread.
 
 Invariant: every write goes through the writer's group commit and is answered after COMMIT; reads see what is committed.
 """
@@ -39,7 +39,7 @@ _HOLDS: Final = select(*(hold_table.c[name] for name in HOLD_COLUMNS))
 
 
 class LedgerStore:
-    """`quota.service.ports.Ledger` on a migrated database. Call `start` (or enter it) before use and `close` after."""
+    """`quota.service.ledger_ports.Ledger` on a migrated database. Call `start` (or enter it) before use and `close` after."""
 
     def __init__(
         self,

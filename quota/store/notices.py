@@ -24,7 +24,7 @@ _REPLY_MAX = 500  # characters of a mail server's answer that are kept
 
 
 class SqlNotices:
-    """`quota.service.ports.Notices`."""
+    """`quota.service.notice_ports.Notices`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -96,7 +96,7 @@ class SqlNotices:
 
 
 class SqlOutbox:
-    """`quota.service.ports.Outbox`."""
+    """`quota.service.notice_ports.Outbox`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -27,9 +27,10 @@ from quota.domain.session import Evidence, Seen, SessionTerms
 from quota.domain.units import Unit
 from quota.service.admit import session_of
 from quota.service.meter import Meter
-from quota.service.ports import Asked, HubServer, HubView, Transaction
+from quota.service.ports import Transaction
 from quota.service.reconcile import reconcile
 from quota.service.services import Services
+from quota.service.session_ports import Asked, HubServer, HubView
 from quota.store.verify import verify
 from tests.bench.result import BenchResult, Better, Goal
 from tests.fakes import START

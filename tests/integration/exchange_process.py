@@ -40,8 +40,9 @@ from quota.main import Server, server_config
 from quota.service import gradings
 from quota.service.callers import ACCESS_SCOPE
 from quota.service.meter import Meter
-from quota.service.ports import HubIdentity, Transaction
+from quota.service.ports import Transaction
 from quota.service.services import Policy, Programme, Services
+from quota.service.session_ports import HubIdentity
 from quota.store.database import open_database, url_for
 from quota.store.ledger import LedgerStore
 from quota.store.migrate import migrate

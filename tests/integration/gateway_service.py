@@ -27,7 +27,8 @@ from quota.gateway.models import Limits, Model, Models, Server
 from quota.gateway.settings import GatewayTable
 from quota.gateway.wire import WireServer
 from quota.service.keys import session_key
-from quota.service.ports import Introspection, Transaction
+from quota.service.ports import Transaction
+from quota.service.session_ports import Introspection
 from quota.service.upstreams import Target
 from quota.store.database import Database, open_database, url_for
 from quota.store.ledger import LedgerStore

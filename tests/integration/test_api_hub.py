@@ -24,7 +24,7 @@ from quota.adapters.hub_oauth import HubSignIn, LoginStart
 from quota.domain.errors import Unavailable
 from quota.domain.ids import HoldId
 from quota.service.callers import ACCESS_SCOPE, Power, powers_of
-from quota.service.ports import StopOrder
+from quota.service.session_ports import StopOrder
 from tests.ports import free_port
 
 ADMIN, QUOTA = "admin-token-of-the-tests-0001", "quota-token-of-the-tests-0001"

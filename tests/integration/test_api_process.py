@@ -23,7 +23,7 @@ from quota.adapters.spool_file import SpoolFile
 from quota.domain.hold import Usage
 from quota.domain.ids import HoldId
 from quota.service.keys import session_key
-from quota.service.ports import SpooledChange, SpooledVerb
+from quota.service.ledger_ports import SpooledChange, SpooledVerb
 from quota.settings import SECRETS
 from quota.store.checkpoints import at_rest, write
 from quota.store.database import open_database

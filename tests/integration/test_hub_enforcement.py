@@ -15,7 +15,7 @@ import pytest
 from quota.adapters.hub_api import HubApi
 from quota.domain.errors import RefusalCode, Refused, Unavailable
 from quota.domain.ids import HoldId
-from quota.service.ports import StopOrder
+from quota.service.session_ports import StopOrder
 from spawners import records
 from tests.integration.hub_process import SITE, STUBS, Browser, HubProcess, until
 from tests.waiting import eventually

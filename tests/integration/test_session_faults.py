@@ -27,9 +27,9 @@ from quota.domain.session import EndReason, Evidence, Run, Seen, Unreachable
 from quota.service.admit import SessionHold, SessionHoldRequest, place_session_hold
 from quota.service.hub_epoch import HUB
 from quota.service.meter import Meter
-from quota.service.ports import Asked, HubServer, HubView
 from quota.service.reconcile import reconcile
 from quota.service.services import Services
+from quota.service.session_ports import Asked, HubServer, HubView
 from tests.integration.quota_service import Service, running_service
 
 SESSIONS = 200 if os.environ.get("COMMONS_FULL") else 20

@@ -24,7 +24,7 @@ from quota.service import endings, sessions
 from quota.service.callers import Caller, caller_of
 from quota.service.extend import extend
 from quota.service.meter import Meter
-from quota.service.ports import StopOrder
+from quota.service.session_ports import StopOrder
 from tests.fakes import FakeHub
 from tests.integration.quota_service import Service, running_service
 from tests.integration.test_session_faults import SESSIONS, Backend, World, charged

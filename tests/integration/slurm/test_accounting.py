@@ -21,8 +21,9 @@ from quota.domain.rates import ChargeRate
 from quota.domain.units import Unit
 from quota.service.admit import SessionHold, SessionHoldRequest, place_session_hold
 from quota.service.meter import Meter
-from quota.service.ports import PricedProfile, Transaction
+from quota.service.ports import Transaction
 from quota.service.services import Policy, Services
+from quota.service.session_ports import PricedProfile
 from quota.store.ledger import LedgerStore
 from quota.store.unit_of_work import SqlStore
 from spawners.slurmrestd import Job, JobState, SlurmClient

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quota.domain.ids import HoldId
-from quota.service.ports import SpooledChange, SpooledVerb
+from quota.service.ledger_ports import SpooledChange, SpooledVerb
 from quota.spooling import first_free
 from tests.fakes import START
 

@@ -14,7 +14,7 @@ from quota.adapters.engine_evidence import EngineEvidence
 from quota.domain.errors import Unavailable
 from quota.domain.ids import HoldId, ProjectId
 from quota.domain.session import EndReason, Evidence, Run, Seen
-from quota.service.ports import Asked
+from quota.service.session_ports import Asked
 
 HOLD = HoldId("hold-0001")
 START = datetime(2026, 3, 1, tzinfo=UTC)

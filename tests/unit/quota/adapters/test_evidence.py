@@ -8,7 +8,7 @@ from quota.adapters.evidence import EvidenceByBackend
 from quota.domain.errors import Unavailable
 from quota.domain.ids import HoldId, ProjectId
 from quota.domain.session import Evidence, Seen, Unreachable
-from quota.service.ports import Asked
+from quota.service.session_ports import Asked
 
 AT = datetime(2026, 3, 2, tzinfo=UTC)
 

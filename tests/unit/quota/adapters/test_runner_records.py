@@ -11,7 +11,7 @@ import pytest
 from quota.adapters.runner_records import RunnerRecords
 from quota.domain.ids import HoldId, ProjectId
 from quota.domain.session import EndReason, Evidence, Seen, Unreachable
-from quota.service.ports import Asked
+from quota.service.session_ports import Asked
 
 HOLD = HoldId("hold-0001")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

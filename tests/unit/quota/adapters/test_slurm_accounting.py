@@ -11,7 +11,7 @@ import pytest
 from quota.adapters.slurm_accounting import Cluster, SlurmAccounting, look, seen
 from quota.domain.ids import HoldId, ProjectId
 from quota.domain.session import EndReason, Evidence, Seen, Unreachable
-from quota.service.ports import Asked
+from quota.service.session_ports import Asked
 from spawners.slurmrestd import ExitStatus, Job, JobRun, JobState, SlurmUnreachable
 
 HOLD = HoldId("h1")

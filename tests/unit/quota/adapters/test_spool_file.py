@@ -15,7 +15,7 @@ from quota.adapters.spool_file import SpoolFile, Taken
 from quota.domain.errors import Unavailable
 from quota.domain.hold import Usage
 from quota.domain.ids import HoldId
-from quota.service.ports import SpooledChange, SpooledVerb
+from quota.service.ledger_ports import SpooledChange, SpooledVerb
 
 AT = datetime(2026, 5, 1, 12, 0, 0, 123456, tzinfo=UTC)
 SIZE = 4096

@@ -18,17 +18,9 @@ from quota.domain.limits import Limit
 from quota.domain.project import Allocation, Member, Person, Project, ProjectRole, ProjectState
 from quota.domain.session import EndReason, Session, SessionState, SessionTerms
 from quota.domain.units import Balance, Unit
-from quota.service.ports import (
-    HubIdentity,
-    HubView,
-    LimitStanding,
-    PricedProfile,
-    SessionEvidence,
-    StatementLine,
-    StopOrder,
-    Transaction,
-)
+from quota.service.ports import LimitStanding, StatementLine, Transaction
 from quota.service.services import Policy, Programme, Services
+from quota.service.session_ports import HubIdentity, HubView, PricedProfile, SessionEvidence, StopOrder
 from tests.fake_books import Books, FakeRefunds
 from tests.fake_courses import FakeCourses
 from tests.fake_gateway import FakeGatewayKeys, FakeModelUsage

@@ -12,8 +12,8 @@ from quota.domain.notice import NoticeKind
 from quota.domain.session import EndReason, Evidence, Run, SessionState, Target
 from quota.service.admit import SessionHoldRequest, place_session_hold
 from quota.service.meter import Meter
-from quota.service.ports import HubServer, HubView
 from quota.service.reconcile import reconcile
+from quota.service.session_ports import HubServer, HubView
 from tests.fake_store import FakeTransaction
 from tests.fakes import START, FakeEvidence, FakeLedger, World, world
 

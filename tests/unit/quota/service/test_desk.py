@@ -17,8 +17,9 @@ from quota.service.admit import SessionHoldRequest, place_session_hold
 from quota.service.callers import IdentityPending, Power, caller_of, powers_of
 from quota.service.keys import session_key, verify_session_key
 from quota.service.meter import Meter
-from quota.service.ports import Adjusted, StopOrder
+from quota.service.ports import Adjusted
 from quota.service.reconcile import reconcile
+from quota.service.session_ports import StopOrder
 from tests.fake_store import FakeProjects
 from tests.fakes import World, world
 

@@ -16,8 +16,8 @@ from quota.service.admit import SessionHold, SessionHoldRequest, place_session_h
 from quota.service.callers import Power
 from quota.service.extend import Extended, extend
 from quota.service.meter import Meter
-from quota.service.ports import HubView, PricedProfile
 from quota.service.reconcile import reconcile
+from quota.service.session_ports import HubView, PricedProfile
 from tests.fake_store import FakeTransaction
 from tests.fakes import START, FakeCatalogue, World, world
 

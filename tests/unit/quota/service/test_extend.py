@@ -14,7 +14,7 @@ from quota.service import endings
 from quota.service.admit import SessionHoldRequest, place_session_hold
 from quota.service.extend import Extended, extend, fits_s, resume
 from quota.service.meter import Meter
-from quota.service.ports import HubView
+from quota.service.session_ports import HubView
 from tests.fake_store import FakeTransaction
 from tests.fakes import START, FakeHub, World, world
 

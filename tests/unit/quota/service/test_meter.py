@@ -11,7 +11,7 @@ from quota.domain.ids import HoldId, ProjectId
 from quota.domain.session import EndReason, Evidence, Run, SessionState
 from quota.service.admit import SessionHoldRequest, place_session_hold
 from quota.service.meter import Meter
-from quota.service.ports import HubServer, HubView
+from quota.service.session_ports import HubServer, HubView
 from tests.fakes import START, FakeLedger, World, world
 
 HOUR = 3_600_000

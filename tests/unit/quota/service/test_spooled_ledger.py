@@ -13,7 +13,7 @@ from quota.domain.fence import Fence
 from quota.domain.hold import Charged, Hold, HoldKind, HoldOrder, HoldState, Usage
 from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
 from quota.domain.units import Unit
-from quota.service.ports import SpooledChange
+from quota.service.ledger_ports import SpooledChange
 from quota.service.spooled_ledger import SpooledLedger
 from tests.fake_books import Books, FakeFences
 from tests.fake_store import FakeAccounts

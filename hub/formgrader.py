@@ -149,7 +149,7 @@ class Formgrader:
         if place.confined and not confined.kernel_abi():
             log.warning("The formgrader of %s gets at the portal's files: this kernel has no Landlock", place.slug)
         elif place.confined:
-            self._temporary = self._temporary or Path(tempfile.mkdtemp(prefix="cc-"))  # sockets' paths are short
+            self._temporary = self._temporary or _temporary()
             environment |= {"TMPDIR": str(self._temporary), "PYTHONPATH": str(_code(home))}
         with (home / "formgrader.log").open("ab") as output:
             self._process = subprocess.Popen(
@@ -207,6 +207,16 @@ def launch_argv(folder: Path, temporary: Path | None, program: Sequence[str]) ->
     code = [sys.prefix, os.path.realpath(sys.base_prefix), str(_OWN), str(EXCHANGE.parent)]
     inside = confined.argv(code, [str(folder), str(temporary)], program)
     return [*ends_with_us, "--no-new-privs", *powers, "--", *inside]
+
+
+def _temporary() -> Path:
+    """A folder for a formgrader's files, with a short path for the sockets in it; those that hubs before this one left are removed."""
+    place = Path(tempfile.gettempdir())
+    for old in place.glob("cc-*-*"):
+        hub = old.name.split("-")[1]
+        if hub.isdecimal() and not Path("/proc", hub).exists() and old.lstat().st_uid == os.geteuid():
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"cc-{os.getpid()}-", dir=place))
 
 
 def _code(home: Path) -> Path:

@@ -5,7 +5,7 @@ Who it is comes from the token, as in the exchange; only those who grade in the 
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
@@ -50,9 +50,13 @@ async def put_grading(
 
 
 @router.post("/{grading_id}/ended")
-async def post_ended(parts: PartsDep, caller: Exchanger, course: Slug, grading_id: PathId) -> views.Json:
-    """Say that a run is over; what its backend shows is charged."""
-    return _grading(await gradings.ended(parts.services, caller, course, HoldId(grading_id)))
+async def post_ended(
+    parts: PartsDep, caller: Exchanger, course: Slug, grading_id: PathId, later: BackgroundTasks
+) -> views.Json:
+    """Say that a run is over; what its backend shows is charged, and what executed it is removed after the answer."""
+    hold = await gradings.ended(parts.services, caller, course, HoldId(grading_id))
+    later.add_task(gradings.clear, parts.services, hold)
+    return _grading(hold)
 
 
 def _grading(hold: Hold) -> views.Json:

@@ -84,7 +84,10 @@ async def place(services: Services, caller: Caller, order: GradingOrder) -> Hold
 
 
 async def ended(services: Services, caller: Caller, slug: str, grading_id: HoldId) -> Hold:
-    """Take its grader's word that a run is over: evidence decides what is charged. Raises Unknown, Forbidden, Unavailable."""
+    """Take its grader's word that a run is over: evidence decides what is charged. Raises Unknown, Forbidden, Unavailable.
+
+    What executed it stays until `clear`, for which the grader need not wait.
+    """
     await services.store.read(lambda tx: staff_of(tx, caller, slug))
     hold = await services.ledger.hold(grading_id)
     if hold is None or not is_grading(hold.details) or hold.details["grading"] != slug or hold.actor != caller.id:
@@ -94,9 +97,18 @@ async def ended(services: Services, caller: Caller, slug: str, grading_id: HoldI
     return await services.ledger.hold(grading_id) or hold
 
 
+async def clear(services: Services, hold: Hold) -> None:
+    """Have what executed a run removed, once it is closed."""
+    if hold.state is not HoldState.HELD:
+        await services.evidence.settled([hold.id])
+
+
 async def close_gradings(services: Services) -> int:
     """Charge and close every run that has ended, whoever forgot to say so; returns how many."""
-    return await _close_all(services, await open_gradings(services), over=False)
+    closed = await _close_all(services, await open_gradings(services), over=False)
+    if closed:
+        await services.evidence.settled(closed)
+    return len(closed)
 
 
 async def open_gradings(services: Services) -> Sequence[Hold]:
@@ -162,9 +174,9 @@ def _unpaid(course: str, requested: int, available: int) -> Refused:
     return Refused(RefusalCode.GRADING_UNPAID, {"course": course, **numbers})
 
 
-async def _close_all(services: Services, holds: Sequence[Hold], *, over: bool) -> int:
+async def _close_all(services: Services, holds: Sequence[Hold], *, over: bool) -> list[HoldId]:
     if not holds:
-        return 0
+        return []
     asked = [Asked(one.id, str(one.details["backend"]), PROFILE, one.project_id, one.placed_at) for one in holds]
     seen = await services.evidence.read(asked)
     closed: list[HoldId] = []
@@ -178,9 +190,7 @@ async def _close_all(services: Services, holds: Sequence[Hold], *, over: bool) -
             raise
         except QuotaError:  # this one waits for somebody to look; the others must not
             log.exception("run %s: the ledger does not take what its evidence says; it stays open", hold.id)
-    if closed:
-        await services.evidence.settled(closed)
-    return len(closed)
+    return closed
 
 
 async def _close(services: Services, hold: Hold, seen: Seen, *, over: bool) -> bool:

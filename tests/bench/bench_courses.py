@@ -1,6 +1,7 @@
 """A course's load on one portal: collecting and listing 300 submissions, 30 uploads at once, and what isolation costs autograding.
 
-Invariant: the exchange is a process of its own, its clients are those of the sessions, over HTTP; tests/bench/course_grading.py measures autograding.
+Invariant: the exchange is a process of its own, its clients are those of the sessions, over HTTP. Autograding is measured twice: the whole command
+for a class (tests/bench/course_autograde.py), whose goal is the issue's, and the execution of one notebook (tests/bench/course_grading.py).
 """
 
 from __future__ import annotations
@@ -8,15 +9,18 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from commons_exchange.portal import Portal
 
-from tests.bench import course_grading
+from tests.bench import course_autograde, course_grading
+from tests.bench.course_site import GradingSite, container_site
 from tests.bench.result import BenchResult, Better, Goal
 from tests.bundles import tar
+from tests.engine import debs
 from tests.integration.course_directory import make_source, session_of, step
 from tests.integration.exchange_process import ExchangeProcess, student
 
@@ -36,19 +40,31 @@ def main(arguments: Sequence[str]) -> BenchResult:
             uploads_s, errors = _uploading(exchange, folder)
         finally:
             exchange.kill()
-    grading = course_grading.measure()
+        with ExitStack() as stack:
+            site: GradingSite | None = None
+            try:
+                site = stack.enter_context(container_site(folder / "site", course_autograde.STUDENTS))
+            except debs.NoEngine as error:
+                print(f"without containers: {error}", flush=True)
+            whole = course_autograde.measure(folder / "whole", site)
+            execution = course_grading.measure(folder / "execution", site)
     goals = [
         Goal("collect and list 300 submissions, s", collected_s, 5, Better.LOWER),
         Goal("errors of 30 uploads of 5 MB at once", errors, 0, Better.LOWER),
-        *(
-            Goal(f"{way} execution of a notebook / plain nbgrader", grading[way], 1.5, Better.LOWER)
-            for way in ("caged", "contained")
-            if way in grading
-        ),
+        *_goals("autograde of a submission", whole),
+        *_goals("execution of a notebook", execution),
     ]
-    return BenchResult(
-        "courses", goals, {"30 uploads of 5 MB, s": uploads_s, "plain execution of a notebook, s": grading["plain_s"]}
-    )
+    figures = {
+        "30 uploads of 5 MB, s": uploads_s,
+        "plain autograde of a submission, s": whole["plain_s"],
+        "plain execution of a notebook, s": execution["plain_s"],
+    }
+    return BenchResult("courses", goals, {**figures})
+
+
+def _goals(what: str, found: Mapping[str, float]) -> list[Goal]:
+    ways = [way for way in ("caged", "contained") if way in found]
+    return [Goal(f"{way} {what} / plain nbgrader", found[way], 1.5, Better.LOWER) for way in ways]
 
 
 def _portal(exchange: ExchangeProcess, name: str, folder: Path) -> Portal:

@@ -1,17 +1,16 @@
-"""What isolation costs autograding: a notebook in a cage, and in a container where an engine can be had here, against plain nbgrader.
+"""What isolation costs the execution of a notebook, which is one part of autograding: in a cage and in a container against plain nbgrader.
 
 Invariant: plain, caged and contained executions alternate within a round; the ratio of each round counts, so that a machine that gets slower
-slows all of them. A container's time holds its making, its start, its kernel's, and its end; removing it comes later, as on a portal.
+slows all of them. A container's time holds its hold, its making, its start, its kernel's, and its end; removing it comes later, as on a portal.
+A cage here is that of somebody's own session, which nothing is held for.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -19,45 +18,37 @@ from commons_exchange.isolated import CagedExecute
 from nbformat.v4 import new_code_cell, new_notebook
 from nbgrader.preprocessors import Execute
 
-from spawners import grading_spec
-from spawners.settings import load
-from tests.engine import debs
-from tests.engine.engine import Engine
-from tests.engine.images import Images
-from tests.engine.site import ContainerSite
+from tests.bench.course_site import GradingSite
 from tests.integration.course_directory import session_of
 from tests.integration.course_exchange import SLUG
-from tests.integration.exchange_process import ExchangeProcess
 
 ROUNDS = 7
 Figures = dict[str, float]
 
 
-def measure(rounds: int = ROUNDS) -> Figures:
-    """`plain_s` of a notebook, `caged` and, with an engine, `contained` as multiples of it: medians of the rounds."""
-    with tempfile.TemporaryDirectory(prefix="bench-grading-") as place, ExitStack() as stack:
-        folder = Path(place)
-        ways: dict[str, Callable[[], float]] = {
-            "plain": lambda: _run(Execute, folder),
-            "caged": lambda: _run(CagedExecute, folder),
-        }
-        try:
-            contained = stack.enter_context(_containers(folder))
-        except debs.NoEngine as error:
-            print(f"without containers: {error}", flush=True)
-        else:
-            ways["contained"] = contained
-        for way in ways.values():
-            way()  # whatever is loaded once
-        found = [{name: way() for name, way in ways.items()} for _ in range(rounds)]
-    ratios = {name: median(one[name] / one["plain"] for one in found) for name in ways if name != "plain"}
-    return {"plain_s": median(one["plain"] for one in found), **ratios}
+def measure(folder: Path, site: GradingSite | None, rounds: int = ROUNDS) -> Figures:
+    """`plain_s` of a notebook, `caged` and, with a site, `contained` as multiples of it: medians of the rounds."""
+    ways: dict[str, Callable[[], float]] = {
+        "plain": lambda: _run(Execute, folder),
+        "caged": lambda: _run(CagedExecute, folder),
+    }
+    if site is not None:
+        ways["contained"] = lambda: _contained(site, folder)
+    for way in ways.values():
+        way()  # whatever is loaded once
+    return ratios([{name: way() for name, way in ways.items()} for _ in range(rounds)])
+
+
+def ratios(found: list[Figures]) -> Figures:
+    """Of the rounds' seconds: the median of `plain_s`, and of each other way's multiple of it."""
+    others = {name: median(one[name] / one["plain"] for one in found) for name in found[0] if name != "plain"}
+    return {"plain_s": median(one["plain"] for one in found), **others}
 
 
 def _run(kind: type[Execute], folder: Path) -> float:
     """Execute one notebook of ten cells; seconds."""
     work = folder / "work"
-    work.mkdir(exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
     cells = [new_code_cell(f"import json\nx = {number}\nassert x == {number}") for number in range(10)]
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     notebook = new_notebook(cells=cells, metadata=kernel)
@@ -69,39 +60,10 @@ def _run(kind: type[Execute], folder: Path) -> float:
     return took_s
 
 
-@contextmanager
-def _containers(folder: Path) -> Iterator[Callable[[], float]]:
-    """One engine with its helper, and the exchange that pays. Raises NoEngine."""
-    engine = Engine()
-    with ExitStack() as stack:
-        stack.callback(engine.stop)
-        engine.start()
-        stack.enter_context(engine.namespace.inside())
-        client = engine.client(timeout_s=600)
-        stack.callback(client.close)
-        site = ContainerSite(engine, Images(client, engine.home).base())
-        stack.callback(site.stop)
-        site.load_rules(1, 2)
-        site.start()
-        settings = load(site.portal_file)
-        exchange = ExchangeProcess(folder / "portal", 1, runtime_s=settings.grading.runtime, helper=str(site.helper))
-        exchange.folder.mkdir()
-        exchange.start()
-        stack.callback(exchange.kill)
-        grading = {
-            "backend": "container",
-            "helper": str(site.helper),
-            "body": grading_spec.container_body("", settings.grading_image, settings.grading),
-            "runtime_s": settings.grading.runtime,
-            "output_bytes": settings.grading.output,
-        }
-
-        def contained() -> float:
-            os.environ["COMMONS_GRADING"], os.environ["COMMONS_COURSE"] = json.dumps(grading), SLUG
-            try:
-                with session_of(exchange.url, "token-of-pi", folder):
-                    return _run(CagedExecute, folder)
-            finally:
-                del os.environ["COMMONS_GRADING"], os.environ["COMMONS_COURSE"]
-
-        yield contained
+def _contained(site: GradingSite, folder: Path) -> float:
+    os.environ["COMMONS_GRADING"], os.environ["COMMONS_COURSE"] = json.dumps(site.grading), SLUG
+    try:
+        with session_of(site.exchange.url, "token-of-pi", folder):
+            return _run(CagedExecute, folder)
+    finally:
+        del os.environ["COMMONS_GRADING"], os.environ["COMMONS_COURSE"]

@@ -21,6 +21,8 @@ from nbgrader.api import Gradebook
 from hub.grading import grading_orders
 from quota.store.database import open_database, url_for
 from quota.store.verify import verify
+from spawners import grading_spec
+from spawners.grading_settings import GradingTable
 from tests.bundles import tar
 from tests.integration.course_directory import make_source, session_of, step, teacher
 from tests.integration.course_exchange import SLUG
@@ -83,8 +85,8 @@ class PaidCourse:
             done: dict[str, Any] = api.autograde("ps1", name, force=True, create=True)
             return done
 
-    def autograding(self, name: str) -> subprocess.Popen[bytes]:
-        """The same in a process of its own, to be killed."""
+    def autograding(self, name: str = "*") -> subprocess.Popen[bytes]:
+        """nbgrader's command for one student or all, in a process of its own."""
         argv = [sys.executable, "-m", "nbgrader", "autograde", "ps1", f"--student={name}", "--force", "--create"]
         with self.teaching():
             return subprocess.Popen(
@@ -149,4 +151,15 @@ def local_grading(folder: Path, *, runtime_s: int = 30) -> dict[str, Any]:
         "memory_mib": 2048,
         "disk_mib": 256,
         "processes": 128,
+    }
+
+
+def container_grading(helper: Path, image: str, table: GradingTable) -> dict[str, Any]:
+    """What the hub tells a formgrader where runs are containers."""
+    return {
+        "backend": "container",
+        "helper": str(helper),
+        "body": grading_spec.container_body("", image, table),
+        "runtime_s": table.runtime,
+        "output_bytes": table.output,
     }

@@ -5,6 +5,7 @@ Each look is a process that is started as the formgrader is, by who runs this an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
 import psutil
 import pytest
 
@@ -26,6 +28,7 @@ from tests.integration import containers_only
 from tests.integration.autograded import opened, pressed, submitted
 from tests.people import Person
 from tests.portal import Portal
+from tests.waiting import eventually
 
 NOBODY = 65_111
 LOOK = """
@@ -178,11 +181,37 @@ def test_it_can_do_what_a_formgrader_does(machine: Machine) -> None:
     assert (machine.course / "source/ps1.txt").read_text() == "mine"
 
 
-def status_of_formgrader(portal: Portal) -> str:
-    """What /proc says of the only one that this portal's hub runs."""
-    below = psutil.Process(portal.pid("jupyterhub -f")).children(recursive=True)
-    (pid,) = [one.pid for one in below if "jupyterhub-singleuser" in " ".join(one.cmdline())]
-    return Path(f"/proc/{pid}/status").read_text()
+def formgrader_of(portal: Portal) -> psutil.Process | None:
+    """The only one that this portal's hub runs."""
+    with contextlib.suppress(AssertionError, psutil.Error):  # the hub is about to start
+        below = psutil.Process(portal.pid("jupyterhub -f")).children(recursive=True)
+        return next((one for one in below if "jupyterhub-singleuser" in " ".join(one.cmdline())), None)
+    return None
+
+
+def status_of(process: psutil.Process) -> str:
+    """What /proc says of it."""
+    return Path(f"/proc/{process.pid}/status").read_text()
+
+
+def are_there(places: list[str]) -> list[bool]:
+    return [os.path.exists(one) for one in places]
+
+
+async def temporary_of_the_next_hubs(portal: Portal, teacher: Person, before: str) -> str:
+    """The folder that a formgrader has under another hub."""
+    found = before
+
+    async def has_another() -> bool:
+        nonlocal found
+        with contextlib.suppress(AssertionError, aiohttp.ClientError, TimeoutError, psutil.Error):
+            await opened(teacher, "services/example/formgrader")
+            formgrader = formgrader_of(portal)
+            found = before if formgrader is None else formgrader.environ()["TMPDIR"]
+        return found != before
+
+    await eventually(has_another, within_s=240, what="a formgrader runs under another hub")
+    return found
 
 
 async def test_on_a_site_that_executes_elsewhere_the_formgrader_is_confined_and_does_its_work(tmp_path: Path) -> None:
@@ -191,12 +220,18 @@ async def test_on_a_site_that_executes_elsewhere_the_formgrader_is_confined_and_
     try:
         async with Person(portal, "instructor") as teacher, Person(portal, "student1") as student:
             assert (await opened(teacher, "services/example/formgrader"))[0] == 200
-            assert "NoNewPrivs:\t1" in status_of_formgrader(portal)
+            formgrader = formgrader_of(portal)
+            assert formgrader is not None
+            assert "NoNewPrivs:\t1" in status_of(formgrader)
             assert (await pressed(teacher, "example", "assignment/ps1/assign"))["success"]
             again = await pressed(teacher, "example", "assignment/ps1/release")
             assert "is out already" in json.dumps(again), again  # the portal was asked, and the version is there
             await submitted(student, "example", tmp_path / "pending")
             assert (await pressed(teacher, "example", "assignment/ps1/collect"))["success"]
             assert [one.name for one in (portal.data / "courses/example/submitted").glob("*/ps1/line.ipynb")]
+            places = [formgrader.environ()["TMPDIR"]]
+            os.kill(portal.pid("jupyterhub -f"), signal.SIGKILL)
+            places.append(await temporary_of_the_next_hubs(portal, teacher, places[0]))
+            assert are_there(places) == [False, True]
     finally:
         assert portal.down() == 0

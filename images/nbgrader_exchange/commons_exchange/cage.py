@@ -1,6 +1,6 @@
 """A cage for a student's code: a Jupyter kernel that sees Python, a copy of one notebook's folder, and nothing else of the machine.
 
-Fresh mount, pid, network and IPC namespaces and a root of its own (cage.sh), a uid or user namespace of its own, no capability, no
+Fresh mount, pid, network and IPC namespaces and a root of its own (caged.py), a uid or user namespace of its own, no capability, no
 network, limits on memory, processes, file sizes and time. The kernel talks through Unix sockets only; whoever executes the notebook
 stays outside. Where the machine does not let namespaces be made nothing is executed. For demos and small courses: nothing limits all cages together.
 Sources: user_namespaces(7), pivot_root(2), setrlimit(2) (RLIMIT_NPROC is counted in each user namespace since Linux 5.14).
@@ -19,9 +19,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-_SCRIPT = Path(__file__).resolve().with_name("cage.sh")
+_PROGRAM = Path(__file__).resolve().with_name("caged.py")
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64")
 _NAMESPACES = ("--mount", "--pid", "--net", "--ipc", "--fork", "--kill-child")
 _PLACES = Path(os.environ.get("TMPDIR", "/tmp"))  # noqa: S108  (each place is a fresh folder of ours)
@@ -85,17 +86,24 @@ def _sweep() -> None:
 
 def command(place: Place, kernel: Sequence[str], limits: CageLimits) -> list[str]:
     """What to start instead of `kernel`. Raises NoCage."""
-    own = [] if place.uid is not None else ["--user", "--map-root-user"]
-    check = subprocess.run(["unshare", *own, *_NAMESPACES, "true"], capture_output=True, text=True, timeout=30)
+    apart = _apart(as_root=place.uid is not None)
+    visible = dict.fromkeys([*_SYSTEM, *_python()])
+    uid = "-" if place.uid is None else str(place.uid)
+    order = [str(place.work), str(place.sockets), str(limits.disk_mib), uid, *visible, "--", *kernel]
+    inside = [*apart, sys.executable, "-I", "-S", str(_PROGRAM), *order]
+    return ["timeout", "--foreground", "--signal=KILL", str(limits.seconds), *inside]
+
+
+@cache
+def _apart(*, as_root: bool) -> tuple[str, ...]:
+    """What starts a program in namespaces of its own; that it can is found out once a process. Raises NoCage."""
+    apart = ("unshare", *(() if as_root else ("--user", "--map-root-user")), *_NAMESPACES)
+    check = subprocess.run([*apart, "true"], capture_output=True, text=True, timeout=30)
     if check.returncode != 0:
         raise NoCage(
             f"A student's code runs in namespaces of its own only, and here none can be made: {check.stderr.strip()}"
         )
-    visible = dict.fromkeys([*_SYSTEM, *_python()])
-    uid = "-" if place.uid is None else str(place.uid)
-    script = ["sh", str(_SCRIPT), str(place.work), str(place.sockets), str(limits.disk_mib), uid]
-    inside = ["unshare", *own, *_NAMESPACES, *script, *visible, "--", *kernel]
-    return ["timeout", "--foreground", "--signal=KILL", str(limits.seconds), *inside]
+    return apart
 
 
 def environment() -> dict[str, str]:

@@ -12,7 +12,9 @@ import contextlib
 import functools
 import os
 import shutil
+import time
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import zmq
@@ -29,6 +31,8 @@ from commons_exchange.runs import NotExecuted, PaidRun, end_with
 HIDDEN_MARK = "BEGIN HIDDEN TESTS"
 _MESSAGE_BYTES = 1024 * 1024
 _END_S = 5.0
+_LISTENS_S = 60.0
+_LOOK_S = 0.01
 _SHOWN = frozenset({"stream", "display_data", "execute_result", "update_display_data", "error"})
 
 
@@ -40,7 +44,31 @@ class CagedClient(AsyncKernelClient):
         context = zmq.asyncio.Context()
         context.setsockopt(zmq.MAXMSGSIZE, _MESSAGE_BYTES)
         context.setsockopt(zmq.RCVHWM, 200)
+        context.setsockopt(zmq.RECONNECT_IVL, 10)  # of ms, until the kernel listens; 100 to 200 by default
         return context
+
+    async def _async_wait_for_ready(self, timeout: float | None = None) -> None:
+        """Until one question has its answer and the answer's end was heard on the channel of outputs: nothing said later is missed.
+
+        jupyter_client waits for 0.2 s of silence instead. Raises RuntimeError.
+        """
+        give_up = time.monotonic() + (_LISTENS_S if timeout is None else timeout)
+        while time.monotonic() < give_up:
+            if not await self._async_is_alive():
+                raise RuntimeError("it died before it answered")
+            asked = self.kernel_info()
+            with contextlib.suppress(TimeoutError, Empty):
+                self._handle_kernel_info_reply(await self._async_recv_reply(asked, timeout=1))
+                while time.monotonic() < give_up:
+                    said = await self._async_get_iopub_msg(timeout=0.2)
+                    if (
+                        said["parent_header"].get("msg_id") == asked
+                        and said["content"].get("execution_state") == "idle"
+                    ):
+                        return
+        raise RuntimeError("it did not answer in time")
+
+    wait_for_ready = _async_wait_for_ready
 
 
 class CagedManager(AsyncKernelManager):
@@ -51,6 +79,7 @@ class CagedManager(AsyncKernelManager):
 
     about = ("", "")
     run: PaidRun | None = None
+    told = False  # whether the portal was told that the run is over
 
     seconds = Integer(180, help="Longest time of one notebook.").tag(config=True)
     memory_mib = Integer(2048, help="Most memory of one process.").tag(config=True)
@@ -101,6 +130,12 @@ class CagedManager(AsyncKernelManager):
             self._connect_control_socket()
             self.session.send(self._control_socket, self.session.msg("interrupt_request", content={}))
 
+    async def _async_finish_shutdown(
+        self, waittime: float | None = None, pollinterval: float = _LOOK_S, restart: bool = False
+    ) -> None:
+        """Looks more often than jupyter_client does, ten times a second, which is time of every notebook."""
+        await super()._async_finish_shutdown(waittime, pollinterval, restart)
+
     async def _async_kill_kernel(self, restart: bool = False) -> None:
         """What executes the run is asked to end it first, so that its end is written down."""
         if self.run is not None and self.has_kernel:
@@ -111,11 +146,13 @@ class CagedManager(AsyncKernelManager):
 
     async def _async_cleanup_resources(self, restart: bool = False) -> None:
         await super()._async_cleanup_resources(restart)
-        if self.run is not None:
+        if self.run is not None and not self.told:  # nbclient has this done twice
+            self.told = True
             self.run.over()
         if hasattr(self, "place"):
             shutil.rmtree(self.place.folder, ignore_errors=True)
 
+    finish_shutdown = _async_finish_shutdown
     interrupt_kernel = _async_interrupt_kernel
     pre_start_kernel = _async_pre_start_kernel
     cleanup_resources = _async_cleanup_resources

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from spawners import grading_spec
 from spawners.settings import load
 from tests.engine.sessions import UID, Sessions
 from tests.engine.site import ContainerSite
 from tests.integration.course_directory import answered, teacher
 from tests.integration.course_exchange import SLUG
 from tests.integration.exchange_process import ExchangeProcess, student
-from tests.integration.paid_course import PaidCourse
+from tests.integration.paid_course import PaidCourse, container_grading
 
 STUDENTS = int(os.environ.get("COMMONS_STUDENTS", "30"))
 AT_ONCE = 4
@@ -65,13 +64,7 @@ def room(site: ContainerSite, tmp_path_factory: pytest.TempPathFactory) -> Itera
     )
     exchange.folder.mkdir()
     exchange.start()
-    grading = {
-        "backend": "container",
-        "helper": str(site.helper),
-        "body": grading_spec.container_body("", settings.grading_image, table),
-        "runtime_s": table.runtime,
-        "output_bytes": table.output,
-    }
+    grading = container_grading(site.helper, settings.grading_image, table)
     try:
         yield PaidCourse(exchange, tmp_path / "course", grading, cell_s=20).prepare()
     finally:

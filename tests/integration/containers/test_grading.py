@@ -18,7 +18,7 @@ from spawners.settings import load
 from tests.engine.site import ContainerSite
 from tests.integration.exchange_process import ExchangeProcess
 from tests.integration.hostile_submissions import HOSTILE, QUICK, score_only_what_is_right
-from tests.integration.paid_course import PaidCourse
+from tests.integration.paid_course import PaidCourse, container_grading
 
 FULL = os.environ.get("COMMONS_FULL") == "1"
 NAMES = tuple(HOSTILE) if FULL else QUICK
@@ -37,13 +37,7 @@ def room(site: ContainerSite, tmp_path_factory: pytest.TempPathFactory) -> Itera
     exchange = ExchangeProcess(tmp_path / "portal", 24, runtime_s=table.runtime, helper=str(site.helper))
     exchange.folder.mkdir()
     exchange.start()
-    grading = {
-        "backend": "container",
-        "helper": str(site.helper),
-        "body": grading_spec.container_body("", image, table),
-        "runtime_s": table.runtime,
-        "output_bytes": table.output,
-    }
+    grading = container_grading(site.helper, image, table)
     try:
         yield PaidCourse(exchange, tmp_path / "course", grading).prepare()
     finally:

@@ -182,8 +182,6 @@ def beyond_their_hold(service: Service) -> list[str]:
 
 async def applied_s(service: Service, hold_id: HoldId | None = None) -> int:
     with service.database.reading() as connection:
-        query = text(
-            "SELECT seconds FROM session_extension WHERE state = :state AND (:hold IS NULL OR hold_id = :hold)"
-        )
-        rows = connection.execute(query, {"state": ExtensionState.APPLIED.value, "hold": hold_id})
-        return sum(row.seconds for row in rows)
+        query = text("SELECT hold_id, seconds FROM session_extension WHERE state = :state")
+        rows = connection.execute(query, {"state": ExtensionState.APPLIED.value}).all()
+        return sum(row.seconds for row in rows if hold_id in (None, row.hold_id))

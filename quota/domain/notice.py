@@ -27,7 +27,7 @@ class NoticeKind(StrEnum):
     EXTENSION_REFUSED = "extension_refused"
     PENDING = "pending"  # it still waits in a queue: keep waiting?
     PENDING_OVER = "pending_over"  # it waited too long and was cancelled
-    READY = "ready"  # it runs, after a wait
+    READY = "ready"  # it runs and answers, after a wait
     SUSPENDED = "suspended"  # the project
     REMOVED = "removed"  # the person from the project
     LOW = "low"

@@ -186,7 +186,8 @@ class Session:
     """A session's row: the mutable face of its hold.
 
     `target`, `stop_at` and `stop_reason` are what is wanted: stopped from `stop_at` on (None: at once). `extended_s` counts the extensions
-    that the backend took. `note` is the backend's word for the owner.
+    that the backend took. `waiting_since` stands until its owner, who waited, is told that it is ready. `note` is the backend's word for
+    the owner.
     """
 
     hold_id: HoldId
@@ -217,6 +218,11 @@ class Session:
     @property
     def over(self) -> bool:
         return self.state in OVER
+
+    @property
+    def awaited(self) -> bool:
+        """Whether it runs after a wait in a queue, and nobody has been told yet."""
+        return self.state is SessionState.RUNNING and self.waiting_since is not None
 
     @property
     def runtime_s(self) -> int:
@@ -283,12 +289,13 @@ def observed(old: Session, state: SessionState, evidence: Evidence | None, reaso
     ends_at = evidence.ends_at or evidence.started_at + timedelta(seconds=old.runtime_s)
     if old.target is Target.STOPPED and old.stop_at is not None:
         ends_at = min(ends_at, old.stop_at)
+    waited = old.waiting_since if evidence.ended_at is None else None
     # One copy: a pass makes one for each of 10,000 sessions.
     return replace(
         old,
         state=state,
         end_reason=reason,
-        waiting_since=evidence.waiting_since,
+        waiting_since=evidence.waiting_since or waited,
         suspended=evidence.suspended,
         note=note,
         started_at=evidence.started_at,

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
@@ -73,8 +73,7 @@ class Meter:
             unfinished = await services.store.read(lambda tx: tx.sessions.unfinished())
             rows = {row.hold_id: row for row in unfinished}
             self._hints = {hold.id: self._hints[hold.id] for hold in holds if hold.id in self._hints}
-            since = hub.since if hub is not None else None
-            outcomes, after = await self._look_at(holds, rows, listed_by(holds, hub), since)
+            outcomes, after = await self._look_at(holds, rows, hub)
             self.rows = [row for row in after if not row.over]
             open_ids = {hold.id for hold in holds}
             await self._repair_rows([row for row in unfinished if row.hold_id not in open_ids])
@@ -94,7 +93,7 @@ class Meter:
         if hold.state is HoldState.HELD:
             self._hints.setdefault(hold_id, services.clock.now())
             row = await services.store.write(lambda tx: _hinted(tx, hold, reason))
-            await self._look_at([hold], {hold_id: row}, {})
+            await self._look_at([hold], {hold_id: row}, None)
         session = await services.store.read(lambda tx: tx.sessions.get(hold_id))
         return session.state if session is not None else SessionState.HELD
 
@@ -109,21 +108,22 @@ class Meter:
         self,
         holds: Sequence[Hold],
         rows: Mapping[HoldId, Session],
-        listed: Mapping[HoldId, bool | None],
-        hub_since: datetime | None = None,
+        hub: HubView | None,
     ) -> tuple[list[Outcome], list[Session]]:
         """Read, judge, charge, close, write down: each step for all holds together. What came of each, and its row then."""
         seen, policy = await self._read(holds), self._services.policy
         at = self._services.clock.now()
+        listed, answering = listed_by(holds, hub), answering_in(hub)
         looks = []
         for hold in holds:
-            sighting = Sighting(at, listed.get(hold.id), self._hints.get(hold.id), hub_since)
+            sighting = Sighting(at, listed[hold.id], self._hints.get(hold.id), None if hub is None else hub.since)
             looks.append(look(hold, rows.get(hold.id) or session_of(hold), seen[hold.id], sighting, policy))
         failed = await self._charge(looks)
         failed |= await self._close(looks, failed, at)
         await self._renew(looks, at)
         after = [one.row if one.hold.id in failed else one.row_after() for one in looks]
-        await self._write_down([pair for pair in zip(looks, after, strict=True) if pair[0].hold.id not in failed], rows)
+        taken = [pair for pair in zip(looks, after, strict=True) if pair[0].hold.id not in failed]
+        await self._write_down(taken, rows, answering)
         closed = [one.hold.id for one in looks if one.closes and one.hold.id not in failed]
         for hold_id in closed:
             self._hints.pop(hold_id, None)
@@ -188,7 +188,9 @@ class Meter:
 
         await _gathered(late, extend)
 
-    async def _write_down(self, looks: Sequence[tuple[Look, Session]], rows: Mapping[HoldId, Session]) -> None:
+    async def _write_down(
+        self, looks: Sequence[tuple[Look, Session]], rows: Mapping[HoldId, Session], answering: Collection[HoldId]
+    ) -> None:
         """Bring the rows in line, all in one transaction; a row that a crash left out is made again, one that says so already is left."""
         changed: list[Session] = []
         missing: list[Session] = []
@@ -196,19 +198,20 @@ class Meter:
         for one, after in looks:
             if one.verdict is None and one.trouble:
                 log.warning("hold %s: cannot be judged: %s", one.hold.id, one.trouble)
+            if after.awaited and one.hold.id in answering:
+                after = replace(after, waiting_since=None)
+                ready.append(after)
             if one.hold.id not in rows:
                 missing.append(after)
             elif after != one.row:
                 changed.append(after)
-            if one.row.state is SessionState.PENDING and after.state is SessionState.RUNNING:
-                ready.append(after)
         if changed or missing:
             await self._services.store.write(partial(self._save, changed, missing, ready))
 
     def _save(
         self, changed: Sequence[Session], missing: Sequence[Session], ready: Sequence[Session], tx: Transaction
     ) -> None:
-        """Rows, and what their owners are told of them, in one transaction: `ready` left a queue and runs."""
+        """Rows, and what their owners are told of them, in one transaction: `ready` waited in a queue and answers now."""
         _save(changed, missing, tx)
         for row in ready:
             tell(self._services, tx, ready_notice(row, self._services.clock.now()))
@@ -240,6 +243,12 @@ def asked_of(hold: Hold) -> Asked:
         hold.project_id,
         hold.placed_at,
     )
+
+
+def answering_in(hub: HubView | None) -> Collection[HoldId]:
+    """The sessions whose notebook answered the hub."""
+    servers = () if hub is None else hub.servers
+    return {server.hold_id for server in servers if server.ready and server.hold_id}
 
 
 def listed_by(holds: Sequence[Hold], hub: HubView | None) -> Mapping[HoldId, bool | None]:

@@ -53,7 +53,7 @@ def stopped_notice(session: Session, at: datetime, *, why: str = "", by: str = "
 
 
 def ready_notice(session: Session, at: datetime) -> Notice:
-    """That a session that waited in a queue runs; once for each time that it began to."""
+    """That a session that waited in a queue runs and answers; once for each time that it began to."""
     began = session.started_at or at
     ends = {} if session.ends_at is None else {"ends_at": instant_param(session.ends_at)}
     return replace(about_session(session, NoticeKind.READY, instant_param(began), at, ends), until=session.ends_at)

@@ -149,17 +149,25 @@ async def test_a_session_in_a_queue_costs_nothing_is_asked_about_once_and_cancel
     assert w.books.sessions[HOLD].end_reason is EndReason.CANCELLED
 
 
-async def test_who_waited_in_a_queue_is_told_and_mailed_once_that_it_runs() -> None:
+async def test_who_waited_in_a_queue_is_told_and_mailed_once_and_only_when_the_notebook_answers() -> None:
     w = world()
     await held(w)
+    (starting,) = w.hub.servers = [replace(w.hub.servers[0], ready=False, pending="spawn")]
     w.services = replace(w.services, sends_mail=True)
     meter = Meter(w.services)
     w.evidence.by_hold[HOLD] = Evidence(HOLD, None, None, None, waiting_since=START)
     await reconcile(w.services, meter)
     began = w.clock.tick(600)
-    for _ in range(2):
+    for view in ("spawn", "silent", "spawn"):  # Slurm runs the job, and its notebook comes up
+        w.hub.down = view == "silent"
         w.evidence.by_hold[HOLD] = Evidence(HOLD, began, w.clock.tick(30), None)
         await reconcile(w.services, meter)
+        assert (w.books.told.notices, w.books.sessions[HOLD].state) == ([], SessionState.RUNNING)
+    w.hub.servers = [replace(starting, ready=True, pending=None)]
+    for _ in range(2):
+        w.evidence.by_hold[HOLD] = Evidence(HOLD, began, w.clock.tick(30), None)
+        await reconcile(w.services, Meter(w.services))  # in whatever process
+    assert w.books.sessions[HOLD].waiting_since is None
     assert [one.kind for one in w.books.told.notices] == [NoticeKind.READY]
     assert len(w.books.told.mails) == 1
     assert w.books.told.notices[0].params["ends_at"] == "2026-03-02T10:10:00+00:00"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hub import addresses, admission, courses, memory, pages, roles, settings, sign_in
 from hub.authenticators import PortalAuthenticator
 from hub.content_security import Guarded
+from hub.database import HubDatabase
 from hub.fence import HubFence
 from hub.known_names import KnownNames
 from hub.language import Localized
@@ -39,10 +40,11 @@ client = QuotaClient(site.quota_url, site.secrets.hub_credential, deadline_s=sit
 people = People(client, known_names=KnownNames(site.data / "hub" / "known_names.sqlite"))
 fence, rescue = HubFence(client), Rescue(client, site.data / "hub" / "rescue.sqlite")
 teaching = courses.Courses(client, site)
+database = HubDatabase(site.data / "hub" / "jupyterhub.sqlite")
 c = get_config()
 
 c.merge(addresses.traits(site))
-c.JupyterHub.db_url = f"sqlite:///{site.data}/hub/jupyterhub.sqlite"
+c.JupyterHub.db_url = database.url
 c.JupyterHub.cookie_secret = site.secrets.cookie_secret
 c.CryptKeeper.keys = [site.secrets.crypt_key]
 c.JupyterHub.default_url = site.quota_path
@@ -108,6 +110,7 @@ c.JupyterHub.extra_user_scopes = set(roles.PERSON_SCOPES)
 c.JupyterHub.load_roles = roles.load_roles()
 c.JupyterHub.services = roles.services(site)
 
+database.start()
 fence.start()  # of two hubs by mistake only this one, the newer, is listened to
 rescue.start()
 

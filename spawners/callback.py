@@ -10,6 +10,7 @@ which copies any posted key onto the spawner, stays a 404 (hub.pages).
 
 import hmac
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from jupyterhub.apihandlers import APIHandler
@@ -17,14 +18,25 @@ from tornado import web
 
 LARGEST_BODY_BYTES: Final = 64
 PORTS: Final = range(1024, 65_536)
+Turn = Callable[[], Awaitable[None]]
 
 
-def handlers() -> list[tuple[str, type[APIHandler]]]:
-    """The two routes, below the hub's own path."""
-    return [(r"/api/commons/port", PortHandler), (r"/api/commons/deadline", DeadlineHandler)]
+def handlers(turn: Turn) -> list[tuple[str, type[APIHandler], dict[str, Any]]]:
+    """The two routes, below the hub's own path; `turn` comes back when the next request may be dealt with."""
+    own = {"turn": turn}
+    return [(r"/api/commons/port", PortHandler, own), (r"/api/commons/deadline", DeadlineHandler, own)]
 
 
 class _JobHandler(APIHandler):
+    def initialize(self, turn: Turn) -> None:
+        """Take what the wiring made."""
+        self._turn = turn
+
+    async def prepare(self) -> None:
+        """Jobs that start at once ask at once: everybody else is answered between two of them."""
+        await self._turn()
+        await super().prepare()
+
     def own_spawner(self) -> Any:
         """The session whose server token this request carries. Raises 403 where it is no session's."""
         credential = self.get_auth_token()

@@ -43,6 +43,7 @@ class DispatchSpawner(SessionTraits, Spawner):
         help="Coroutine function: whether a newer hub took over; then nothing is started or stopped."
     ).tag(config=True)
 
+    turn = AnyTrait(help="Coroutine function: comes back when the next piece of a start may be done.").tag(config=True)
     _taken = Instance(asyncio.Event, args=())  # set while there is a delegate
     _child: Any = None
     _backend: Backend | str | None = None  # a str names a backend of saved state that is not configured
@@ -99,6 +100,8 @@ class DispatchSpawner(SessionTraits, Spawner):
                 self._take(profile.backend, profile.id)
             address = await self._child.start()
         finally:
+            if self.turn is not None:
+                await self.turn()  # JupyterHub writes a lot after this, and many starts may be over at once
             self._starting = False
             self._follow_child()
         return address
@@ -260,9 +263,11 @@ class DispatchSpawner(SessionTraits, Spawner):
         self._backend, self._profile_id = backend, profile_id
         self._taken.set()
 
-    def _keep_state(self) -> None:
+    async def _keep_state(self) -> None:
         """Save the state now: JupyterHub does so only after `start` returned, and a job may wait for days before that."""
         if self.orm_spawner is not None:
+        if self.turn is not None:
+            await self.turn()
             self.orm_spawner.state = self.get_state()
             self.db.commit()
 

@@ -56,7 +56,7 @@ class SessionTraits(HasTraits):
     keep_state = CallableTrait(
         default_value=None,
         allow_none=True,
-        help="Saves the session's state in the hub's database now; set by the dispatcher.",
+        help="Coroutine function: saves the session's state in the hub's database now; set by the dispatcher.",
     )
     data_folder = Unicode(help="The portal's data folder ($COMMONS_DATA).").tag(config=True)
 

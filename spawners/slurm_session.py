@@ -250,7 +250,7 @@ class JobSession(SessionTraits):
             if record is not None:
                 await asyncio.to_thread(self._records.write, record)
         if self.keep_state is not None:
-            self.keep_state()
+            await self.keep_state()
 
     async def _drop(self) -> None:
         """Forget the session: nothing of it is left anywhere."""

@@ -1,10 +1,11 @@
 """`./commons bench slurm`: sessions as jobs against batchspawner's stock SlurmSpawner, on one real Slurm 22.05.
 
 Start to ready: from `start()` to a TCP connection to the session, the same tiny program in both. Calls: what spawners cause at slurmrestd
-while 1, 50 and 500 sessions are polled every 10 s; bounded by one look each `look` seconds. Loop: the longest piece of work on the real hub's
-event loop while 50 starts go on at once, by the clock and in CPU time of its thread, and the longest pause between two ticks. For that the hub has
-one core to itself and everything else here (a second Slurm with its jobs, proxy, quota service, this process) the others; what work of others that
-is not ours took of that core is told beside it. And the same of the spawners alone in this process, on all cores.
+while 1, 50 and 500 sessions are polled every 10 s; bounded by one look each `look` seconds. Loop: a task on the real hub's event loop
+wakes every 5 ms while 50 starts that were asked for at once become ready; the goal holds for how much too late it ever woke, by the clock: nobody
+else was answered meanwhile, whatever the reason. The hub has one core to itself for that, and everything else here (a second Slurm with its jobs,
+proxy, quota service, this process) the others. Told beside it: of that pause, the loop's own CPU time and its waiting for the core, which
+others' work had; and the longest single piece.
 Needs root and two cores.
 """
 
@@ -33,7 +34,7 @@ from spawners.signer.client import SignerClient
 from spawners.slurm import SlurmRestSpawner
 from spawners.slurmrestd.client import SlurmClient
 from spawners.slurmrestd.wire import Answer, Http, Params
-from tests.bench.loop_watch import PAUSE, Callback, LoopWatch
+from tests.bench.loop_watch import PAUSE, Callback
 from tests.bench.result import BenchResult, Better, Goal
 from tests.bench.slurm_hub import core_aside, longest_work
 from tests.integration.slurm.cluster import SlurmCluster, running_cluster
@@ -161,21 +162,6 @@ async def calls_a_minute(under_test: SlurmUnderTest, reader: CountingReader, ses
     return rate
 
 
-async def many_at_once(under_test: SlurmUnderTest) -> tuple[LoopWatch, LoopWatch]:
-    """The loop idle, and while AT_ONCE starts go on; on profiles without GPUs, so that all run at once."""
-    idle, busy = LoopWatch(), LoopWatch()
-    ticking = asyncio.create_task(idle.run())
-    await asyncio.sleep(5)
-    ticking.cancel()
-    spawners = [under_test.spawner(f"many-{number}", server=f"m{number}", profile="none") for number in range(AT_ONCE)]
-    ticking = asyncio.create_task(busy.run())
-    with busy.weighing():
-        await asyncio.gather(*(one.start() for one in spawners))
-    ticking.cancel()
-    await asyncio.gather(*(one.stop() for one in spawners))
-    return idle, busy
-
-
 @dataclass(frozen=True, slots=True)
 class Loop:
     """What stopped the hub's loop while AT_ONCE starts went on: its callbacks and its pauses, the longest first."""
@@ -207,7 +193,6 @@ async def measure(cluster: SlurmCluster, folder: Path, signer: SignerClient) -> 
     pairs = [(await ours_s(under_test, n), await stock_s(under_test, folder, program, n)) for n in range(ROUNDS)]
     ours, theirs = (statistics.median(one) for one in zip(*pairs, strict=True))
     calls = {count: await calls_a_minute(under_test, reader, count) for count in SESSIONS}
-    idle, busy = await many_at_once(under_test)
     await under_test.end()
     hub = await asyncio.to_thread(measure_hub)
     few, many = calls[min(SESSIONS)], calls[max(SESSIONS)]
@@ -222,8 +207,8 @@ async def measure(cluster: SlurmCluster, folder: Path, signer: SignerClient) -> 
                 Better.LOWER,
             ),
             Goal(
-                f"the hub's longest piece of work on its event loop, {AT_ONCE} starts at once, ms by the clock",
-                max((one.clock_ms for one in hub.work), default=0.0),
+                f"the hub's event loop, {AT_ONCE} starts at once: longest pause between two ticks, ms by the clock",
+                hub.pauses[0].clock_ms,
                 GOAL_LOOP_MS,
                 Better.LOWER,
             ),
@@ -233,23 +218,15 @@ async def measure(cluster: SlurmCluster, folder: Path, signer: SignerClient) -> 
             "start to ready, ours, s": ours,
             "start to ready, stock SlurmSpawner, s": theirs,
             **{f"calls to slurmrestd a minute, {count} sessions": rate for count, rate in calls.items()},
-            "of that piece, waiting for its core, which others had, ms": hub.work[0].waited_ms if hub.work else 0.0,
-            "the hub's longest piece of work, ms of CPU": max((one.cpu_ms for one in hub.work), default=0.0),
-            "the hub's longest piece of work without waiting for its core, ms": _without_waiting(hub.work),
-            "the hub's longest pause between two ticks by the clock, ms": max(
-                (one.clock_ms for one in hub.pauses), default=0.0
-            ),
-            "the hub's longest pause, ms of CPU": max((one.cpu_ms for one in hub.pauses), default=0.0),
-            "the hub's longest pause without waiting for its core, ms": _without_waiting(hub.pauses),
-            f"the spawners' alone, {AT_ONCE} starts at once, ms of CPU": busy.work_ms,
-            f"event loop's worst pause by the clock, {AT_ONCE} starts at once, ms": busy.pause_ms,
-            "event loop's worst pause by the clock, idle, ms": idle.pause_ms,
+            **_parts("that pause", hub.pauses[0]),
+            "the longest single piece, ms by the clock": hub.work[0].clock_ms,
+            **_parts("that piece", hub.work[0]),
         },
     )
 
 
-def _without_waiting(some: Sequence[Callback]) -> float:
-    return max((one.clock_ms - one.waited_ms for one in some), default=0.0)
+def _parts(name: str, one: Callback) -> dict[str, float]:
+    return {f"of {name}, ms of CPU": one.cpu_ms, f"of {name}, waiting for its core, ms": one.waited_ms}
 
 
 @contextmanager

@@ -89,32 +89,6 @@ async def pauses(seen: Seen) -> None:
         last = now
 
 
-class LoopWatch:
-    """The longest of both kinds while it watches."""
-
-    def __init__(self) -> None:
-        self.pause_ms = 0.0
-        self.work_ms = 0.0
-
-    async def run(self) -> None:
-        """Tick until cancelled."""
-
-        def seen(one: Callback) -> None:
-            self.pause_ms = max(self.pause_ms, one.clock_ms)
-
-        await pauses(seen)
-
-    @contextmanager
-    def weighing(self) -> Iterator[None]:
-        """Weigh every callback meanwhile."""
-
-        def seen(one: Callback) -> None:
-            self.work_ms = max(self.work_ms, one.cpu_ms)
-
-        with weighing(seen):
-            yield
-
-
 def write_down(path: Path) -> None:
     """In a hub's configuration, which its loop reads: write a line for each callback and each pause, until the process ends."""
     file = _UNTIL_THE_END.enter_context(path.open("a", buffering=1))

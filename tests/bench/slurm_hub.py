@@ -97,7 +97,10 @@ def _start(hub: HubProcess, pi: Browser, starts: int) -> tuple[list[loop_watch.C
         ready = sum(one["ready"] for one in servers)
         if not any(one["pending"] for one in servers):
             break
-    return loop_watch.read(hub.data / "loop.jsonl", began_s), ready
+    seen = loop_watch.read(hub.data / "loop.jsonl", began_s)
+    if not any(one.what == loop_watch.PAUSE for one in seen):  # every start takes longer than is worth a line
+        raise RuntimeError("the hub's loop was not watched")
+    return seen, ready
 
 
 def _without_gpus(text: str) -> str:

@@ -107,7 +107,7 @@ class SlurmUnderTest:
         self.cluster, self.queue, self.kind, self.account = cluster, queue, kind, account
         self.data = folder / "data"
         self.server = JobServer(asyncio.get_running_loop())
-        self.profiles = Profiles((profile("one"), profile("none", gpus=0), profile("two", gpus=2)))
+        self.profiles = Profiles((profile("one"), profile("two", gpus=2)))
         self._prefix = prefix
 
     def hold_id(self, name: str = "first") -> str:

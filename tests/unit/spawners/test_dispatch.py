@@ -229,3 +229,22 @@ async def test_a_delegate_gets_what_admission_set_and_keeps_its_own_configuratio
 async def test_the_pending_page_hears_of_admission_first_and_then_of_the_delegate() -> None:
     spawner = await started(OPTIONS)
     assert [event["progress"] async for event in spawner.progress()] == [10, 50]
+
+
+async def test_what_jupyterhub_writes_at_the_end_of_a_start_waits_for_its_turn() -> None:
+    done: list[str] = []
+
+    class Told(FakeDelegate):
+        async def start(self) -> tuple[str, int]:
+            done.append("listens")
+            return await super().start()
+
+    async def turn() -> None:
+        done.append("turn")
+
+    spawner = dispatcher(turn=turn)
+    spawner.delegates = {Backend.LOCAL: Told}
+    await spawner._run_apply_user_options(OPTIONS)
+    await spawner.run_pre_spawn_hook()
+    await spawner.start()
+    assert done == ["listens", "turn"]

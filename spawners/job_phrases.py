@@ -40,8 +40,8 @@ JOB_PHRASES: Final[dict[str, dict[str, str]]] = {
     "job.waiting.later": {"en": "The cluster starts this job at a later time.", "zh": "集群将稍后启动此作业。"},
     "job.waiting.licences": {"en": "All licences are in use.", "zh": "所有许可证都在使用中。"},
     "job.waiting.never_fits": {
-        "en": "This job is larger or longer than the cluster allows, so it would never start.",
-        "zh": "此作业的规模或时长超过集群允许的范围，因此永远不会开始。",
+        "en": "The cluster says that this job can never start there. If it keeps saying so, the job is given up; nothing is charged.",
+        "zh": "集群称此作业在其上永远无法开始。如果一直如此，此作业将被放弃；不会计费。",
     },
     "job.waiting.unknown": {"en": "The job waits in the cluster's queue.", "zh": "作业正在集群队列中等待。"},
     "job.waiting.unreachable": {
@@ -80,6 +80,11 @@ JOB_PHRASES: Final[dict[str, dict[str, str]]] = {
     "job.without_gpus": {
         "en": "The cluster started the job without its GPUs, so it was ended.",
         "zh": "集群启动了作业，但没有分配 GPU，因此已被结束。",
+    },
+    "job.never_fits": {
+        "en": "The cluster kept saying that this job can never start there: it is larger or longer than it allows, or its account is "
+        "not known there.",
+        "zh": "集群一直称此作业在其上永远无法开始：其规模或时长超过集群允许的范围，或集群不认识其账户。",
     },
     "job.waited_too_long": {
         "en": "The job waited too long in the cluster's queue, so it was cancelled.",

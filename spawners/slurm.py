@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
-from traitlets import Callable as CallableTrait
 from traitlets import default
 
 from spawners import job_spec
@@ -29,10 +28,6 @@ _OWN_SECRETS: Final = frozenset({"CONFIGPROXY_AUTH_TOKEN", "JUPYTERHUB_CRYPT_KEY
 
 class SlurmSession(JobSession, Spawner):
     """One session of one (user, server name), started as a job."""
-
-    on_ready = CallableTrait(
-        default_value=None, allow_none=True, help="Called with (spawner, seconds waited) when a job has started to run."
-    ).tag(config=True)
 
     @default("env_keep")
     def _env_keep_default(self) -> list[str]:
@@ -127,6 +122,7 @@ class SlurmSession(JobSession, Spawner):
     async def _until_it_listens(self) -> tuple[str, int]:
         """Follow the job until its session listens on the GPUs that were asked for; cancels what cannot become that."""
         running_since: float | None = None
+        never_fits_since: float | None = None
         while True:  # bounded by longest_wait and start_deadline; an outage only makes it wait
             record = self._wanted()
             look_s = self._queue(record.cluster).table.look
@@ -134,6 +130,7 @@ class SlurmSession(JobSession, Spawner):
                 job = await self._look(record)
             except BackendUnreachable as error:
                 self.log.warning("The job of session %s cannot be seen: %s", self.hold_id, error)
+                never_fits_since = None
                 await _either(self._listens, look_s)
                 continue
             stage = Phase.PENDING if job is None else phase(job.states)
@@ -150,7 +147,9 @@ class SlurmSession(JobSession, Spawner):
                     return self._wanted().address, self._wanted().port
                 await self._while_it_begins(running_since, record)
             else:
-                await self._while_pending(job, record)
+                never_fits = waiting(job.reason) is Waiting.NEVER_FITS
+                never_fits_since = (never_fits_since or time.monotonic()) if never_fits else None
+                await self._while_pending(never_fits_since, record)
             await _either(None if self._listens.is_set() else self._listens, min(look_s, 1.0))
 
     def _ended_early(self, how: str) -> Exception:
@@ -159,11 +158,12 @@ class SlurmSession(JobSession, Spawner):
             return refused(text, reason="device_missing", status_code=503)
         return refused(text, reason="job_ended", status_code=500)
 
-    async def _while_pending(self, job: Job, record: JobRecord) -> None:
-        waited_s = time.time() - record.submitted_at_ms / 1000
-        if waiting(job.reason) is Waiting.NEVER_FITS:
-            await self._give_up("job.waiting.never_fits", "never_fits")
-        if waited_s > self._queue(record.cluster).table.longest_wait:
+    async def _while_pending(self, never_fits_since: float | None, record: JobRecord) -> None:
+        """Give up what Slurm calls impossible look after look: it says so, too, while it starts, nodes are away or a QOS is changed."""
+        table = self._queue(record.cluster).table
+        if never_fits_since is not None and time.monotonic() - never_fits_since > table.never_fits_for:
+            await self._give_up("job.never_fits", "never_fits")
+        if time.time() - record.submitted_at_ms / 1000 > table.longest_wait:
             await self._give_up("job.waited_too_long", "waited_too_long")
 
     async def _while_it_begins(self, running_since: float, record: JobRecord) -> None:
@@ -181,8 +181,6 @@ class SlurmSession(JobSession, Spawner):
                 self.log.warning("The address of node %s is not known yet: %s", job.batch_host, error)
                 return False
             await self._update(address=address)
-            if self.on_ready is not None:
-                self.on_ready(self, int(time.time() - record.submitted_at_ms / 1000))
         return bool(self._wanted().address)
 
     async def _give_up(self, why: str, reason: str) -> None:

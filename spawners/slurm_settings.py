@@ -88,6 +88,10 @@ class SlurmTable(BaseModel):
     longest_wait: Duration = Field(
         172_800, description="How long a session may wait in the queue before it is cancelled and its hold released."
     )
+    never_fits_for: Duration = Field(
+        300,
+        description="How long Slurm has to say without a break that a waiting job can never start, until the portal gives it up.",
+    )
     limit_margin: Duration = Field(
         90,
         ge=60,

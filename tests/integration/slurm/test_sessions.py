@@ -5,6 +5,7 @@ The truth outside is squeue, sacct and the processes' own files. Both run behind
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyterhub.spawner import SpawnException
 
 from spawners.batch import SbatchSpawner, command_queue, stock_parse_job_id
 from spawners.delegate import BackendUnreachable
@@ -23,10 +25,12 @@ from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.cut_in import OUTAGES, Answer, only, proxied
 from tests.integration.slurm.job_sessions import SlurmUnderTest, slurm_table, write_program
 from tests.integration.slurm.offices import client, office
-from tests.integration.slurm.options import PORTAL_ACCOUNT
+from tests.integration.slurm.options import PARTITION, PORTAL_ACCOUNT
 from tests.integration.slurm.portal_file import as_owner
+from tests.waiting import eventually
 
 _numbers = itertools.count(1)
+_LONGEST = "1-00:00:00"  # the partition's own MaxTime
 
 
 def rest(cluster: SlurmCluster, folder: Path, *, through: str = "", **changes: Any) -> SlurmUnderTest:
@@ -135,6 +139,43 @@ async def test_a_session_whose_number_slurm_gave_to_somebody_else_is_over_and_th
     assert await under_test.runs(state["hold_id"])
     await other.stop()
     await under_test.end()
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["for a moment", "for good"])
+async def test_a_job_is_given_up_once_slurm_said_for_a_while_that_it_never_starts_and_not_at_its_first_word(
+    slurm22: SlurmCluster, tmp_path: Path, lasting: bool
+) -> None:
+    under_test = rest(slurm22, tmp_path, never_fits_for="4 s" if lasting else "1 min")
+    hold_id = under_test.hold_id()
+    spawner = under_test.spawner(hold_id)
+    slurm22.run("scontrol", "update", f"partitionname={PARTITION}", "state=down")
+    starting = asyncio.create_task(spawner.start())
+    try:
+        await says(under_test, hold_id, "PartitionDown")
+        slurm22.run("scontrol", "update", f"partitionname={PARTITION}", "maxtime=1", "state=up")
+        await says(under_test, hold_id, "PartitionTimeLimit")
+        heard = time.monotonic()
+        if lasting:
+            with pytest.raises(SpawnException) as refused:
+                await asyncio.wait_for(starting, 60)
+            assert refused.value.reason == "never_fits"
+            assert time.monotonic() - heard > 3
+            assert under_test.squeue("%i", "--name", hold_id) == []
+            return
+        await asyncio.sleep(3)  # several looks
+        assert not starting.done()
+    finally:
+        slurm22.run("scontrol", "update", f"partitionname={PARTITION}", f"maxtime={_LONGEST}", "state=up")
+    await asyncio.wait_for(starting, 90)
+    assert await under_test.runs(hold_id)
+    await under_test.end()
+
+
+async def says(under_test: SlurmUnderTest, hold_id: str, reason: str) -> None:
+    async def said() -> bool:
+        return under_test.squeue("%r", "--name", hold_id) == [reason]
+
+    await eventually(said, within_s=90, what=f"Slurm says {reason}")
 
 
 async def test_on_the_newer_release_a_session_starts_moves_its_end_and_stops(

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
+from jupyterhub import orm
 from jupyterhub.spawner import Spawner
 from jupyterhub.utils import maybe_future
 from traitlets import Any as AnyTrait
@@ -30,7 +31,7 @@ DELEGATES: Final[Mapping[Backend, type[Spawner]]] = {
 
 # Traits that belong to one object: configuration wiring, a request in flight, and the dispatcher's own.
 _NOT_PASSED_ON: Final = frozenset(
-    {"config", "parent", "log", "db", "handler", "profiles", "delegates", "keep_state", "replaced"}
+    {"config", "parent", "log", "db", "handler", "profiles", "delegates", "keep_state", "end_credential", "replaced"}
 )
 
 
@@ -42,8 +43,8 @@ class DispatchSpawner(SessionTraits, Spawner):
     replaced = AnyTrait(
         help="Coroutine function: whether a newer hub took over; then nothing is started or stopped."
     ).tag(config=True)
-
     turn = AnyTrait(help="Coroutine function: comes back when the next piece of a start may be done.").tag(config=True)
+
     _taken = Instance(asyncio.Event, args=())  # set while there is a delegate
     _child: Any = None
     _backend: Backend | str | None = None  # a str names a backend of saved state that is not configured
@@ -99,9 +100,9 @@ class DispatchSpawner(SessionTraits, Spawner):
             if self._child is None:  # else the hook before found a running session
                 self._take(profile.backend, profile.id)
             address = await self._child.start()
-        finally:
             if self.turn is not None:
                 await self.turn()  # JupyterHub writes a lot after this, and many starts may be over at once
+        finally:
             self._starting = False
             self._follow_child()
         return address
@@ -265,10 +266,17 @@ class DispatchSpawner(SessionTraits, Spawner):
 
     async def _keep_state(self) -> None:
         """Save the state now: JupyterHub does so only after `start` returned, and a job may wait for days before that."""
-        if self.orm_spawner is not None:
         if self.turn is not None:
             await self.turn()
+        if self.orm_spawner is not None:
             self.orm_spawner.state = self.get_state()
+            self.db.commit()
+
+    def _end_credential(self, credential: str) -> None:
+        """Revoke a session's API token: JupyterHub does so with a stop that it saw through, and forgets the token of any other."""
+        found = orm.APIToken.find(self.db, credential) if credential else None
+        if found is not None:
+            self.db.delete(found)
             self.db.commit()
 
     def _make_child(self, backend: Backend) -> Any:
@@ -284,6 +292,7 @@ class DispatchSpawner(SessionTraits, Spawner):
             value = getattr(self, name)
             if value != trait.default(self):
                 child.set_trait(name, value)
+        child.end_credential = self._end_credential
         return child
 
     def _follow_child(self) -> None:

@@ -58,6 +58,11 @@ class SessionTraits(HasTraits):
         allow_none=True,
         help="Coroutine function: saves the session's state in the hub's database now; set by the dispatcher.",
     )
+    end_credential = CallableTrait(
+        default_value=None,
+        allow_none=True,
+        help="Called with the hub's credential of a session that nobody takes up again: it opens nothing any more; set by the dispatcher.",
+    )
     data_folder = Unicode(help="The portal's data folder ($COMMONS_DATA).").tag(config=True)
 
 

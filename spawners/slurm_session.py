@@ -1,11 +1,13 @@
 """A session that is a Slurm job, from the hub's side: found again, judged, ended, moved. How it is started is `spawners.slurm`.
 
 Invariants: only Slurm's own positive answer is an end; a stop that was not seen to work raises; what the hub forgets stands in the
-session's file (`spawners.job_records`), which goes when the end was seen; files are written away from the event loop.
+session's file (`spawners.job_records`), which goes when the end was seen; a session that nobody takes up again has no credential of the
+hub's any more; files are written away from the event loop.
 """
 
 import asyncio
 import time
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
@@ -52,15 +54,20 @@ class JobSession(SessionTraits):
 
     async def find_running(self) -> RunningSession | None:
         """What Slurm runs or has queued for this person and server name: by our own files, else by the job's label."""
+        leaving = set()
         for record in await asyncio.to_thread(self._records.of, self.user.name, self.name):
             job = await self._look(record)
-            if job is not None and not job.ended and not record.cancelled:
+            over = job.ended if job is not None else self._settled(record)
+            if job is not None and not over and not record.cancelled:
                 return RunningSession(record.hold_id, record.profile)
-            if job is not None and not job.ended:
-                await self._queue(record.cluster).tell_to_end(job)
-            elif job is not None or self._settled(record):
+            if over or record.cancelled:
+                leaving.add(record.hold_id)
+                self._end_credential(record)
+            if over:
                 await asyncio.to_thread(self._records.forget, record.hold_id)
-        return await self._find_labelled()
+            elif job is not None:
+                await self._queue(record.cluster).tell_to_end(job)
+        return await self._find_labelled(leaving)
 
     def adopt(self, running: RunningSession) -> None:
         """Take the session up from its file, credential included."""
@@ -91,7 +98,7 @@ class JobSession(SessionTraits):
         """Cancel the job and see it end; pending ones cost nothing. Slurm's KillWait is the time between SIGTERM and SIGKILL."""
         if self._record is None:
             return
-        self._starting = False
+        self._starting, told = False, self._record
         await self._update(cancelled=True)
         queue = self._queue(self._record.cluster)
         give_up = time.monotonic() + queue.table.stop_wait
@@ -100,6 +107,7 @@ class JobSession(SessionTraits):
             if time.monotonic() >= tell_at:
                 tell_at = time.monotonic() + (_TELL_AGAIN_S if await self._tell_to_end(self._record) else 1.0)
             if time.monotonic() >= give_up:
+                self._end_credential(told)  # the hub forgets it with this stop, and nobody takes the session up again
                 raise StopUnconfirmedError(
                     f"session {self.hold_id} was told to stop, and Slurm does not say that it ended"
                 )
@@ -192,8 +200,8 @@ class JobSession(SessionTraits):
         except SlurmUnreachable as error:
             raise BackendUnreachable(str(error)) from error
 
-    async def _find_labelled(self) -> RunningSession | None:
-        """A job of this session that only its label tells of: the portal's files were lost."""
+    async def _find_labelled(self, leaving: Collection[str]) -> RunningSession | None:
+        """A job of this session that only its label tells of: the portal's files were lost. What is `leaving` is told to end."""
         for profile in self.profiles:
             if profile.slurm is None:
                 continue
@@ -203,7 +211,7 @@ class JobSession(SessionTraits):
             except SlurmUnreachable as error:
                 raise BackendUnreachable(str(error)) from error
             for job in jobs:
-                if not job.ended:
+                if not job.ended and job.name not in leaving:
                     await self._keep(self._record_of(job, profile))
                     return RunningSession(job.name, profile.id)
         return None
@@ -227,6 +235,10 @@ class JobSession(SessionTraits):
             self.log.warning("Session %s of %s cannot be told to end: %s", record.hold_id, self._log_name, error)
             return False
         return True
+
+    def _end_credential(self, record: JobRecord) -> None:
+        if self.end_credential is not None:
+            self.end_credential(record.api_token)
 
     def _queue(self, cluster: str) -> JobQueue:
         queue: JobQueue = self.queue_of(cluster)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 
@@ -91,14 +94,15 @@ def test_a_job_that_waits_while_the_hub_is_killed_is_submitted_once_and_becomes_
     assert len(jobs(slurm22, hold_id)) == 1
     assert set(hub.quota.book.holds) - before == {hold_id}
 
-    # What the hub's database forgets is found by the session's own file.
+    # What the hub's database forgets, as after a power cut, is found by the session's own file: its token, too.
+    credential = credential_of(hub, hold_id)
     hub.kill_hub()
-    with sqlite3.connect(hub.data / "hub" / "jupyterhub.sqlite") as database:
-        database.execute("UPDATE spawners SET state = '{}', server_id = NULL, started = NULL")
-    database.close()
+    forget_all(hub, tokens=True)
     hub.start_hub()
+    assert not lets_in(hub, credential)
     start(pi, "s-1")
     pi.ready("s-1")
+    assert lets_in(hub, credential)
     assert len(jobs(slurm22, hold_id)) == 1
     assert set(hub.quota.book.holds) - before == {hold_id}
     stopped(pi, slurm22, hold_id, "s-1")
@@ -146,6 +150,45 @@ def _fate(pi: Browser, cluster: SlurmCluster, server: str, hold_id: str) -> str 
     if found is not None and found["ready"]:
         return "ready"
     return "gone" if found is None and not state(cluster, hold_id) else None
+
+
+def test_a_job_that_ended_while_the_hub_had_forgotten_it_leaves_no_credential(
+    hub: HubProcess, pi: Browser, slurm22: SlurmCluster
+) -> None:
+    before = set(hub.quota.book.holds)
+    start(pi, "s-1")
+    hold_id = new_hold(hub, before)
+    pi.ready("s-1")
+    credential = credential_of(hub, hold_id)
+    assert lets_in(hub, credential)
+    hub.kill_hub()
+    forget_all(hub)
+    slurm22.run("scancel", "--name", hold_id)
+    until(lambda: not state(slurm22, hold_id), within_s=60, what="the job is over")
+    hub.start_hub()
+    assert lets_in(hub, credential)  # JupyterHub keeps what it does not know to be over
+    start(pi, "s-1")
+    pi.ready("s-1")
+    assert not lets_in(hub, credential)
+    stopped(pi, slurm22, next(iter(set(hub.quota.book.holds) - before - {hold_id})), "s-1")
+
+
+def forget_all(hub: HubProcess, *, tokens: bool = False) -> None:
+    """Take every session out of a killed hub's database, on demand with the tokens of their servers."""
+    with closing(sqlite3.connect(hub.data / "hub" / "jupyterhub.sqlite")) as database, database:
+        database.execute("UPDATE spawners SET state = '{}', server_id = NULL, started = NULL")
+        if tokens:
+            database.execute("DELETE FROM api_tokens WHERE note LIKE 'Server at %'")
+
+
+def credential_of(hub: HubProcess, hold_id: str) -> str:
+    return str(json.loads((hub.data / f"slurm/{hold_id}.json").read_text())["api_token"])
+
+
+def lets_in(hub: HubProcess, credential: str) -> bool:
+    answer = httpx.get(f"{hub.url}hub/api/user", headers={"Authorization": f"token {credential}"}, timeout=30)
+    assert answer.status_code in (200, 403), answer.text
+    return answer.status_code == 200
 
 
 def chooser(pi: Browser) -> str:

@@ -18,6 +18,7 @@ from jupyterhub.spawner import SpawnException
 from spawners.batch import SbatchSpawner, command_queue, stock_parse_job_id
 from spawners.delegate import BackendUnreachable
 from spawners.job_queue import RestQueue
+from spawners.session_traits import StopUnconfirmedError
 from spawners.slurm import SlurmRestSpawner
 from spawners.slurm_commands import Commands
 from tests.delegate_contract import DelegateContract
@@ -176,6 +177,23 @@ async def says(under_test: SlurmUnderTest, hold_id: str, reason: str) -> None:
         return under_test.squeue("%r", "--name", hold_id) == [reason]
 
     await eventually(said, within_s=90, what=f"Slurm says {reason}")
+
+
+async def test_a_session_whose_stop_is_not_seen_has_no_credential_of_the_hubs_any_more(
+    slurm22: SlurmCluster, tmp_path: Path
+) -> None:
+    """JupyterHub revokes it with a stop that it saw through, and forgets it with any other."""
+    under_test, ended = rest(slurm22, tmp_path), list[str]()
+    spawner, again = under_test.spawner(under_test.hold_id()), under_test.spawner("")
+    spawner.end_credential = again.end_credential = ended.append
+    await spawner.start()
+    async with under_test.dark():
+        with pytest.raises(StopUnconfirmedError):
+            await under_test.impatient(spawner).stop()
+    assert ended == [spawner.api_token]
+    assert await again.find_running() is None  # told to end by that look, if it had not been
+    assert ended == [spawner.api_token] * 2
+    await under_test.end()
 
 
 async def test_on_the_newer_release_a_session_starts_moves_its_end_and_stops(

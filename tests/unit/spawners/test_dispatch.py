@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from jupyterhub import orm
 from jupyterhub.spawner import Spawner, SpawnException
 from traitlets.config import Config
 
@@ -248,3 +249,21 @@ async def test_what_jupyterhub_writes_at_the_end_of_a_start_waits_for_its_turn()
     await spawner.run_pre_spawn_hook()
     await spawner.start()
     assert done == ["listens", "turn"]
+
+
+async def test_the_credential_of_a_session_that_nobody_takes_up_again_opens_nothing_any_more() -> None:
+    db = orm.new_session_factory("sqlite:///:memory:")()
+    db.add(orm.OAuthClient(identifier="jupyterhub"))
+    user = orm.User(name="ada")
+    db.add(user)
+    db.commit()
+    for credential in ("of the old session", "of another one"):
+        token = orm.APIToken(generated=True, client_id="jupyterhub", scopes=[], user=user)
+        token.token = credential
+        db.add(token)
+        db.commit()
+    spawner = dispatcher(db=db)
+    spawner._make_child(Backend.LOCAL).end_credential("of the old session")
+    spawner._make_child(Backend.LOCAL).end_credential("")  # a job that only its label tells of
+    assert orm.APIToken.find(db, "of the old session") is None
+    assert orm.APIToken.find(db, "of another one") is not None

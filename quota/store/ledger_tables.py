@@ -1,8 +1,8 @@
 """The ledger's tables, as SQLAlchemy Core metadata.
 
-Amounts are integers in their unit. `entry`, `usage_record`, `ledger_link`, `refund` and `checkpoint` are append-only by trigger. The hot tables
-(hold, hold_line, usage_record, entry) carry no foreign keys: their rows are written by one module under the account's lock, and
-`verify` looks for orphans; a key check a row would cost more than the row.
+Amounts are integers in their unit. `entry`, `usage_record`, `ledger_link`, `adjustment`, `refund` and `checkpoint` are append-only by
+trigger. The hot tables (hold, hold_line, usage_record, entry) carry no foreign keys: their rows are written by one module under the
+account's lock, and `verify` looks for orphans; a key check a row would cost more than the row.
 """
 
 from __future__ import annotations

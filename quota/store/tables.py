@@ -74,6 +74,7 @@ APPEND_ONLY: Final = (
     "entry",
     "usage_record",
     "ledger_link",
+    "adjustment",
     "refund",
     "checkpoint",
     "audit",

@@ -7,6 +7,7 @@ that sum to zero; what is asked for a second time gets the first answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC
 from typing import Any, Final
 
 from quota.domain.errors import (
@@ -35,9 +36,11 @@ from quota.store.operations import (
     Settle,
     TopUp,
     Withdraw,
+    made,
 )
 from quota.store.working_set import (
     FIRST_LINE,
+    STORED,
     AccountRow,
     HoldLimitRow,
     HoldRow,
@@ -252,16 +255,17 @@ def _record(ws: WorkingSet, hold: HoldRow, op: Charge) -> int:
             if op.from_us < to_us and from_us < op.to_us:
                 raise InvariantBroken("this usage overlaps what was charged already", hold_id=hold.id)
     excess = max(0, usage.amount - hold.rest)
-    row = UsageRow(
+    row = made(UsageRow, (
         usage.source, usage.event_id, hold.id, hold.next_seq, op.from_us, op.to_us, usage.quantity, usage.amount, excess,
         int(usage.estimated), op.payload, op.payload_hash,
-    )  # fmt: skip
+    ))  # fmt: skip
     ws.usages[usage.source, usage.event_id] = row
     ws.new_usages.append(row)
     _spend(ws, hold, row, op.to_us)
     hold.next_seq += 1
     if hold.charged_to_us is None or op.to_us > hold.charged_to_us:
         hold.charged_to_us = op.to_us
+        hold.charged_to = usage.to_at if usage.to_at.tzinfo is UTC else None
     hold.changed = True
     return excess
 
@@ -343,7 +347,7 @@ def _close(ws: WorkingSet, hold: HoldRow, state: HoldState, at_us: int, txn_id: 
         ws.entries.append((txn_id, account.id, "available", rest, hold.id, None, kind, at_us, hold.actor))
     for use in ws.hold_limits.get(hold.id, ()):
         ws.limits[use.limit_id].move(held=use.charged - use.amount, charged=0)
-    hold.state = state.value
+    hold.state = STORED[state]
     hold.closed_us = at_us
     hold.changed = True
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -112,10 +112,14 @@ class SqliteWire:
         self._connection.close()
 
     def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
-        return [row for cursor in self._run(statement, rows) for row in cursor.fetchall()]
+        if len(rows) <= self._LARGEST:
+            return self._run(statement, rows).fetchall()
+        return [row for some in self._pieces(rows) for row in self._run(statement, some).fetchall()]
 
     def update(self, statement: Statement, rows: Sequence[Row]) -> int:
-        return sum(cursor.rowcount for cursor in self._run(statement, rows))
+        if len(rows) <= self._LARGEST:
+            return self._run(statement, rows).rowcount
+        return sum(self._run(statement, some).rowcount for some in self._pieces(rows))
 
     def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> int:
         count = start = 0
@@ -129,13 +133,14 @@ class SqliteWire:
             start += size
         return count
 
-    def _run(self, statement: Statement, rows: Sequence[Row]) -> Iterator[sqlite3.Cursor]:
-        for start in range(0, len(rows), self._LARGEST):
-            some = rows[start : start + self._LARGEST]
-            size = 1 << (len(some) - 1).bit_length()
-            filling = (None,) * ((size - len(some)) * len(statement.rows.columns))
-            values = (*itertools.chain.from_iterable(some), *filling)
-            yield self._connection.execute(self._text(statement, size), values)
+    def _pieces(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
+        return [rows[start : start + self._LARGEST] for start in range(0, len(rows), self._LARGEST)]
+
+    def _run(self, statement: Statement, rows: Sequence[Row]) -> sqlite3.Cursor:
+        size = 1 << (len(rows) - 1).bit_length()
+        filling = (None,) * ((size - len(rows)) * len(statement.rows.columns))
+        values = (*itertools.chain.from_iterable(rows), *filling)
+        return self._connection.execute(self._text(statement, size), values)
 
     def _text(self, statement: Statement, size: int) -> str:
         text = self._texts.get((id(statement), size))

@@ -19,7 +19,7 @@ from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
 from quota.domain.units import Unit
 from quota.store.instants import from_us, from_us_or_none
 from quota.store.json_text import dump, load
-from quota.store.operations import PlaceHold
+from quota.store.operations import PlaceHold, made
 from quota.store.refusals import RefusalWindow
 
 FIRST_LINE: Final = ""  # the line that a hold is placed with; top-ups bring the caller's ids
@@ -93,9 +93,10 @@ class HoldRow:
     seen_next_seq: int = 0
     seen_line_count: int = 0
     seen_amount: int = 0
-    # The two instants as they were given, where they were given as UTC: converting them costs more than the rest of an answer.
+    # Instants as they were given, where they were given as UTC: converting them costs more than the rest of an answer.
     placed_at: datetime | None = None
     lease_until: datetime | None = None
+    charged_to: datetime | None = None
 
     @property
     def rest(self) -> int:
@@ -247,7 +248,7 @@ class WorkingSet:
 _KINDS: Final = {one.value: one for one in HoldKind}
 _STATES: Final = {one.value: one for one in HoldState}
 _UNITS: Final = {one.value: one for one in Unit}
-_values: Final[dict[str, str]] = {one: one.value for some in (HoldKind, Unit) for one in some}
+STORED: Final[dict[str, str]] = {one: one.value for some in (HoldKind, HoldState, Unit) for one in some}
 
 
 def fresh_hold(op: PlaceHold, refusal: Refused | None, epoch: int) -> HoldRow:
@@ -255,8 +256,8 @@ def fresh_hold(op: PlaceHold, refusal: Refused | None, epoch: int) -> HoldRow:
     order = op.order
     allowed = refusal is None
     row = HoldRow(
-        order.id, _values[order.kind], "held" if allowed else "refused", order.subject, order.actor, order.project_id,
-        order.allocation_id, _values[order.unit], order.amount, 0, 0, 1 if allowed else 0, len(order.limits) if allowed else 0,
+        order.id, STORED[order.kind], "held" if allowed else "refused", order.subject, order.actor, order.project_id,
+        order.allocation_id, STORED[order.unit], order.amount, 0, 0, 1 if allowed else 0, len(order.limits) if allowed else 0,
         op.at_us, op.lease_until_us, None, None, None, op.body_hash, op.details,
         None if refusal is None else refusal.code.value, None if refusal is None else dump(refusal.params), epoch, True,
     )  # fmt: skip
@@ -270,10 +271,10 @@ def placed_hold(op: PlaceHold, row: HoldRow) -> Hold:
     order = op.order
     if row.refusal_code is not None or row.placed_at is None or row.lease_until is None:
         return hold_from(row, details=order.details)
-    return Hold(
+    return made(Hold, (
         order.id, order.kind, HoldState.HELD, order.subject, order.actor, order.project_id, order.allocation_id, order.unit,
-        order.amount, 0, row.placed_at, row.lease_until, order.details,
-    )  # fmt: skip
+        order.amount, 0, row.placed_at, row.lease_until, order.details, None, 0, None, False,
+    ))  # fmt: skip
 
 
 def hold_from(row: HoldRow, *, replayed: bool = False, details: Mapping[str, object] | None = None) -> Hold:
@@ -281,11 +282,12 @@ def hold_from(row: HoldRow, *, replayed: bool = False, details: Mapping[str, obj
     refusal = None
     if row.refusal_code is not None:
         refusal = refused_from(row.refusal_code, row.refusal_params or "{}")
-    return Hold(
+    return made(Hold, (
         row.id, _KINDS[row.kind], _STATES[row.state], row.subject, row.actor, row.project_id, row.account_id, _UNITS[row.unit],
         row.amount, row.charged, row.placed_at or from_us(row.placed_us), row.lease_until or from_us(row.lease_until_us),
-        load(row.details) if details is None else details, refusal, row.next_seq, from_us_or_none(row.charged_to_us), replayed,
-    )  # fmt: skip
+        load(row.details) if details is None else details, refusal, row.next_seq,
+        row.charged_to or from_us_or_none(row.charged_to_us), replayed,
+    ))  # fmt: skip
 
 
 def refused_from(code: str, params: str) -> Refused:

@@ -128,10 +128,10 @@ class SlurmCluster:
         environment = {"PATH": PATH, "SLURM_CONF": str(self.conf), "LC_ALL": "C.UTF-8", "HOME": "/root", "TZ": "UTC"}
         self._namespace = Namespace.start(root, self.base, environment)
         with (self.base / "log/mysql-install.out").open("ab") as log:
-            folder = str(self.base / "mysql")
-            argv = ["mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={folder}",
+            folder, temporary = str(self.base / "mysql"), str(self.base / "mysql-tmp")
+            argv = ["mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={folder}", f"--tmpdir={temporary}",
                     "--auth-root-authentication-method=socket", "--skip-test-db"]  # fmt: skip
-            self.run("chown", "-R", "mysql:mysql", folder, str(self.base / "run/mysql"))
+            self.run("chown", "-R", "mysql:mysql", folder, temporary, str(self.base / "run/mysql"))
             subprocess.run(
                 self.namespace.argv(argv), stdout=log, stderr=log, check=True, timeout=START_DEADLINE_S, cwd="/"
             )
@@ -165,6 +165,7 @@ class SlurmCluster:
             "log",
             "state",
             "mysql",
+            "mysql-tmp",
             "munge",
             "homes",
             "extrausers",
@@ -232,7 +233,9 @@ class SlurmCluster:
             return ("munged", "-F", "--force", f"--key-file={base}/munge/munge.key", f"--socket={run}/munge.socket",
                     f"--pid-file={run}/munged.pidfile", f"--log-file={base}/log/munged.log",
                     f"--seed-file={base}/munge/munged.seed")  # fmt: skip
-        return ("mariadbd", "--no-defaults", "--user=mysql", f"--datadir={base}/mysql", f"--socket={run}/mysql/s.sock",
+        # A MariaDB that starts removes everybody's temporary tables from its tmpdir: in /tmp, those of a cluster beside it.
+        return ("mariadbd", "--no-defaults", "--user=mysql", f"--datadir={base}/mysql", f"--tmpdir={base}/mysql-tmp",
+                f"--socket={run}/mysql/s.sock",
                 "--bind-address=127.0.0.1", f"--port={self.ports.mariadb}", f"--pid-file={run}/mysql/pid", *_MARIADB)  # fmt: skip
 
     def _probe(self, daemon: str) -> Callable[[], bool]:

@@ -1,7 +1,7 @@
 """The hub's SQLite database, without waits for the disk on the hub's event loop.
 
-JupyterHub commits on its event loop, a dozen times for each start, and SQLite's default waits for the disk several times in each commit: one
-commit kept everybody waiting for 78 ms. Here a commit goes to the write-ahead log, and a thread brings that to the disk every second
+JupyterHub commits on its event loop, a dozen times for each start, and SQLite's default waits for the disk several times in each commit: up
+to 99 ms at a time, in which nobody was answered. Here a commit goes to the write-ahead log, and a thread brings that to the disk every second
 (docs/decisions/0031-hub-database.md). Invariants: a power cut leaves the database whole and takes the commits of the last seconds at most;
 a killed hub loses nothing; a site's PostgreSQL is left as it is.
 

@@ -32,6 +32,7 @@ from quota.adapters.profile_catalogue import Catalogue
 from quota.adapters.runner_records import RunnerRecords
 from quota.api.app import build_api
 from quota.api.front import AccessLog, Front
+from quota.api.http_protocol import HttpProtocol
 from quota.api.principals import Parts
 from quota.domain.errors import IdConflict
 from quota.domain.hold import HoldState
@@ -276,6 +277,7 @@ def server_config(app: ASGIApp, port: int) -> uvicorn.Config:
         app,
         host="127.0.0.1",
         port=port,
+        http=HttpProtocol,
         loop="uvloop",
         lifespan="off",
         access_log=False,

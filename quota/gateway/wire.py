@@ -178,7 +178,6 @@ class Connection(asyncio.Protocol):
         self._paused: asyncio.Future[None] | None = None
         self._ends_s = self._loop.time() + shared.patience.head_s
         self._paused_s = 0.0
-        self._last: WireExchange | None = None  # one that offered another protocol: nothing behind it is read
 
     # -- asyncio.Protocol -------------------------------------------------------------------------------------------------------
 
@@ -187,21 +186,9 @@ class Connection(asyncio.Protocol):
         self._registered.add(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._last is not None:
-            self._take_last(data)
-            return
         self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offered:
-            # By clients that know HTTP/2, too. The parser takes the body for the other protocol's; here it is the last request's.
-            self._last = self._waiting[-1] if self._waiting else self._working
-            if self._last is None:
-                self._refuse(_BAD)
-                return
-            self._last.keep = self._last.whole = False
-            self._take_last(data[offered.args[0] :])
-            return
+            self._feed(data)
         except httptools.HttpParserError:
             self._refuse(_BAD)
             return
@@ -212,17 +199,25 @@ class Connection(asyncio.Protocol):
         elif self._head_bytes > HEAD_BYTES_MAX + _FRAMED * arriving.size_bytes:  # trailers without end
             self._refuse(b"")
 
-    def _take_last(self, data: bytes) -> None:
-        """Feed the last request of this connection, as long as it announced its body to be."""
-        last = self._last
-        if last is None or last.whole:
-            return
-        announced = last.header(b"content-length") or b"0"
-        left = int(announced) - last.size_bytes
-        if data and left > 0 and not last.fed(data[:left]) and self._transport is not None:
-            self._transport.pause_reading()
-        if last.size_bytes >= int(announced):
-            last.completed()
+    def _feed(self, data: bytes) -> None:
+        """Parse. Raises HttpParserError.
+
+        Clients that know HTTP/2 offer it with everything (Java's does), and the parser takes what follows for the other protocol's: the
+        request begins again without the offer.
+        """
+        rest = data
+        while True:
+            try:
+                self._parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as offered:
+                method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+                if method == b"CONNECT":
+                    raise httptools.HttpParserError("no proxy") from None
+                lines = [b"%b %b HTTP/%b\r\n" % (method, self._url, version)]
+                lines += [b"%b: %b\r\n" % header for header in self._headers.items() if header[0] != b"upgrade"]
+                self._parser = httptools.HttpRequestParser(self)
+                rest = b"".join(lines) + b"\r\n" + rest[offered.args[0] :]
 
     def connection_lost(self, error: Exception | None) -> None:
         self._registered.discard(self)
@@ -256,6 +251,8 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         parser = self._parser
+        if parser.should_upgrade():
+            return  # it begins again (`_feed`)
         method = parser.get_method()
         path = self._paths.get(self._url) or self._path()
         exchange = WireExchange(self, _METHODS.get(method) or method.decode(), path, self._headers)

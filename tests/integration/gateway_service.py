@@ -18,6 +18,7 @@ from sqlalchemy import text
 from quota.adapters.clock import SystemClock
 from quota.adapters.upstreams import HttpUpstreams
 from quota.api.front import Front
+from quota.api.http_protocol import HttpProtocol
 from quota.domain.hold import Hold, HoldKind, HoldOrder
 from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId, new_id
 from quota.domain.project import Project, ProjectState
@@ -76,11 +77,17 @@ class Running:
         """The unmodified OpenAI client, as a notebook has it."""
         return AsyncOpenAI(base_url=self.url, api_key=self.key, **options)  # type: ignore[arg-type]
 
+    async def settled(self) -> None:
+        """Wait until the ledger has what was answered by now: its writer takes operations in order, and this one changes nothing."""
+        await self.ledger.extend_lease(self.session, datetime.now(UTC))
+
     async def tokens(self) -> Balance:
+        await self.settled()
         allocations = await self.store.read(lambda tx: tx.accounts.of_project(self.project))
         return next(one.balance for one in allocations if one.unit is Unit.TOKENS)
 
     async def open_holds(self) -> Sequence[Hold]:
+        await self.settled()
         return await self.ledger.open_holds(HoldKind.REQUEST)
 
     async def award(self, amount: int) -> None:
@@ -94,8 +101,9 @@ class Running:
 
         await self.store.write(work)
 
-    def usage(self) -> list[dict[str, object]]:
+    async def usage(self) -> list[dict[str, object]]:
         """All usage records of the gateway, oldest first."""
+        await self.settled()
         with self.database.reading() as connection:
             rows = connection.execute(
                 text("SELECT * FROM usage_record WHERE source = 'gateway' ORDER BY rowid")
@@ -172,7 +180,12 @@ async def _listening(gateway: Gateway) -> AsyncIterator[int]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        Front({ROOT: gateway}), lifespan="off", access_log=False, log_config=None, timeout_graceful_shutdown=5
+        Front({ROOT: gateway}),
+        http=HttpProtocol,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=5,
     )
     server = _Server(config)
     listener.listen(1024)  # connections wait in the queue until it serves

@@ -117,12 +117,32 @@ async def test_head_gets_a_head_and_no_body(line: Line) -> None:
     assert await line.status() == 200
 
 
-async def test_who_offers_http_2_is_answered_in_http_1(line: Line) -> None:
-    """As Java's own client does with everything over plain HTTP."""
+@pytest.mark.parametrize("asgi", [False, True], ids=["its own server", "the quota service's"])
+async def test_who_offers_http_2_is_answered_in_http_1(tmp_path: Path, asgi: bool) -> None:
+    """As Java's own client does with everything over plain HTTP; bodies whole and in chunks, in pieces, one request after the other."""
     offer = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAA")
-    await line.send(line.head(*offer, f"Content-Length: {len(BODY)}") + BODY)
-    assert await line.status() == 200
-    await line.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    async with stub_server() as stub, running_gateway(tmp_path, Models([stub_model(stub.url)]), asgi=asgi) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.split(":")[2].split("/")[0]))
+        line = Line(gateway, reader, writer)
+        whole = line.head(*offer, f"Content-Length: {len(BODY)}") + BODY
+        chunks = line.head(*offer, "Transfer-Encoding: chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+        for data in (whole, chunks, whole):
+            for piece in (data[:40], data[40:-20], data[-20:]):
+                await line.send(piece)
+                await asyncio.sleep(0.01)
+            assert await line.status() == 200
+        await line.send(line.head(*offer) + whole)  # the first has no body
+        assert [await line.status(), await line.status()] == [400, 200]
+        assert [asked.body["messages"] for asked in stub.requests] == 4 * [json.loads(BODY)["messages"]]
+        await line.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        head = await asyncio.wait_for(reader.read(), 10)
+        assert not head or head.startswith(b"HTTP/1.1 4")
+        writer.close()
+
+
+async def test_nobody_is_connected_to_anything(line: Line) -> None:
+    await line.send(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n")
+    assert await line.status() == 400
     assert await line.closed()
 
 

@@ -1,6 +1,6 @@
 """The token gateway: an ASGI application with OpenAI's interface, metered to the token.
 
-Invariants: admit → relay → settle, for each request, in that order (`_metered`); what is not metered is denied; a request's hold
+Invariants: admit → relay → settle, for each request, in that order (`_relayed`); what is not metered is denied; a request's hold
 is closed whatever happens to the client, the model server or this code. No prompt and no answer is in any log or table.
 
 It is a bare ASGI application: each request costs a few microseconds of framework, and nothing but its own errors is answered.
@@ -137,7 +137,7 @@ class Gateway:
         await self._parts.settlements.finish(_CUT_DEADLINE_S)
 
     async def _metered(self, exchange: Exchange, asked: Asked) -> None:
-        """Pace → admit → relay → settle; the client learns that it is over once it is paid."""
+        """Pace, then admit → relay → settle."""
         caller, request, paces = asked.caller, asked.request, self._parts.paces
         paced: tuple[Share, int] | Denied | None = None
         repeatable: Repeatable | Kept | Denied | None = None
@@ -186,14 +186,24 @@ class Gateway:
                 await self._keep(
                     admitted.repeatable, last.body
                 )  # before it is settled: who asks after that must find it
-        finally:
-            used = await parts.settlements.close(tally)
+        except BaseException:
+            parts.settlements.charge(tally)
+            await parts.settlements.close(tally)
+            raise
+        used = parts.settlements.charge(tally)
         if share is not None:
             share.resize(used)  # before the last headers are written
-        if not isinstance(last, Tail):
-            await _finish(exchange, last, [named, *self._standing(caller)])
-        elif not exchange.left:
-            await exchange.end(last.data)
+        waits = exchange.waits_for_reader or admitted.repeatable is not None  # who repeats it must find it closed
+        if waits:
+            await parts.settlements.close(tally)
+        try:
+            if not isinstance(last, Tail):
+                await _finish(exchange, last, [named, *self._standing(caller)])
+            elif not exchange.left:
+                await exchange.end(last.data)
+        finally:
+            if not waits:
+                await parts.settlements.close(tally)
         return used
 
     async def _repeated(self, asked: Asked) -> Repeatable | Kept | Denied | None:

@@ -41,7 +41,7 @@ class Dialect:
     words: tuple[bytes, ...]  # with one of which everything special begins: found ten times as fast as by the pattern
     special: re.Pattern[bytes]  # an event to look into
     output: re.Pattern[bytes]  # pieces of output in a stream
-    ends: re.Pattern[bytes] | None  # the event that ends a stream, withheld until the request is settled; None: [DONE]
+    ends: re.Pattern[bytes] | None  # the event that ends a stream, withheld until its charge is known; None: [DONE]
     finish: re.Pattern[bytes]  # the model said why it stopped
     anthropic: bool = False
 

@@ -38,6 +38,8 @@ class ClientLeft(Exception):
 class Exchange(ABC):
     """What the gateway knows of a request beside its body, and the ways to answer it."""
 
+    waits_for_reader = False  # whether the end of an answer may have to wait until its client takes it
+
     def __init__(self, method: str, path: str, headers: dict[bytes, bytes]) -> None:
         self.method = method
         self.path = path
@@ -112,6 +114,8 @@ class Exchange(ABC):
 class AsgiExchange(Exchange):
     """Over ASGI: `until_over` returns when the answer is complete or the client is gone, since the server says `http.disconnect` for
     both (ASGI HTTP 2.3)."""
+
+    waits_for_reader = True
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))

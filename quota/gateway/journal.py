@@ -2,10 +2,12 @@
 
 Each gateway process has a file of fixed slots, mapped into its memory: a write is a store of a few bytes, and the kernel keeps it when
 the process dies (not when the machine does: a file of another boot says nothing). A slot names a hold before the hold is placed, says
-whether the request was sent, and how many tokens went out. Whoever finds the file of a dead process closes its holds by that.
+whether the request was sent, and how many tokens went out; at its end, what it is charged. Whoever finds the file of a dead process
+closes its holds by that.
 
-Invariants: the living process holds a lock on its file; a slot's count never runs behind what its client was sent; a request that
-finds no slot free runs without one and falls back to its lease. No text is in the file.
+Invariants: the living process holds a lock on its file; a slot's count never runs behind what its client was sent, and says what is
+charged before its client can know that the answer is over; a request that finds no slot free runs without one and falls back to its
+lease. No text is in the file.
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ from quota.domain.ids import HoldId, is_id, new_id
 
 SLOTS: Final = 8192
 _HEAD: Final = struct.Struct("<8s64s")  # magic, boot id
-_SLOT: Final = struct.Struct("<64sB7xqq")  # hold id, sent, prompt, output
+_SLOT: Final = struct.Struct("<64sB7xqq")  # hold id, state, prompt, output
+_NOT_SENT: Final = 0
+_SENT: Final = 1
+_REPORTED: Final = 2  # over, and its counts are the model server's
 _MAGIC: Final = b"ccgwj001"
 _COUNTS: Final = struct.Struct("<qq")
-_SENT_AT: Final = 64
+_STATE_AT: Final = 64
 _COUNTS_AT: Final = 72
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 SUFFIX: Final = ".journal"
@@ -34,12 +39,13 @@ SUFFIX: Final = ".journal"
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What a dead process left of a request. Tokens; `prompt` is its estimate."""
+    """What a dead process left of a request. Tokens: the model server's counts where `reported`, else what was known by then."""
 
     hold_id: HoldId
     sent: bool
     prompt: int
     output: int
+    reported: bool = False
 
 
 class Slot:
@@ -55,15 +61,21 @@ class Slot:
         """The request goes to a model server, from here on; `prompt` is what it costs at least."""
         memory = self._journal.memory
         _COUNTS.pack_into(memory, self._at + _COUNTS_AT, prompt, 0)
-        memory[self._at + _SENT_AT] = 1
+        memory[self._at + _STATE_AT] = _SENT
 
     def not_sent(self) -> None:
-        """No server got it after all."""
-        self._journal.memory[self._at + _SENT_AT] = 0
+        """No server got it after all, or nothing is due for it."""
+        self._journal.memory[self._at + _STATE_AT] = _NOT_SENT
 
     def emits(self, prompt: int, output: int) -> None:
         """So many tokens are about to go out, in all."""
         _COUNTS.pack_into(self._journal.memory, self._at + _COUNTS_AT, prompt, output)
+
+    def costs(self, prompt: int, output: int, *, reported: bool) -> None:
+        """It is over, and these tokens are charged."""
+        self.emits(prompt, output)
+        if reported:
+            self._journal.memory[self._at + _STATE_AT] = _REPORTED
 
     def free(self) -> None:
         """The hold is closed."""
@@ -147,10 +159,11 @@ def _traces(content: bytes) -> list[Trace]:
         return []
     found = []
     for at in range(_HEAD.size, len(content) - _SLOT.size + 1, _SLOT.size):
-        raw, sent, prompt, output = _SLOT.unpack_from(content, at)
+        raw, state, prompt, output = _SLOT.unpack_from(content, at)
         hold_id = raw.rstrip(b"\0").decode("ascii", "replace")
         if is_id(hold_id):
-            found.append(Trace(HoldId(hold_id), bool(sent), max(prompt, 0), max(output, 0)))
+            sent, reported = state != _NOT_SENT, state == _REPORTED
+            found.append(Trace(HoldId(hold_id), sent, max(prompt, 0), max(output, 0), reported))
     return found
 
 

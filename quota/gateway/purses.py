@@ -1,7 +1,8 @@
 """What each project has left in tokens, as the gateway last saw it: to choose the paying allocation and the longest answer.
 
 Invariant: this is an opinion, never a decision. It is read from the store at most once a second for each project and moved by what
-this process holds and charges meanwhile; whether a hold fits is decided by the ledger's conditional update alone.
+this process holds and charges meanwhile; nothing is read before the ledger has what was charged until then, or the reading would lack
+it. Whether a hold fits is decided by the ledger's conditional update alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
-from quota.domain.ids import AllocationId, ProjectId
+from quota.domain.ids import AllocationId, HoldId, ProjectId
 from quota.domain.project import Allocation, AllocationState
 from quota.domain.units import Unit
 from quota.gateway.denials import Header
@@ -96,6 +97,7 @@ class Purses:
         self._monotonic_s = monotonic_s
         self._known: dict[ProjectId, Purse] = {}
         self._reading: dict[ProjectId, asyncio.Task[Purse]] = {}
+        self._settling: dict[HoldId, asyncio.Future[None] | None] = {}  # in their order, with who waits for one
 
     async def of(self, project: ProjectId, *, within_s: float = BELIEVED_S) -> Purse:
         """The project's purse, at most `within_s` old. Raises Unavailable."""
@@ -113,7 +115,27 @@ class Purses:
         """The last purse seen, however old."""
         return self._known.get(project)
 
+    def settling(self, hold_id: HoldId) -> None:
+        """A purse has taken in what is charged, and the store has not: nothing is read until it has."""
+        self._settling[hold_id] = None
+
+    def settled(self, hold_id: HoldId) -> None:
+        """The store has it, or will not have it soon."""
+        waiter = self._settling.pop(hold_id, None)
+        if waiter is not None:
+            waiter.set_result(None)
+
+    async def _all_settled(self) -> None:
+        """Wait for all that is charged by now; the ledger takes them in their order."""
+        if self._settling:
+            last = next(reversed(self._settling))
+            waiter = self._settling[last]
+            if waiter is None:
+                waiter = self._settling[last] = asyncio.get_running_loop().create_future()
+            await asyncio.shield(waiter)
+
     async def _read(self, project: ProjectId) -> Purse:
+        await self._all_settled()
         read_at_s = self._monotonic_s()
         allocations = await self._store.read(lambda tx: tuple(tx.accounts.of_project(project)))
         if len(self._known) >= _KEPT_MAX:

@@ -1,8 +1,8 @@
 """Closes what killed gateway processes of this machine left open, by their journals.
 
-Invariant: a request that was never sent costs nothing; one that was sent costs its prompt's estimate and what its client was sent, at the
-weight that its hold pinned, marked `estimated`. What the ledger does not take stays in its file, for the next look; what no journal
-tells falls to the lease (quota.service.reconcile).
+Invariant: a request that was never sent costs nothing; one that was over costs what its model server reported; any other that was sent
+costs its prompt's estimate and what its client was sent, marked `estimated`; all at the weight that the hold pinned. What the ledger does
+not take stays in its file, for the next look; what no journal tells falls to the lease (quota.service.reconcile).
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ async def _close(hold: Hold, trace: Trace, ledger: Ledger, clock: Clock) -> None
         return
     price = Price(Fraction(str(hold.details.get("weight", "1"))))
     tokens = trace.prompt + trace.output
-    amount = min(price.down(tokens), hold.amount)  # the estimate of the prompt is no reason for an overrun
+    amount = price.down(tokens)
+    if not trace.reported:
+        amount = min(amount, hold.amount)  # the estimate of the prompt is no reason for an overrun
     kept = ("model", "provider", "hardware", "cloud", "application", "session")
     payload = {name: hold.details.get(name, "") for name in kept}
     usage = Usage(
@@ -87,7 +89,7 @@ async def _close(hold: Hold, trace: Trace, ledger: Ledger, clock: Clock) -> None
         to_at=max(at, hold.placed_at),
         quantity=tokens,
         amount=amount,
-        estimated=True,
+        estimated=not trace.reported,
         payload={
             **payload,
             "outcome": "gateway_killed",

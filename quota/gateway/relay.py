@@ -1,8 +1,8 @@
 """Relay an admitted request to a model server and its answer to the client.
 
 Invariants: the tally is right at every await, since the relay may be cut at any of them; nothing of the client's headers goes up
-and of the server's headers only its media type comes down; the last bytes are returned, not sent, so that the request is settled
-before the client can know that it is over. Another try is made only before the first byte of an answer, under the same hold.
+and of the server's headers only its media type comes down; the last bytes are returned, not sent, so that what is charged
+is known before the client can know that it is over. Another try is made only before the first byte of an answer, under the same hold.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Close the holds of model requests: settled or released exactly once, whatever happened to the request.
 
-Invariant: no hold is left open by this process. What a ledger that does not answer cannot take is in the spool; where the spool
-takes nothing either, the ledger is asked again until the hold's lease ends, and what is open then is charged by the reconciler
-(docs/reference/policy.md). Closing is idempotent under the hold's id.
+Invariants: no hold is left open by this process; what is charged is in the journal before the client can know that its answer is over,
+and in the ledger after that: where the process is killed meanwhile, its journal settles (decision 0023). What a ledger that does not
+answer cannot take is in the spool; where the spool takes nothing either, the ledger is asked again until the hold's lease ends, and what
+is open then is charged by the reconciler (docs/reference/policy.md). Closing is idempotent under the hold's id.
 """
 
 from __future__ import annotations
@@ -37,20 +38,29 @@ class Settlements:
         self._clock = clock
         self._later: set[asyncio.Task[None]] = set()
 
-    async def close(self, tally: Tally) -> int:
-        """Settle or release; where the ledger does not answer, later. The tokens that were used."""
+    def charge(self, tally: Tally) -> int:
+        """Charge a request that is over, as far as this process knows: purse and journal. The tokens that were used; `close` follows."""
         admitted = tally.admitted
-        at = self._clock.now()
-        usage = tally.usage(at)
+        tally.over_at = self._clock.now()
+        usage = tally.due = tally.usage(tally.over_at)
         purse = self._purses.known(admitted.caller.project)
         if purse is not None:
             charged = usage.amount if usage is not None else 0
             purse.move(admitted.allocation_id, held=-admitted.amount, charged=charged)
+        if admitted.slot is not None:
+            _write_down(admitted.slot, tally)
+        self._purses.settling(admitted.hold_id)
+        return usage.quantity if usage is not None else 0
+
+    async def close(self, tally: Tally) -> None:
+        """Settle or release what was charged; where the ledger does not answer, later."""
+        admitted, usage, at = tally.admitted, tally.due, tally.over_at or self._clock.now()
         try:
             await self._close(tally, usage, at)
         except Unavailable:
             self._retry(admitted.hold_id, admitted.lease_until, lambda: self._close(tally, usage, self._clock.now()))
-        return usage.quantity if usage is not None else 0
+        finally:
+            self._purses.settled(admitted.hold_id)
 
     async def _close(self, tally: Tally, usage: Usage | None, at: datetime) -> None:
         admitted = tally.admitted
@@ -107,3 +117,12 @@ class Settlements:
             except Unavailable:
                 delay_s = min(delay_s * 2, _LONGEST_DELAY_S)
         log.error("request %s: could not be settled before its lease ended", hold_id)
+
+
+def _write_down(slot: Slot, tally: Tally) -> None:
+    """What whoever finds the journal of this process charges."""
+    counts, usage = tally.counts, tally.due
+    if counts is None or usage is None:
+        slot.not_sent()
+    else:
+        slot.costs(counts.prompt, counts.output, reported=not usage.estimated)

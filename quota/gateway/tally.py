@@ -42,6 +42,8 @@ class Tally:
     reported: Counts | None = None
     counted_output: int = 0
     stream: EventStream | None = None
+    over_at: datetime | None = None
+    due: Usage | None = None  # once it is over
 
     @property
     def counts(self) -> Counts | None:

@@ -1,9 +1,10 @@
 """What the gateway costs: CPU a request and a stream, latency that it adds, throughput beside others that do less.
 
 Each proxy has one core to itself; stub and load share the other. The gateway runs with full accounting on a real SQLite ledger: a durable
-hold before each request is forwarded, a durable settlement before its last byte. Rounds are interleaved: direct, nginx (no
-accounting), bare ASGI with a shared aiohttp client (none), the gateway on a ledger that writes nothing, the gateway, the gateway behind
-the quota service's server (as one process on SQLite has it), and LiteLLM (pinned, in an environment of its own, without its database).
+hold before each request is forwarded, a durable settlement behind its last byte (before it, where it is `embedded`). Rounds are
+interleaved: direct, nginx (no accounting), bare ASGI with a shared aiohttp client (none), the gateway on a ledger that writes nothing, the
+gateway, the gateway behind the quota service's server (as one process on SQLite has it), and LiteLLM (pinned, in an environment of its own,
+without its database).
 `--without litellm nginx …` leaves some out. Three rounds of three seconds take about six minutes on an idle machine, start-ups included;
 a round ends by itself, half a minute late at most. Of the gateway's requests none may stay without an answer; LiteLLM's that do
 (`litellm_unanswered`), or that are answered with an error, are counted out. A table by load and proxy comes before the figures.

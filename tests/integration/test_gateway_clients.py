@@ -151,7 +151,7 @@ async def test_a_client_is_charged_what_it_is_told(
     charged = (await gateway.tokens()).charged
     assert charged == sum(servers[0].worked()) - before
     assert told in (charged, -1)
-    [record] = gateway.usage()
+    [record] = await gateway.usage()
     assert record["estimated"] == 0
 
 
@@ -173,7 +173,7 @@ async def test_mixed_requests_are_charged_as_reported_and_as_the_model_counts(
     await asyncio.gather(*[one(number) for number in range(count)])
     await clients.close()
     after = servers[0].worked()
-    records = [json.loads(str(one["payload"])) for one in gateway.usage()]
+    records = [json.loads(str(one["payload"])) for one in await gateway.usage()]
     assert (await gateway.tokens()).charged == sum(told)
     assert sum(one["prompt_tokens"] for one in records) == after[0] - before[0]
     assert sum(one["output_tokens"] for one in records) == after[1] - before[1]
@@ -192,7 +192,7 @@ async def test_embeddings_cost_what_is_reported(gateway: Running, servers: tuple
         check_embedding_ctx_length=False,
     )
     assert len(await embed.aembed_query("the sea")) > 100
-    assert len(gateway.usage()) == 2
+    assert len(await gateway.usage()) == 2
 
 
 async def test_counting_tokens_is_free_and_right(gateway: Running) -> None:
@@ -257,7 +257,7 @@ async def test_jupyter_ais_way_to_a_model_is_charged_as_it_is_told(
     )
     out, _ = await asyncio.wait_for(process.communicate(), 120)
     said = json.loads(out.splitlines()[-1])
-    records = gateway.usage()
+    records = await gateway.usage()
     assert len(records) == 2
     assert said["text"]
     assert said["streamed"]

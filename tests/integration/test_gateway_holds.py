@@ -86,12 +86,12 @@ async def test_streams_that_are_dropped_anywhere_leave_no_hold(tmp_path: Path, s
         balance = await gateway.tokens()
         assert balance.held == 0
         assert sum(emitted) <= balance.charged
-        for record in gateway.usage():
+        for record in await gateway.usage():
             hold = await gateway.ledger.hold(record["hold_id"])  # type: ignore[arg-type]
             assert hold is not None
             assert hold.state is HoldState.SETTLED
             assert hold.charged <= hold.amount
-        outcomes = Counter(json.loads(str(record["payload"]))["outcome"] for record in gateway.usage())
+        outcomes = Counter(json.loads(str(record["payload"]))["outcome"] for record in await gateway.usage())
         assert outcomes["client_left"] > count // 10
         assert gateway.differences() == []
 
@@ -127,7 +127,7 @@ async def test_a_plain_request_whose_client_leaves_is_cut_and_charged_its_prompt
             await stub.requests[0].hung_up.wait()
 
         async def recorded() -> list[dict[str, object]] | None:
-            return gateway.usage() or None
+            return (await gateway.usage()) or None
 
         [record] = await eventually(recorded, within_s=60, what="the record", every_s=0.05)
         assert record["estimated"] == 1
@@ -148,7 +148,7 @@ async def test_who_hangs_up_at_the_last_word_pays_what_was_reported(tmp_path: Pa
         await _dropped(gateway, http, 2, 0)
 
         async def recorded() -> list[dict[str, object]] | None:
-            return gateway.usage() or None
+            return (await gateway.usage()) or None
 
         [record] = await eventually(recorded, within_s=60, what="the record", every_s=0.05)
         assert (record["amount"], record["estimated"]) == (18, 0)
@@ -211,9 +211,9 @@ async def test_requests_at_the_last_tokens_never_spend_more_than_there_is(
         balance = await gateway.tokens()
         assert balance.charged <= tokens
         assert balance.held == 0
-        assert balance.charged == sum(int(str(record["amount"])) for record in gateway.usage())
-        assert not any(record["overrun"] for record in gateway.usage())
-        assert statuses[200] == len(gateway.usage())
+        assert balance.charged == sum(int(str(record["amount"])) for record in await gateway.usage())
+        assert not any(record["overrun"] for record in await gateway.usage())
+        assert statuses[200] == len(await gateway.usage())
         assert gateway.differences() == []
 
 

@@ -251,7 +251,7 @@ async def test_a_stream_without_an_end_is_cut_at_the_deadline(world: World) -> N
     assert status == 200
     assert b"gateway_timeout" in body
     pieces = body.count(b'"content"')
-    [record] = world.gateway.usage()
+    [record] = await world.gateway.usage()
     assert record["estimated"] == 1
     assert pieces <= json.loads(str(record["payload"]))["output_tokens"] <= 64
     assert not await world.gateway.open_holds()
@@ -303,7 +303,7 @@ async def test_another_server_takes_over_before_the_first_byte(tmp_path: Path) -
             answer = await sdk.chat.completions.create(model="stub", messages=[{"role": "user", "content": "hello"}])
             assert answer.choices[0].message.content == "one two three"
             assert (await gateway.tokens()).charged == 18
-            assert len(gateway.usage()) == 1
+            assert len(await gateway.usage()) == 1
             assert [server.busy for server in model.servers] == [0, 0, 0]
 
 
@@ -413,5 +413,7 @@ async def settled(world: World, charged: int | range, *, estimated: bool | None)
         assert balance.charged == charged
     assert balance.held == 0
     assert not await world.gateway.open_holds()
-    assert [bool(record["estimated"]) for record in world.gateway.usage()] == ([] if estimated is None else [estimated])
+    assert [bool(record["estimated"]) for record in await world.gateway.usage()] == (
+        [] if estimated is None else [estimated]
+    )
     assert world.gateway.differences() == []

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from sqlalchemy import text
 
 from quota.adapters.clock import SystemClock
 from quota.domain.hold import HoldKind, HoldState
 from quota.domain.ids import HoldId
-from quota.gateway.journal import Journal, left_behind
+from quota.gateway.journal import Journal, Trace, left_behind
 from quota.gateway.recovery import recover
 from quota.store.database import open_database, url_for
 from quota.store.ledger import LedgerStore
@@ -123,6 +124,59 @@ async def test_streams_of_a_killed_gateway_are_charged_what_went_out(tmp_path: P
     database.close()
 
 
+async def _told(gateway: Killed, http: aiohttp.ClientSession, told: dict[str, int], *, streamed: bool) -> None:
+    """Ask again and again until the gateway is gone; the tokens that each whole answer told, by its hold."""
+    body = {"model": "stub", "messages": [{"role": "user", "content": "hello"}], "stream": streamed}
+    if streamed:
+        body["stream_options"] = {"include_usage": True}
+    url = f"http://127.0.0.1:{gateway.port}{ROOT}/v1/chat/completions"
+    with suppress(aiohttp.ClientError, ConnectionError):
+        while True:
+            async with http.post(url, json=body, headers={"Authorization": f"Bearer {gateway.key}"}) as answer:
+                said = (await answer.read()).decode()
+                assert answer.status == 200, said
+                whole = said if not streamed else said.removesuffix("data: [DONE]\n\n").rpartition("data: ")[2]
+                told[answer.headers["x-request-id"]] = json.loads(whole)["usage"]["total_tokens"]
+
+
+async def test_whoever_had_the_whole_answer_is_charged_what_it_told(tmp_path: Path) -> None:
+    """The answer does not wait for the ledger's commit: what a kill catches in between is settled by the journal, exactly."""
+    caught = 0
+    for round_ in range(20):
+        folder, told = tmp_path / str(round_), dict[str, int]()
+        async with (
+            stub_server() as stub,
+            gateway_process(folder, stub.url) as gateway,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+        ):
+            clients = [asyncio.create_task(_told(gateway, http, told, streamed=n % 2 == 0)) for n in range(32)]
+
+            async def many(seen: dict[str, int] = told) -> bool:
+                return len(seen) >= 100
+
+            await eventually(many, within_s=60, what="answers", every_s=0.01)
+            gateway.process.send_signal(signal.SIGKILL)
+            await asyncio.wait_for(asyncio.gather(*clients), 60)
+            await gateway.process.wait()
+        database = open_database(url_for(folder))
+        async with LedgerStore(database) as ledger:
+            caught += sum(hold.id in told for hold in await ledger.open_holds(HoldKind.REQUEST))
+            await recover(folder / "gateway", ledger, SystemClock())
+            assert not await ledger.open_holds(HoldKind.REQUEST)
+            for hold_id, tokens in told.items():
+                hold = await ledger.hold(HoldId(hold_id))
+                assert hold is not None
+                assert (hold.state, hold.charged) == (HoldState.SETTLED, tokens)
+        with database.reading() as connection:
+            rows = connection.execute(text("SELECT hold_id, estimated FROM usage_record")).all()
+        assert {hold_id for hold_id, estimated in rows if estimated}.isdisjoint(told)
+        assert list(verify(database)) == []
+        database.close()
+        if caught:
+            return
+    raise AssertionError("no kill came between an answer's end and its settlement")
+
+
 def test_a_living_process_keeps_its_journal_to_itself(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     slot = journal.take(HoldId("hold-0001"))
@@ -135,18 +189,32 @@ def test_a_living_process_keeps_its_journal_to_itself(tmp_path: Path) -> None:
 
 def test_a_journal_says_what_was_sent(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    held, sent, gone = (journal.take(HoldId(f"hold-000{number}")) for number in range(3))
+    held, sent, gone, over, guessed = (journal.take(HoldId(f"hold-000{number}")) for number in range(5))
     assert held is not None
     assert sent is not None
     assert gone is not None
+    assert over is not None
+    assert guessed is not None
     sent.sent(7)
     sent.emits(7, 3)
     gone.sent(5)
     gone.not_sent()
+    over.sent(9)
+    over.costs(8, 4, reported=True)
+    guessed.sent(9)
+    guessed.costs(9, 5, reported=False)
     journal.close()
     [left] = list(left_behind(tmp_path))
-    found = {trace.hold_id: (trace.sent, trace.prompt, trace.output) for trace in left.traces}
-    assert found == {"hold-0000": (False, 0, 0), "hold-0001": (True, 7, 3), "hold-0002": (False, 5, 0)}
+    assert {trace.hold_id: trace for trace in left.traces} == {
+        one.hold_id: one
+        for one in (
+            Trace(HoldId("hold-0000"), sent=False, prompt=0, output=0),
+            Trace(HoldId("hold-0001"), sent=True, prompt=7, output=3),
+            Trace(HoldId("hold-0002"), sent=False, prompt=5, output=0),
+            Trace(HoldId("hold-0003"), sent=True, prompt=8, output=4, reported=True),
+            Trace(HoldId("hold-0004"), sent=True, prompt=9, output=5),
+        )
+    }
     left.done()
     assert not list(tmp_path.iterdir())
 

@@ -64,7 +64,7 @@ async def test_a_plain_answer_costs_what_the_model_reports(gateway: Running) -> 
         == answer.usage.total_tokens
         == answer.usage.prompt_tokens + answer.usage.completion_tokens
     )
-    [record] = gateway.usage()
+    [record] = await gateway.usage()
     assert record["estimated"] == 0
     assert json.loads(str(record["payload"]))["output_tokens"] == answer.usage.completion_tokens
 
@@ -108,8 +108,8 @@ async def test_completions_are_metered_plain_and_streamed(gateway: Running) -> N
             one async for one in await sdk.completions.create(model=NAME, prompt="One, two,", max_tokens=8, stream=True)
         ]
     assert len(pieces) >= 8
-    assert len(gateway.usage()) == 2
-    assert [record["estimated"] for record in gateway.usage()] == [0, 0]
+    assert len(await gateway.usage()) == 2
+    assert [record["estimated"] for record in await gateway.usage()] == [0, 0]
 
 
 @pytest.mark.parametrize("how", [Tokenizer.NONE, Tokenizer.LLAMA_CPP])
@@ -127,7 +127,7 @@ async def test_near_the_end_the_model_itself_counts_the_prompt(tmp_path: Path, m
         answer = await asking
         assert answer.usage is not None
         assert (await gateway.tokens()).charged == answer.usage.total_tokens <= 250
-        [record] = gateway.usage()
+        [record] = await gateway.usage()
         hold = await gateway.ledger.hold(HoldId(str(record["hold_id"])))
         assert hold is not None
         assert hold.charged <= hold.amount
@@ -168,7 +168,7 @@ async def test_a_dropped_stream_is_charged_about_what_the_model_did(gateway: Run
             return not await gateway.open_holds()
 
         await eventually(none_open, within_s=60, what="no open hold")
-    [record] = gateway.usage()
+    [record] = await gateway.usage()
     counts = json.loads(str(record["payload"]))
     assert record["estimated"] == 1
     assert 10 <= counts["output_tokens"] < 200

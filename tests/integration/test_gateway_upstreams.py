@@ -225,7 +225,7 @@ async def test_a_server_counts_the_prompt_that_it_will_see(tmp_path: Path, shape
         path = "/chat/completions" if shape == "vllm" else "/completions"
         asked_for: dict[str, object] = {"messages": LONG} if shape == "vllm" else {"prompt": LONG[0]["content"]}
         assert (await ask(gateway, path, {"model": "stub", "max_tokens": 20, **asked_for}))[0] == 200
-        [record] = gateway.usage()
+        [record] = await gateway.usage()
         hold = await gateway.ledger.hold(HoldId(str(record["hold_id"])))
         assert hold is not None
         assert 85 + 20 <= hold.amount <= 85 + 20 + 16

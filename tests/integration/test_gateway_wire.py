@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pytest
 from quota.gateway.models import Models
 from quota.gateway.wire import HEAD_BYTES_MAX
 from tests.integration.gateway_service import ROOT, Running, running_gateway, stub_model
-from tests.integration.upstream_stub import stub_server
+from tests.integration.upstream_stub import Asked, stub_server, well_behaved
 
 BODY = json.dumps({"model": "stub", "messages": [{"role": "user", "content": "hello"}]}).encode()
 
@@ -63,6 +64,30 @@ async def test_requests_of_one_connection_are_answered_in_order(line: Line) -> N
     await line.send(good + bad + good + bad)
     assert [await line.status() for _ in range(4)] == [200, 400, 200, 400]
     assert (await line.gateway.tokens()).charged == 36
+
+
+async def test_an_answer_does_not_wait_for_its_settlement(tmp_path: Path) -> None:
+    """Somebody else writes to the database for as long as they like, from the moment at which the model is asked."""
+    async with stub_server() as stub, running_gateway(tmp_path, Models([stub_model(stub.url)])) as gateway:
+        blocker = sqlite3.connect(tmp_path / "quota" / "quota.sqlite", isolation_level=None)
+
+        async def blocked(asked: Asked) -> None:
+            blocker.execute("BEGIN IMMEDIATE")
+            await well_behaved(asked)
+
+        stub.script = blocked
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.url.split(":")[2].split("/")[0]))
+        line = Line(gateway, reader, writer)
+        await line.send(line.head(f"Content-Length: {len(BODY)}") + BODY)
+        assert await line.status() == 200
+        row = blocker.execute("SELECT sum(charged), sum(held) FROM account WHERE unit = 'tokens'").fetchone()
+        assert row[0] == 0
+        assert row[1] > 0
+        blocker.execute("ROLLBACK")
+        blocker.close()
+        writer.close()
+        balance = await gateway.tokens()
+        assert (balance.charged, balance.held) == (18, 0)
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])

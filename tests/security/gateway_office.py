@@ -53,8 +53,9 @@ class GatewayOffice:
         held = {"Authorization": f"Bearer {key}"} if key else {}
         return await self.http.request(method, self.gateway.url + path, json=body, headers={**held, **headers})
 
-    def spent(self) -> list[tuple[object, ...]]:
+    async def spent(self) -> list[tuple[object, ...]]:
         """What every account of either project has charged and held: the same before and after means that nobody paid."""
+        await self.gateway.settled()
         with self.gateway.database.reading() as connection:
             rows = connection.execute(text("SELECT id, awarded, charged, held FROM account ORDER BY id"))
             return [tuple(row) for row in rows]

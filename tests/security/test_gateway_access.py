@@ -60,7 +60,7 @@ async def test_a_model_answers_those_who_may_spend_the_projects_tokens_and_nobod
     office: GatewayOffice, asker: str, project: str
 ) -> None:
     for endpoint in Endpoint:
-        before, asked = office.spent(), len(office.stub.requests)
+        before, asked = await office.spent(), len(office.stub.requests)
         body = {**BODIES[endpoint], "model": "stub"}
         answer = await office.send("POST", endpoint.value, office.keys[asker], body, **{"OpenAI-Project": project})
         right = expected(asker, project)
@@ -70,7 +70,7 @@ async def test_a_model_answers_those_who_may_spend_the_projects_tokens_and_nobod
             assert len(office.stub.requests) > asked, endpoint
         else:
             assert len(office.stub.requests) == asked, "a refused request reached the model server"
-            assert office.spent() == before
+            assert await office.spent() == before
             assert "Zanzibar" not in answer.text
     listed = await office.send("GET", "/models", office.keys[asker], **{"OpenAI-Project": project})
     assert listed.status_code in expected(asker, project), listed.text
@@ -79,11 +79,11 @@ async def test_a_model_answers_those_who_may_spend_the_projects_tokens_and_nobod
 async def test_a_header_takes_no_bound_key_into_another_project(office: GatewayOffice) -> None:
     for asker in sorted(BOUND):
         for header in ("OpenAI-Project", "X-Commons-Project"):
-            before = {row[0]: row for row in office.spent()}
+            before = {row[0]: row for row in await office.spent()}
             body = {**BODIES[Endpoint.CHAT], "model": "stub"}
             answer = await office.send("POST", "/chat/completions", office.keys[asker], body, **{header: OTHERS})
             assert answer.status_code == 200, answer.text
-            after = {row[0]: row for row in office.spent()}
+            after = {row[0]: row for row in await office.spent()}
             assert after["tokens-of-the-second"] == before["tokens-of-the-second"]
             assert after["tokens-of-the-project"] != before["tokens-of-the-project"]
 

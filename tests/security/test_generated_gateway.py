@@ -96,7 +96,7 @@ async def test_no_generated_request_makes_an_accident_or_spends_anothers_tokens(
             asker, project = choose.choice(sorted(office.keys)), choose.choice((OWN, OTHERS))
             if choose.random() < 0.4:  # refusals of keys have a matrix of their own
                 asker = choose.choice(("session key", "member", "other-member"))
-            before = office.spent()
+            before = await office.spent()
             answer = await _send(office, one, office.keys[asker], project)
             answers[answer.status_code] += 1
             assert answer.status_code < 500 or (asker == "newcomer" and answer.status_code == 503), (
@@ -104,7 +104,7 @@ async def test_no_generated_request_makes_an_accident_or_spends_anothers_tokens(
                 one,
                 answer.text,
             )
-            moved = {str(row[0]) for row in set(before) ^ set(office.spent())}
+            moved = {str(row[0]) for row in set(before) ^ set(await office.spent())}
             theirs = "tokens-of-the-second" if asker.startswith("other-") else "tokens-of-the-project"
             assert moved <= {theirs}, (asker, project, one, moved)
             assert asker.startswith("other-") or "Zanzibar" not in answer.text

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from quota.domain.errors import TooMany
 from quota.domain.hold import Hold, HoldKind, HoldOrder
-from quota.domain.ids import AllocationId
+from quota.domain.ids import AllocationId, HoldId
 from quota.domain.units import Unit
 from quota.gateway.purses import Purses
 from tests.fake_store import FakeTransaction
@@ -115,6 +115,23 @@ async def test_concurrent_looks_at_one_purse_are_one_read() -> None:
     now_s = 1.5
     await purses.of(d.project)
     assert reads == 2
+
+
+async def test_a_purse_is_not_read_before_the_store_has_what_was_charged() -> None:
+    """Else the next request at the end of a balance could be refused what the last one gave back."""
+    d = await desk()
+    purses = Purses(d.world.store)
+    purses.settling(HoldId("hold-0001"))
+    purses.settling(HoldId("hold-0002"))
+    reading = [asyncio.create_task(purses.of(d.project)) for _ in range(2)]
+    purses.settled(HoldId("hold-0001"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    purses.settling(HoldId("hold-0003"))  # comes later, and nobody waits for it
+    assert not any(one.done() for one in reading)
+    purses.settled(HoldId("hold-0002"))
+    async with asyncio.timeout(5):
+        assert len(await asyncio.gather(*reading)) == 2
 
 
 async def test_who_was_refused_too_often_to_be_written_down_is_still_told_that_nothing_is_left() -> None:

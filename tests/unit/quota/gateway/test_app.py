@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 
 import pytest
 
 from quota.domain.errors import Spooled, Unavailable
 from quota.domain.project import ProjectState
 from quota.service.upstreams import Interrupted, NotReached, TimedOut
-from tests.unit.quota.gateway.fakes import Client, FakeAnswer, chunk, desk, events, plain, report
+from tests.unit.quota.gateway.fakes import Client, Desk, FakeAnswer, chunk, desk, events, plain, report
 
 
 async def test_an_answer_is_charged_before_it_is_complete() -> None:
@@ -288,6 +289,42 @@ async def test_a_settlement_that_finds_the_ledger_away_is_made_later() -> None:
     assert (await d.ask()).status == 200
     assert d.balance[1] > 0
     await d.gateway.close(5)
+    assert d.balance == (18, 0)
+
+
+async def test_behind_a_server_that_waits_for_its_clients_an_answer_ends_once_it_is_settled() -> None:
+    d, may = await desk(), asyncio.Event()
+    _settle_later(d, may)
+    await _nothing_before_it_is_settled(d, may)
+
+
+async def test_who_may_repeat_a_request_has_its_answer_once_it_is_settled() -> None:
+    d, may = await desk(), asyncio.Event()
+    _settle_later(d, may)
+    await _nothing_before_it_is_settled(d, may, headers=[(b"idempotency-key", b"once")])
+
+
+def _settle_later(d: Desk, may: asyncio.Event) -> None:
+    settle = d.world.ledger.settle
+
+    async def late(*given: object) -> object:
+        await may.wait()
+        return await settle(*given)  # type: ignore[arg-type]
+
+    d.world.ledger.settle = late  # type: ignore[assignment,method-assign]
+
+
+async def _nothing_before_it_is_settled(
+    d: Desk, may: asyncio.Event, headers: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
+    client = d.client()
+    asking = asyncio.create_task(d.ask(client=client, headers=headers))
+    await d.upstreams.asked.wait()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not client.answered.status
+    may.set()
+    assert (await asking).status == 200
     assert d.balance == (18, 0)
 
 

@@ -34,6 +34,7 @@ class EngineEvidence:
         self._helper = helper
         self._is_closed = is_closed
         self._to_remove: set[HoldId] = set()
+        self._removing: set[HoldId] = set()
 
     async def read(self, asked: Sequence[Asked]) -> Mapping[HoldId, Seen]:
         """One look at all containers. Raises Unavailable."""
@@ -67,12 +68,18 @@ class EngineEvidence:
         for hold_id in sorted(self._to_remove):
             if there is not None and hold_id not in there:
                 self._to_remove.discard(hold_id)
-                continue
-            try:
-                await self._call("DELETE", f"/containers/cc-{hold_id}")
-                self._to_remove.discard(hold_id)
-            except Unavailable as error:
-                log.warning("the container of session %s stays for now: %s", hold_id, error)
+            elif hold_id not in self._removing:  # another look may have begun meanwhile
+                await self._remove(hold_id)
+
+    async def _remove(self, hold_id: HoldId) -> None:
+        self._removing.add(hold_id)
+        try:
+            await self._call("DELETE", f"/containers/cc-{hold_id}")
+            self._to_remove.discard(hold_id)
+        except Unavailable as error:
+            log.warning("the container of session %s stays for now: %s", hold_id, error)
+        finally:
+            self._removing.discard(hold_id)
 
     async def _call(self, method: str, path: str) -> Any:
         """One call; None for 404. Raises Unavailable for everything else that is no success."""

@@ -29,10 +29,15 @@ FAILED: Final = "failed"
 _DEADLINE_S: Final = 120
 _SOCKETS: Final = range(1, 6)
 _ENDS_S: Final = 15.0
+_ENDED: Final = ("exited", "dead", "removing")
 
 
 class HelperRefused(Exception):
     """The helper did not do what it was asked; its words."""
+
+
+class NoContainer(HelperRefused):
+    """The helper knows no such container."""
 
 
 class Helper:
@@ -54,7 +59,8 @@ class Helper:
         except (OSError, http.client.HTTPException) as error:
             raise HelperRefused(f"the engine's helper does not answer: {type(error).__name__}") from error
         if answer.status >= 400:
-            raise HelperRefused(f"the engine's helper answered {answer.status}: {text[:300]}")
+            kind = NoContainer if answer.status == 404 else HelperRefused
+            raise kind(f"the engine's helper answered {answer.status}: {text[:300]}")
         return json.loads(text) if text.strip() else None
 
     def wire(self, hold_id: str) -> websocket.WebSocket:
@@ -206,10 +212,11 @@ def run(order: Mapping[str, Any], folder: Path) -> None:
 def _require_ended(helper: Helper, hold_id: str) -> None:
     """A wire that broke while the container goes on, or that nobody can tell of, is no student's doing. Raises HelperRefused."""
     give_up = time.monotonic() + _ENDS_S
-    while helper.call("GET", f"/containers/cc-{hold_id}/json")["State"]["Status"] not in ("exited", "dead"):
-        if time.monotonic() >= give_up:
-            raise HelperRefused("the wire into the container broke while it ran")
-        time.sleep(0.02)
+    with contextlib.suppress(NoContainer):  # the portal has read its end already, and removed it
+        while helper.call("GET", f"/containers/cc-{hold_id}/json")["State"]["Status"] not in _ENDED:
+            if time.monotonic() >= give_up:
+                raise HelperRefused("the wire into the container broke while it ran")
+            time.sleep(0.02)
 
 
 def main() -> int:

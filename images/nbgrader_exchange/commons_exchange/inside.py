@@ -120,6 +120,8 @@ class Inside:
         self._say(packed(Kind.CLOSE, stream))
 
     def _pass_on(self, stream: int) -> None:
+        if stream not in self._streams:  # its client closed it in this same round
+            return
         try:
             content = self._streams[stream].recv(FRAME_BYTES)
         except OSError:

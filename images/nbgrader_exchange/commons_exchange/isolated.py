@@ -123,12 +123,29 @@ class CagedManager(AsyncKernelManager):
         )
 
     async def _async_interrupt_kernel(self) -> None:
-        """By a message: a signal would reach what stands between us and the kernel."""
+        """By a message, where a signal would reach what stands between us and the kernel.
+
+        Not before a shutdown: a kernel that is interrupted while it ends its last cell hears nothing more and is killed seconds later.
+        """
+        if self.shutting_down:
+            return
         if self.run is None:
             await super()._async_interrupt_kernel()
         elif self.has_kernel:
             self._connect_control_socket()
             self.session.send(self._control_socket, self.session.msg("interrupt_request", content={}))
+
+    async def _async_request_shutdown(self, restart: bool = False) -> None:
+        """By a last cell that ends the process: asked to shut down, ipykernel 7.4 now and then waits for itself until it is killed.
+
+        Nothing that a kernel does at its end counts. One that does not obey is ended all the same, seconds later.
+        """
+        if not self.ipykernel:
+            await super()._async_request_shutdown(restart)
+            return
+        self._connect_control_socket()
+        last = {"code": "import os; os._exit(0)", "silent": True, "store_history": False, "user_expressions": {}}
+        self.session.send(self._control_socket, self.session.msg("execute_request", content=last))
 
     async def _async_finish_shutdown(
         self, waittime: float | None = None, pollinterval: float = _LOOK_S, restart: bool = False
@@ -152,6 +169,7 @@ class CagedManager(AsyncKernelManager):
         if hasattr(self, "place"):
             shutil.rmtree(self.place.folder, ignore_errors=True)
 
+    request_shutdown = _async_request_shutdown
     finish_shutdown = _async_finish_shutdown
     interrupt_kernel = _async_interrupt_kernel
     pre_start_kernel = _async_pre_start_kernel

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis.generation import GenerationMode
@@ -25,7 +26,8 @@ from sqlalchemy import text
 from quota.service.callers import Power
 from tests.integration.quota_service import CREDENTIAL, ROOT, Service, running_service
 
-COUNT = 40_000 if os.environ.get("COMMONS_FULL") else 1_700  # the gateway gets the rest (test_generated_gateway.py)
+FULL = os.environ.get("COMMONS_FULL") == "1"
+COUNT = 40_000 if FULL else 1_700  # the gateway gets the rest (test_generated_gateway.py)
 COUNT = int(os.environ.get("COMMONS_GENERATED", COUNT))
 SEED = int(os.environ.get("COMMONS_SEED", "20261125"))
 CANARY = "Zanzibar"  # stands in everything of the other project
@@ -172,6 +174,7 @@ async def _send(service: Service, one: Generated, path: str, headers: dict[str, 
     )
 
 
+@pytest.mark.timeout(3_000 if FULL else 300)
 async def test_no_generated_request_makes_an_accident_or_crosses_a_project(tmp_path: Path) -> None:
     """People of one project, with every power that people have but admin's, and the hub for its own routes."""
     async with running_service(tmp_path) as service:

@@ -94,7 +94,9 @@ def _evidence(folder: Path, ledger: LedgerStore, helper: str) -> EvidenceByBacke
         return hold is not None and hold.state is not HoldState.HELD
 
     local = RunnerRecords(folder / "sessions")
-    return EvidenceByBackend({"local": local, "container": EngineEvidence(Path(helper), is_closed)})
+    return EvidenceByBackend(
+        {"local": local, **({"container": EngineEvidence(Path(helper), is_closed)} if helper else {})}
+    )
 
 
 async def _look(services: Services) -> None:

@@ -1,7 +1,7 @@
 """A streamed answer on its way through: server-sent events, passed on as they came, with an eye on what is due.
 
 Invariants: whole events only, byte for byte, in order; taken out is nothing but the usage-only chunk that the client did not ask
-for, and the event that ends the stream with what follows it: the gateway sends it once the request is settled (`tail`). Events may
+for, and the event that ends the stream with what follows it: the gateway sends it once the request is charged (`tail`). Events may
 be split anywhere. (WHATWG HTML, section 9.2; OpenAI's `stream_options.include_usage`.)
 """
 
@@ -50,7 +50,7 @@ class EventStream:
         self.doubtful = False  # a report came that nobody can believe
         self.failed = False  # an error came in place of output
         self.done = False
-        self.tail = b""  # what ends the stream, to be sent once the request is settled
+        self.tail = b""  # what ends the stream, to be sent once the request is charged
 
     @property
     def output_tokens(self) -> int:

@@ -98,6 +98,7 @@ class Purses:
         self._known: dict[ProjectId, Purse] = {}
         self._reading: dict[ProjectId, asyncio.Task[Purse]] = {}
         self._settling: dict[HoldId, asyncio.Future[None] | None] = {}  # in their order, with who waits for one
+        self._charges = 0
 
     async def of(self, project: ProjectId, *, within_s: float = BELIEVED_S) -> Purse:
         """The project's purse, at most `within_s` old. Raises Unavailable."""
@@ -118,6 +119,7 @@ class Purses:
     def settling(self, hold_id: HoldId) -> None:
         """A purse has taken in what is charged, and the store has not: nothing is read until it has."""
         self._settling[hold_id] = None
+        self._charges += 1
 
     def settled(self, hold_id: HoldId) -> None:
         """The store has it, or will not have it soon."""
@@ -136,8 +138,10 @@ class Purses:
 
     async def _read(self, project: ProjectId) -> Purse:
         await self._all_settled()
-        read_at_s = self._monotonic_s()
+        read_at_s, charges = self._monotonic_s(), self._charges
         allocations = await self._store.read(lambda tx: tuple(tx.accounts.of_project(project)))
+        if self._charges != charges:  # what was charged meanwhile may be missing: nobody is refused by this reading
+            read_at_s -= DOUBTED_S
         if len(self._known) >= _KEPT_MAX:
             self._known.clear()
         purse = self._known[project] = Purse(allocations, read_at_s)

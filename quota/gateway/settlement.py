@@ -38,17 +38,21 @@ class Settlements:
         self._clock = clock
         self._later: set[asyncio.Task[None]] = set()
 
+    def write_down(self, tally: Tally) -> None:
+        """Have the journal say what a request that is over costs, before anybody can have its answer."""
+        tally.over_at = self._clock.now()
+        tally.due = tally.usage(tally.over_at)
+        if tally.admitted.slot is not None:
+            _write_down(tally.admitted.slot, tally)
+
     def charge(self, tally: Tally) -> int:
         """Charge a request that is over, as far as this process knows: purse and journal. The tokens that were used; `close` follows."""
-        admitted = tally.admitted
-        tally.over_at = self._clock.now()
-        usage = tally.due = tally.usage(tally.over_at)
+        self.write_down(tally)
+        admitted, usage = tally.admitted, tally.due
         purse = self._purses.known(admitted.caller.project)
         if purse is not None:
             charged = usage.amount if usage is not None else 0
             purse.move(admitted.allocation_id, held=-admitted.amount, charged=charged)
-        if admitted.slot is not None:
-            _write_down(admitted.slot, tally)
         self._purses.settling(admitted.hold_id)
         return usage.quantity if usage is not None else 0
 

@@ -13,6 +13,7 @@ from quota.domain.hold import HoldKind, HoldOrder
 from quota.domain.ids import AllocationId, HoldId, ProjectId
 from quota.domain.units import Unit
 from quota.gateway.app import Gateway, Site, build_gateway
+from quota.gateway.journal import Journal
 from quota.gateway.models import Limits, Model, Models, Server
 from quota.gateway.settings import GatewayTable
 from quota.service.keys import session_key
@@ -238,6 +239,7 @@ async def desk(
     total_s: int = 5,
     wrap: Callable[[World], World] = lambda one: one,
     shared: bool = False,
+    journal: Journal | None = None,
     **limits_a_minute: int,
 ) -> Desk:
     """A gateway whose one project has `tokens`; the model `m` has `servers`, `none` has no server."""
@@ -261,7 +263,7 @@ async def desk(
         ledger=w.ledger, store=w.store, clock=w.clock, session_key_secret=SECRET,
         models=models,
         upstreams=upstreams, table=GatewayTable(largest_body_mib=1, **limits_a_minute), hub=hub, shared=shared,
-        monotonic_s=watch,
+        journal=journal, monotonic_s=watch,
     )  # fmt: skip
     gateway = build_gateway(site)
     return Desk(w, gateway, upstreams, model, project, session, hub, models, watch)

@@ -9,7 +9,7 @@ from quota.domain.errors import TooMany
 from quota.domain.hold import Hold, HoldKind, HoldOrder
 from quota.domain.ids import AllocationId, HoldId
 from quota.domain.units import Unit
-from quota.gateway.purses import Purses
+from quota.gateway.purses import DOUBTED_S, Purses
 from tests.fake_store import FakeTransaction
 from tests.unit.quota.gateway.fakes import Desk, desk, plain
 
@@ -132,6 +132,28 @@ async def test_a_purse_is_not_read_before_the_store_has_what_was_charged() -> No
     purses.settled(HoldId("hold-0002"))
     async with asyncio.timeout(5):
         assert len(await asyncio.gather(*reading)) == 2
+
+
+async def test_a_purse_that_lacks_what_was_charged_while_it_was_read_refuses_nobody() -> None:
+    d = await desk()
+    read, reads, now_s = d.world.store.read, 0, 0.0
+    purses = Purses(d.world.store, lambda: now_s)
+
+    async def overtaken(work: object) -> object:
+        nonlocal reads
+        reads += 1
+        found = await read(work)  # type: ignore[arg-type]
+        if reads == 1:
+            purses.settling(HoldId("hold-0001"))
+            purses.settled(HoldId("hold-0001"))
+        return found
+
+    d.world.store.read = overtaken  # type: ignore[assignment,method-assign]
+    await purses.of(d.project)
+    for _ in range(2):  # the first time it is read again, the second time believed
+        now_s += 0.001
+        await purses.of(d.project, within_s=DOUBTED_S)
+        assert reads == 2
 
 
 async def test_who_was_refused_too_often_to_be_written_down_is_still_told_that_nothing_is_left() -> None:

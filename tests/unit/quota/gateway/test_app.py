@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from quota.domain.errors import Spooled, Unavailable
 from quota.domain.project import ProjectState
+from quota.gateway.journal import Journal, left_behind
 from quota.service.upstreams import Interrupted, NotReached, TimedOut
 from tests.unit.quota.gateway.fakes import Client, Desk, FakeAnswer, chunk, desk, events, plain, report
 
@@ -302,6 +305,25 @@ async def test_who_may_repeat_a_request_has_its_answer_once_it_is_settled() -> N
     d, may = await desk(), asyncio.Event()
     _settle_later(d, may)
     await _nothing_before_it_is_settled(d, may, headers=[(b"idempotency-key", b"once")])
+
+
+async def test_a_kept_answer_is_found_only_where_the_journal_says_what_it_costs(tmp_path: Path) -> None:
+    """A kill between the two would give whoever asks again an answer that was charged as if nothing had come out."""
+    journal, killed = Journal(tmp_path / "journal"), tmp_path / "killed"
+    d = await desk(journal=journal)
+    write = d.world.store.write
+
+    async def keeping(work: object) -> object:
+        shutil.copytree(tmp_path / "journal", killed)  # as a kill would leave it
+        return await write(work)  # type: ignore[arg-type]
+
+    d.world.store.write = keeping  # type: ignore[assignment,method-assign]
+    assert (await d.ask(headers=[(b"idempotency-key", b"once")])).status == 200
+    [left] = left_behind(killed)
+    [trace] = left.traces
+    left.done()
+    journal.close()
+    assert (trace.prompt + trace.output, trace.reported) == (18, True)
 
 
 def _settle_later(d: Desk, may: asyncio.Event) -> None:

@@ -8,6 +8,7 @@ a killed hub loses nothing; a site's PostgreSQL is left as it is.
 Source: sqlite.org/wal.html; sqlite.org/pragma.html#pragma_synchronous.
 """
 
+import atexit
 import contextlib
 import logging
 import os
@@ -41,6 +42,7 @@ class HubDatabase:
         self.checkpoint()  # JupyterHub copies the file alone before it changes its tables
         event.listen(Engine, "connect", write_ahead)
         threading.Thread(target=self._run, name="hub-database", daemon=True).start()
+        atexit.register(self._end)
 
     def flush(self) -> None:
         """Bring to the disk what was committed. Raises OSError."""
@@ -50,6 +52,10 @@ class HubDatabase:
                 os.fdatasync(handle)
             finally:
                 os.close(handle)
+
+    def _end(self) -> None:
+        with contextlib.suppress(OSError):
+            self.flush()
 
     def checkpoint(self) -> None:
         """Copy what was committed from the log into the file, so that the log begins anew. Raises sqlite3.Error."""
@@ -69,7 +75,9 @@ class HubDatabase:
                     self.checkpoint()
             except (OSError, sqlite3.Error) as error:
                 log.error(
-                    "The hub's database does not get to the disk, the next try is in %s s: %s", self._every_s, error
+                    "The hub's database does not get to the disk, the next try is in %s s; until a minute after it succeeds a power cut may take more: %s",
+                    self._every_s,
+                    error,
                 )
 
 

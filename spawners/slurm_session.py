@@ -61,8 +61,11 @@ class JobSession(SessionTraits):
             if job is not None and not over and not record.cancelled:
                 return RunningSession(record.hold_id, record.profile)
             if over or record.cancelled:
-                leaving.add(record.hold_id)
                 self._end_credential(record)
+            if record.cancelled or (
+                over and job is not None
+            ):  # a job that nobody saw end may still turn up by its label
+                leaving.add(record.hold_id)
             if over:
                 await asyncio.to_thread(self._records.forget, record.hold_id)
             elif job is not None:

@@ -26,10 +26,11 @@ import websocket
 from commons_exchange.wires import FRAME_BYTES, Frame, Kind, Reader, WireError, packed
 
 FAILED: Final = "failed"
+GONE: Final = "gone"  # the container was removed before anybody here saw its end
 _DEADLINE_S: Final = 120
 _SOCKETS: Final = range(1, 6)
 _ENDS_S: Final = 15.0
-_ENDED: Final = ("exited", "dead", "removing")
+_ENDED: Final = ("exited", "dead")
 
 
 class HelperRefused(Exception):
@@ -206,17 +207,28 @@ def run(order: Mapping[str, Any], folder: Path) -> None:
     finally:
         with contextlib.suppress(OSError, websocket.WebSocketException):
             wire.close(timeout=1)
-    _require_ended(helper, hold_id)
+    if not _saw_its_end(helper, hold_id):
+        (folder / GONE).touch()
 
 
-def _require_ended(helper: Helper, hold_id: str) -> None:
-    """A wire that broke while the container goes on, or that nobody can tell of, is no student's doing. Raises HelperRefused."""
+def _saw_its_end(helper: Helper, hold_id: str) -> bool:
+    """False where it is removed already: by the portal, which has read its end, or by somebody while it ran.
+
+    A wire that broke while the container goes on, or that nobody can tell of, is no student's doing. Raises HelperRefused.
+    """
     give_up = time.monotonic() + _ENDS_S
-    with contextlib.suppress(NoContainer):  # the portal has read its end already, and removed it
-        while helper.call("GET", f"/containers/cc-{hold_id}/json")["State"]["Status"] not in _ENDED:
-            if time.monotonic() >= give_up:
-                raise HelperRefused("the wire into the container broke while it ran")
-            time.sleep(0.02)
+    while True:
+        try:
+            status = helper.call("GET", f"/containers/cc-{hold_id}/json")["State"]["Status"]
+        except NoContainer:
+            return False
+        if status == "removing":
+            return False
+        if status in _ENDED:
+            return True
+        if time.monotonic() >= give_up:
+            raise HelperRefused("the wire into the container broke while it ran")
+        time.sleep(0.02)
 
 
 def main() -> int:

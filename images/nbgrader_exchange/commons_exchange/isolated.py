@@ -221,7 +221,12 @@ class CagedExecute(Execute):
         run = self._manager.run
         if run is not None and run.failure:
             raise NotExecuted(run.failure)
-        self._fail_what_did_not_run(nb)
+        left = self._cells_that_did_not_run(nb)
+        if run is not None and run.removed and left:
+            raise NotExecuted("The container was removed before the notebook had run to its end. Grade it again.")
+        for cell in left:
+            text = "This cell did not run to its end: a limit was reached, or the kernel died."
+            cell.outputs.append(new_output("error", ename="NotRun", evalue=text, traceback=[text]))
         return nb, resources
 
     def on_cell_executed(self, **said: Any) -> None:
@@ -237,12 +242,10 @@ class CagedExecute(Execute):
                 return None
         return super().process_message(msg, cell, cell_index)
 
-    def _fail_what_did_not_run(self, nb: Any) -> None:
-        """nbgrader gives full points to a cell without an error: one that did not run to its end has one."""
-        for number, cell in enumerate(nb.cells):
-            if cell.cell_type == "code" and cell.source.strip() and number not in self._ended:
-                text = "This cell did not run to its end: a limit was reached, or the kernel died."
-                cell.outputs.append(new_output("error", ename="NotRun", evalue=text, traceback=[text]))
+    def _cells_that_did_not_run(self, nb: Any) -> list[Any]:
+        """Each is to get an error: nbgrader gives full points to a cell without one."""
+        code = [(n, cell) for n, cell in enumerate(nb.cells) if cell.cell_type == "code" and cell.source.strip()]
+        return [cell for number, cell in code if number not in self._ended]
 
 
 class HideTests(NbGraderPreprocessor):

@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from commons_exchange import bundles
 from commons_exchange.cage import NoCage, Place
-from commons_exchange.container_run import FAILED
+from commons_exchange.container_run import FAILED, GONE
 from commons_exchange.portal import Portal, PortalError
 
 GRADING: Final = "COMMONS_GRADING"
@@ -43,6 +43,7 @@ class PaidRun:
     student: str
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     failure: str = ""
+    removed: bool = False  # its container was, and nobody here saw its end
     _folder: Path | None = None
 
     @classmethod
@@ -68,6 +69,7 @@ class PaidRun:
         """Say that it is over, and note what broke down. Not being heard is no loss: the portal looks by itself."""
         if self._folder is not None:
             self.failure = _failure(self._folder, self.site["backend"])
+            self.removed = (self._folder / GONE).exists()
         try:
             Portal.of_session().json("POST", f"{self._path}/ended", {})
         except PortalError:

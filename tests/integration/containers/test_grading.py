@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -113,6 +114,27 @@ def test_a_grader_that_is_killed_leaves_no_container_running_and_is_paid_for_wha
     assert len(charged) == 1
     assert all(abs(charged[one] - lived[one]) <= 500 for one in charged)
     assert all(took_ms < 30_000 for took_ms in charged.values())
+
+
+def test_a_container_that_somebody_removes_takes_nobodys_points(room: PaidCourse, site: ContainerSite) -> None:
+    name = room.submit(21, "import time\ntime.sleep(60)")
+    room.collect()
+    remover = threading.Thread(target=_remove_the_next, args=(site,))
+    remover.start()
+    done = room.autograde(name)
+    remover.join()
+    assert not done["success"]
+    assert "The container was removed before the notebook had run to its end" in done["log"]
+    room.until_closed()
+
+
+def _remove_the_next(site: ContainerSite) -> None:
+    """As an administrator does it, whatever runs in it."""
+    end = time.monotonic() + 60
+    while not (there := [one for one in runs_there(site) if one.status == "running"]):
+        assert time.monotonic() < end, "no run's container started"
+        time.sleep(0.05)
+    there[0].remove(force=True)
 
 
 def test_a_wire_is_opened_once_by_who_made_the_run_and_into_no_session(site: ContainerSite) -> None:

@@ -142,7 +142,7 @@ async def test_a_purse_that_lacks_what_was_charged_while_it_was_read_refuses_nob
     async def overtaken(work: object) -> object:
         nonlocal reads
         reads += 1
-        found = await read(work)  # type: ignore[arg-type]
+        found: object = await read(work)  # type: ignore[arg-type]
         if reads == 1:
             purses.settling(HoldId("hold-0001"))
             purses.settled(HoldId("hold-0001"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import subprocess
 import sys
@@ -30,17 +31,19 @@ def test_a_port_that_somebody_listens_on_is_passed_over() -> None:
 def test_another_process_has_a_block_of_its_own_and_leaves_it_when_it_ends() -> None:
     own = block_of(ports.free_port())
     program = "from tests.ports import free_port; print(free_port(), flush=True); input()"
+    argv = [sys.executable, "-c", program]
+    # The second one is in a network namespace of its own, as who works with the engine is, and may come back from there.
     others = [
-        subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for _ in range(2)
+        subprocess.Popen([*before, *argv], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for before in ((), ("unshare", "--map-current-user", "--net"))
     ]
     blocks = []
     for one in others:
         assert one.stdout is not None
         blocks.append(block_of(int(one.stdout.readline())))
+    assert len({own, *blocks}) == 3
+    for one, block in zip(others, blocks, strict=True):
         one.kill()
         one.communicate()
-    assert len({own, *blocks}) == 3
-    for block in blocks:
-        with socket.socket(socket.AF_UNIX) as claim:
-            claim.bind(f"\0commons-test-ports-{block}")
+        with ports.claim_of(block).open() as claim:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)

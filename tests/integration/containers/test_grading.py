@@ -117,7 +117,7 @@ def test_a_grader_that_is_killed_leaves_no_container_running_and_is_paid_for_wha
 
 
 def test_a_container_that_somebody_removes_takes_nobodys_points(room: PaidCourse, site: ContainerSite) -> None:
-    name = room.submit(21, "import time\ntime.sleep(60)")
+    name = room.submit(21, "import subprocess\nsubprocess.run(['sleep', '60'])")
     room.collect()
     remover = threading.Thread(target=_remove_the_next, args=(site,))
     remover.start()
@@ -129,12 +129,16 @@ def test_a_container_that_somebody_removes_takes_nobodys_points(room: PaidCourse
 
 
 def _remove_the_next(site: ContainerSite) -> None:
-    """As an administrator does it, whatever runs in it."""
+    """As an administrator does it, while the submission's `sleep` runs."""
     end = time.monotonic() + 60
-    while not (there := [one for one in runs_there(site) if one.status == "running"]):
+    while not (there := [one for one in runs_there(site) if _sleeps(one)]):
         assert time.monotonic() < end, "no run's container started"
         time.sleep(0.05)
     there[0].remove(force=True)
+
+
+def _sleeps(container: Any) -> bool:
+    return container.status == "running" and "sleep 60" in str(container.top(ps_args="-eo pid,args"))
 
 
 def test_a_wire_is_opened_once_by_who_made_the_run_and_into_no_session(site: ContainerSite) -> None:

@@ -26,6 +26,7 @@ class ContainerPortal:
     def __init__(self, engine: Engine, image: str, *, model: bool = True, options: Sequence[str] = ()) -> None:
         self.site = ContainerSite(engine, image, homes="loop", canary=True)
         self.client = engine.client()
+        self.began_s = int(time.time())  # the engine's events before that are of others
         self._model = model
         self._options = list(options)
         self.portal: Portal | None = None

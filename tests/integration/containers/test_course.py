@@ -117,10 +117,10 @@ def live_runs(running: ContainerPortal) -> set[str]:
 
 
 def lives(running: ContainerPortal) -> dict[str, int]:
-    """From the engine's start to its end of every run's container, in milliseconds."""
+    """From the engine's start to its end of every run's container since this portal began, in milliseconds."""
     found: dict[str, dict[str, int]] = {}
     filters = {"event": ["start", "die"], "label": RUNS}
-    for event in running.client.events(since=0, until=int(time.time()) + 1, filters=filters, decode=True):
+    for event in running.client.events(since=running.began_s, until=int(time.time()) + 1, filters=filters, decode=True):
         hold_id = event["Actor"]["Attributes"][spec.HOLD]
         found.setdefault(hold_id, {})[event["Action"]] = int(event["timeNano"]) // 10**6
     return {hold_id: at["die"] - at["start"] for hold_id, at in found.items() if len(at) == 2}

@@ -2,8 +2,8 @@
 
 JupyterHub commits on its event loop, a dozen times for each start, and SQLite's default waits for the disk several times in each commit: up
 to 99 ms at a time, in which nobody was answered. Here a commit goes to the write-ahead log, and a thread brings that to the disk every second
-(docs/decisions/0031-hub-database.md). Invariants: a power cut leaves the database whole and takes the commits of the last seconds at most;
-a killed hub loses nothing; a site's PostgreSQL is left as it is.
+(docs/decisions/0031-hub-database.md, which names the few cases in which a power cut takes more). Invariants: a power cut leaves the database
+whole and takes the commits of the last seconds; a killed hub loses nothing; a site's PostgreSQL is left as it is.
 
 Source: sqlite.org/wal.html; sqlite.org/pragma.html#pragma_synchronous.
 """
@@ -53,16 +53,16 @@ class HubDatabase:
             finally:
                 os.close(handle)
 
-    def _end(self) -> None:
-        with contextlib.suppress(OSError):
-            self.flush()
-
     def checkpoint(self) -> None:
         """Copy what was committed from the log into the file, so that the log begins anew. Raises sqlite3.Error."""
         if not self._path.exists():  # the first start, or the site's database is elsewhere
             return
         with contextlib.closing(sqlite3.connect(self._path)) as connection:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _end(self) -> None:
+        with contextlib.suppress(OSError):
+            self.flush()
 
     def _run(self) -> None:
         rounds = 0

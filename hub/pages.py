@@ -58,7 +58,7 @@ def handlers(doors: Doors, fence: HubFence) -> list[tuple[Any, ...]]:
         *((route, CheckedServerHandler, {**own, "fence": fence}) for route in _SERVER_ROUTES),
         *enforcement.handlers(fence),
         (r"/api/batchspawner", API404),
-        *callback.handlers(lambda: doors.turns.take()),
+        *callback.handlers(doors.turns.take),
         *progress.handlers(),
         (r"/commons/start", StartHandler, own),
         (r"/commons/quote/([^/]+)", relay.QuoteHandler, own),

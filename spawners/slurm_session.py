@@ -62,9 +62,8 @@ class JobSession(SessionTraits):
                 return RunningSession(record.hold_id, record.profile)
             if over or record.cancelled:
                 self._end_credential(record)
-            if record.cancelled or (
-                over and job is not None
-            ):  # a job that nobody saw end may still turn up by its label
+            seen_to_end = over and job is not None  # one that nobody saw end may still turn up by its label
+            if record.cancelled or seen_to_end:
                 leaving.add(record.hold_id)
             if over:
                 await asyncio.to_thread(self._records.forget, record.hold_id)

@@ -183,12 +183,9 @@ class Gateway:
         try:
             last = await parts.relay.run(exchange, tally, lambda: [named, *self._standing(caller)])
             if admitted.repeatable is not None and isinstance(last, Whole):
-                parts.settlements.write_down(
-                    tally
-                )  # whoever finds the kept answer after a kill has it charged as reported
-                await self._keep(
-                    admitted.repeatable, last.body
-                )  # before it is settled: who asks after that must find it
+                # Charged as reported for whoever finds it after a kill; kept before it is settled, since who asks after that must find it.
+                parts.settlements.write_down(tally)
+                await self._keep(admitted.repeatable, last.body)
         except BaseException:
             parts.settlements.charge(tally)
             await parts.settlements.close(tally)

@@ -3,7 +3,8 @@
 Invariants: the gateway talks to public addresses only, unless the site's administrators allowed a host by name (`allow_private` in
 portal.toml); a name is resolved once a connection and the connection goes to the address that was checked, so that a name that
 changes its mind leads nowhere; redirects are not followed, proxies from the environment are not used. Nothing of the caller's
-headers goes upstream. A connection that was not read to the end of its answer is cut.
+headers goes upstream. A connection that was not read to the end of its answer is cut. After one that broke off, the next request takes a
+new connection: servers close those that idle without saying so, and what was kept beside it is as old.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from urllib.parse import urlsplit
 
 from quota.adapters.upstream_connection import Connection, HttpAnswer
 from quota.domain.network import is_public
-from quota.service.upstreams import NotReached, Target, TooLarge, UpstreamError
+from quota.service.upstreams import Interrupted, NotReached, Target, TooLarge, UpstreamError
 
-_KEEP_ALIVE_S: Final = 15.0
+_KEEP_ALIVE_S: Final = 4.0  # uvicorn's servers (vLLM, SGLang, LiteLLM) and llama.cpp close after 5 s
 _HEALTH: Final = "/models"
 _HEALTH_DEADLINE_S: Final = 5.0
 _HEALTH_BYTES_MAX: Final = 2**20
@@ -86,19 +87,21 @@ class HttpUpstreams:
         )
         try:
             await answer.begun()
-        except BaseException:
+        except BaseException as error:
             answer.close()
+            if isinstance(error, Interrupted):
+                self._let_go(route.place)
             raise
         return answer
 
     async def healthy(self, target: Target) -> bool:
-        """Whether the server answers GET /models with anything but a failure of its own."""
+        """Whether the server, over a new connection, answers GET /models with anything but a failure of its own."""
         route = self._routes.get((target.url, target.key, _HEALTH)) or self._route(target, _HEALTH)
         if route.head is None:
             return False
         try:
             async with asyncio.timeout(_HEALTH_DEADLINE_S):
-                connection = self._kept(route.place) or await self._connected(route.place, target.connect_deadline_s)
+                connection = await self._connected(route.place, target.connect_deadline_s)
                 answer = connection.ask(route.head + b"0\r\n\r\n", None)
                 try:
                     await answer.begun()
@@ -120,6 +123,11 @@ class HttpUpstreams:
                 return connection
             connection.cut()
         return None
+
+    def _let_go(self, place: _Place) -> None:
+        """Cut the connections that wait for a request."""
+        for connection in self._idle.pop(place, []):
+            connection.cut()
 
     async def _connected(self, place: _Place, deadline_s: float) -> Connection:
         if not self._open:

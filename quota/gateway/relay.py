@@ -152,7 +152,7 @@ class Relay:
                 tried.append(server)
                 server.failed()
             except Interrupted as error:
-                # An idle connection may have been closed under us: once more, and only then another server.
+                # An idle connection may have been closed under us: once more, over a new one, and only then another server.
                 again = failure is None
                 failure, other = error, server if again else request.model.least_busy([*tried, server])
             if other is None or not attempts_left:

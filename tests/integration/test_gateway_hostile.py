@@ -330,6 +330,19 @@ async def test_an_idle_connection_that_was_closed_is_no_failure(world: World) ->
     assert (await world.gateway.tokens()).charged == 36
 
 
+async def test_many_idle_connections_that_were_closed_are_no_failure(world: World) -> None:
+    async def until_asked_again(asked: Asked) -> None:
+        body = json.dumps(whole()).encode()
+        await asked.head("application/json", length=len(body))
+        await asked.write(body)
+        await asked.hung_up.wait()  # set by the next request as well: the connection is closed under it
+
+    world.stub.script = until_asked_again
+    assert {status for status, _ in await asyncio.gather(*(world.ask() for _ in range(8)))} == {200}
+    assert (await world.ask())[0] == 200  # the first that it takes of the eight fails, and the others are as old
+    assert (await world.gateway.tokens()).charged == 9 * 18
+
+
 async def test_no_prompt_or_answer_is_in_a_log_or_table(world: World, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     for script in (

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Final
 
 import httpx
-from jupyterhub.utils import random_port
 
 from hub import confined
 from hub.settings import LOOPBACK
 from spawners.local import EXCHANGE
+from spawners.ports import free_port
 
 READY_S: Final = 120.0
 _OWN: Final = Path(__file__).resolve().parent
@@ -142,7 +142,7 @@ class Formgrader:
         server = home / "formgrader_config.py"
         server.write_text(_SERVER + ("" if place.runs_code else _NO_CODE), encoding="utf-8")
         (place.folder / "source").mkdir(exist_ok=True)
-        self.port = random_port()
+        self.port = free_port()
         program = [str(Path(sys.executable).with_name("jupyterhub-singleuser"))]
         program += [f"--config={server}", f"--ip={LOOPBACK}", f"--port={self.port}"]
         program += ["--allow-root"] if os.geteuid() == 0 else []

@@ -211,13 +211,16 @@ def listener(port: int) -> int | None:
 
 
 def free_port(address: str, first: int, last: int) -> int:
-    """A port that nobody listens on; any of the system's choice where first is 0."""
-    candidates = range(first, last + 1) if first else (0,)
-    start = os.urandom(2)[0] % max(1, len(candidates))
+    """A port that nobody listens on; 0 where there is none.
+
+    Where `first` is 0 it is above those that outgoing connections get: the session listens seconds later, and one of them could have it by then.
+    """
+    candidates = range(first, last + 1) if first else range(61_000, 65_000)
+    start = int.from_bytes(os.urandom(2), "big") % len(candidates)
     for port in [*candidates[start:], *candidates[:start]]:
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind((address, port))
-            return int(probe.getsockname()[1])
+            return port
     return 0
 
 

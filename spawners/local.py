@@ -19,17 +19,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from jupyterhub.spawner import Spawner
-from jupyterhub.utils import random_port
 from traitlets import Integer, default
 
 from spawners import processes, records
 from spawners.delegate import GRACE_S, BackendUnreachable, DeadlineRefused
 from spawners.local_index import RunningIndex, home_name
+from spawners.ports import LOOPBACK, free_port
 from spawners.records import EndReason, Order, RecordError, RecordMissing, RecordUnreadable, SessionRecord
 from spawners.session_traits import HOLD_VARIABLE, RunningSession, SessionTraits, StopUnconfirmedError, refused
 from spawners.session_view import with_view
 
-LOOPBACK: Final = "127.0.0.1"
 _ROOT: Final = Path(__file__).resolve().parents[1]
 # nbgrader's configuration: its exchange is the portal's
 EXCHANGE: Final = Path(__file__).resolve().parent.parent / "images" / "nbgrader_exchange" / "config"
@@ -228,7 +227,7 @@ class LocalSpawner(SessionTraits, Spawner):
         return folder
 
     def _write_order(self, folder: Path) -> None:
-        self.ip, self.port = LOOPBACK, random_port()
+        self.ip, self.port = LOOPBACK, free_port()
         request = self.resource_request
         if request is not None and not self.default_url:
             self.set_trait("default_url", _OPENS_AT.get(request.application, ""))

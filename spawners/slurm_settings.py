@@ -80,7 +80,8 @@ class SlurmTable(BaseModel):
         description="Address of the node on which a session listens.",
     )
     ports: Annotated[tuple[int, int], Field(strict=False)] = Field(
-        (0, 0), description="First and last port on which sessions listen; `[0, 0]`: whichever is free."
+        (0, 0),
+        description="First and last port on which sessions listen; `[0, 0]`: whichever is free of 61000 to 64999.",
     )
     addresses: Mapping[str, str] = Field(
         default_factory=dict, description="Address of a node by its name, where Slurm's own (NodeAddr) cannot be used."

@@ -93,7 +93,7 @@ class OpenIdProvider:
         """An outage: nobody listens on its port any more."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
         if self.process is not None and self.process.stdout is not None:
             self.process.stdout.close()
 
@@ -102,4 +102,4 @@ class OpenIdProvider:
         `secret` is the client's new one; `forge` names a lie of server.mjs for every ID token from now on ("": none)."""
         if "account" in order:
             self.accounts[order["account"]] = {**self.accounts.get(order["account"], {}), **order.get("claims", {})}
-        httpx.post(f"{self.issuer}/control/{self._door}", json=order, timeout=10).raise_for_status()
+        httpx.post(f"{self.issuer}/control/{self._door}", json=order, timeout=60).raise_for_status()

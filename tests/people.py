@@ -13,7 +13,7 @@ import aiohttp
 from yarl import URL
 
 from tests.portal import Portal
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 
 class Person:
@@ -23,7 +23,7 @@ class Person:
         self.portal = portal
         self.name = name
         self.http = aiohttp.ClientSession(
-            cookie_jar=aiohttp.CookieJar(unsafe=True), timeout=aiohttp.ClientTimeout(total=60)
+            cookie_jar=aiohttp.CookieJar(unsafe=True), timeout=aiohttp.ClientTimeout(total=PATIENCE_S)
         )
         self.token = ""
 
@@ -85,7 +85,7 @@ class Person:
         async def ready() -> bool:
             return bool((await self.server(server) or {}).get("ready"))
 
-        await eventually(ready, within_s=90, what=f"{self.name}'s session is ready")
+        await eventually(ready, within_s=PATIENCE_S, what=f"{self.name}'s session is ready")
 
     async def server(self, server: str = "") -> dict[str, Any] | None:
         """The hub's model of a server, or None."""
@@ -102,7 +102,7 @@ class Person:
         async def gone() -> bool:
             return await self.server(server) is None
 
-        await eventually(gone, within_s=60, what=f"{self.name}'s session has stopped")
+        await eventually(gone, within_s=PATIENCE_S, what=f"{self.name}'s session has stopped")
 
 
 class Kernel:
@@ -124,7 +124,10 @@ class Kernel:
         parts = urlsplit(self.base)
         url = f"ws://{parts.netloc}{parts.path}api/kernels/{self.id}/channels"
         headers = {"Authorization": f"token {self.person.token}"}
-        async with asyncio.timeout(120), self.person.http.ws_connect(url, headers=headers, max_msg_size=0) as channel:
+        async with (
+            asyncio.timeout(PATIENCE_S),
+            self.person.http.ws_connect(url, headers=headers, max_msg_size=0) as channel,
+        ):
             message_id = uuid.uuid4().hex
             header = {
                 "msg_id": message_id, "msg_type": "execute_request", "username": self.person.name,

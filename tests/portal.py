@@ -140,7 +140,7 @@ class Portal:
     def kill_launcher(self) -> None:
         assert self.launcher is not None
         os.kill(self.launcher.pid, signal.SIGKILL)
-        self.launcher.wait(10)
+        self.launcher.wait(60)
 
 
 def _answers(url: str) -> bool:

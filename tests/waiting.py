@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
+
+# How long to wait for what takes a moment on a quiet machine: CI runs four suites side by side on two cores.
+PATIENCE_S: Final = 150
 
 
 async def eventually(look: Callable[[], Awaitable[T | None]], *, within_s: float, what: str, every_s: float = 0.2) -> T:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.engine.fixtures import engine, images
 from tests.portal import Portal
+from tests.waiting import PATIENCE_S
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -22,6 +24,8 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 __all__ = ["engine", "images"]
+PATIENCE_MS = PATIENCE_S * 1000
+expect.set_options(timeout=PATIENCE_MS)  # else five seconds
 Windows = Callable[[str], Page]
 
 
@@ -57,7 +61,7 @@ def windows(chromium: Browser, portal: Portal) -> Iterator[Windows]:
     def window(user: str) -> Page:
         if user not in open_windows:
             page = chromium.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}).new_page()
-            page.set_default_timeout(30_000)
+            page.set_default_timeout(PATIENCE_MS)
             page.goto(portal.url)
             page.get_by_label("User name").fill(user)
             page.get_by_label("Password").fill(portal.password(user))
@@ -69,6 +73,15 @@ def windows(chromium: Browser, portal: Portal) -> Iterator[Windows]:
     yield window
     for page in open_windows.values():
         page.context.close()
+
+
+def shows(part: Locator, words: str) -> None:
+    """Load the page anew until this part of it has the words: what other programs write is there a moment later."""
+    give_up = time.monotonic() + PATIENCE_S
+    while words not in part.inner_text():
+        assert time.monotonic() < give_up, part.inner_text()
+        part.page.wait_for_timeout(200)
+        part.page.reload()
 
 
 @pytest.fixture(scope="session")

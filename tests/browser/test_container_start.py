@@ -17,13 +17,13 @@ import docker.errors
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import a_chromium
+from tests.browser.conftest import PATIENCE_MS, a_chromium
 from tests.engine.engine import Engine
 from tests.engine.registry import Registry
 from tests.engine.site import ContainerSite
 from tests.integration.hub_process import HubProcess
 
-SLOW_MS = 60_000
+SLOW_MS = PATIENCE_MS
 HOUR_MS = 3_600_000
 LANGUAGES = {"pi": "en-GB", "researcher": "zh-CN"}
 START = {"pi": "Start", "researcher": "启动"}
@@ -53,7 +53,7 @@ class RegistryThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(60)
 
     async def _start(self) -> None:
         self.registry = Registry()
@@ -65,7 +65,7 @@ class RegistryThread:
 
     def stop(self) -> None:
         self.go_on()
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
 
@@ -102,6 +102,7 @@ def pages(chromium: Browser, hub: HubProcess) -> Iterator[dict[str, Page]]:
     opened = {}
     for name, locale in LANGUAGES.items():
         page = opened[name] = chromium.new_context(locale=locale).new_page()
+        page.set_default_timeout(PATIENCE_MS)
         page.goto(hub.url + "hub/login")
         page.get_by_role("textbox").nth(0).fill(name)
         page.get_by_role("textbox").nth(1).fill(hub.password(name))

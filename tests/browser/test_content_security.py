@@ -67,6 +67,7 @@ def test_a_token_page_shows_its_new_token(windows: Windows, portal: Portal) -> N
     """Stock scripts show what stock templates hide by inline style."""
     page = windows("admin")
     page.goto(portal.url + "hub/token")
+    page.wait_for_load_state("networkidle")  # its scripts listen
     assert not page.locator("#token-area").is_visible()
     page.get_by_role("button", name="Request new API token").click()
     page.locator("#token-area").wait_for(state="visible")

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.browser.conftest import PATIENCE_MS
 from tests.github_stub import GitHub
 from tests.openid_provider import OpenIdProvider
 from tests.portal import ROOT, Portal
 from tests.ports import free_port
 
 REFRESH_S = 5
-WITHIN_MS, POLL_MS = 40_000, 200
+WITHIN_MS, POLL_MS = PATIENCE_MS, 200
 CAMPUS: dict[str, dict[str, Any]] = {
     "ada": {"preferred_username": "ada", "name": "Ada Lovelace", "email": "ada@example.org", "email_verified": True, "groups": ["astro"]},
     "grace": {"preferred_username": "ada", "name": "Another Ada", "email": "ada@example.org", "email_verified": True, "groups": ["astro"]},
@@ -154,7 +155,7 @@ def fresh(chromium: Browser) -> Iterator[Any]:
     def window() -> Page:
         contexts.append(chromium.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}))
         page = contexts[-1].new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(PATIENCE_MS)
         return page
 
     yield window
@@ -379,7 +380,7 @@ def test_a_silent_issuer_keeps_people_in_and_says_so_at_sign_in(site: Site, fres
 def gone_for_the_quota_service(site: Site) -> set[str]:
     """The hub's names of those whom the quota service holds suspended since their provider does not vouch for them."""
     said = "SELECT hub_name FROM person JOIN audit ON subject = person.id WHERE action = 'person_gone' AND suspended_us IS NOT NULL"
-    with closing(sqlite3.connect(site.portal.data / "quota" / "quota.sqlite", timeout=10)) as books:
+    with closing(sqlite3.connect(site.portal.data / "quota" / "quota.sqlite", timeout=60)) as books:
         return {row[0] for row in books.execute(said)}
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Error, Page, expect
 
+from tests.browser.conftest import PATIENCE_MS
 from tests.browser.test_hostile_notebook import ATTACK
 from tests.browser.tls_front import TlsFront, tls_front, trusting_chromium
 from tests.database_hash import database_hash
@@ -107,7 +108,7 @@ def portal(tmp_path_factory: pytest.TempPathFactory, front: TlsFront) -> Iterato
 
 def _signed_in(chromium: Browser, portal: Portal, user: str) -> Page:
     page = chromium.new_context(locale="en-GB").new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(PATIENCE_MS)
     page.goto(portal.url)
     page.get_by_label("User name").fill(user)
     page.get_by_label("Password").fill(portal.password(user))
@@ -133,7 +134,7 @@ def attacker(chromium: Browser, portal: Portal) -> Page:
     page.get_by_role("link", name=re.compile("^Start")).first.click()
     page.get_by_role("radio", name=re.compile("^CPU only")).check()
     page.get_by_role("button", name="Start", exact=True).click()
-    page.wait_for_url("https://pi.commons.localhost:*/user/pi/**", timeout=90_000)
+    page.wait_for_url("https://pi.commons.localhost:*/user/pi/**", timeout=PATIENCE_MS)
     (home,) = (portal.data / "homes").iterdir()
     (home / "hostile.html").write_text("<title>hostile</title><p>Look here")
     return page

@@ -24,6 +24,7 @@ from tests.browser.conftest import ARGUMENTS
 from tests.integration.tls import Authority
 from tests.portal import ROOT
 from tests.ports import free_port
+from tests.waiting import PATIENCE_S
 
 EXAMPLE = ROOT / "deploy" / "tls" / "nginx.conf.example"
 _NGINX = """
@@ -81,7 +82,7 @@ def tls_front(folder: Path, name: str, inner_port: int) -> Iterator[TlsFront]:
         yield front
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @contextmanager
@@ -104,7 +105,7 @@ def trusting_chromium(folder: Path, authority: Path, name: str) -> Iterator[Brow
 
 
 def _await(port: int, process: subprocess.Popen[bytes]) -> None:
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + PATIENCE_S
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

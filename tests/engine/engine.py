@@ -27,7 +27,7 @@ from tests.engine.namespace import Namespace
 HELPER_ID: Final = 64055
 POOLS: Final[list[dict[str, Any]]] = [{"base": "10.200.0.0/16", "size": 28}]
 LOCK_DEADLINE_S: Final = 900
-_START_DEADLINE_S: Final = 60
+_START_DEADLINE_S: Final = 150
 _MANAGED: Final = "org.compute-commons.hold"
 
 

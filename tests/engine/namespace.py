@@ -30,12 +30,12 @@ class Namespace:
 
     def make(self) -> None:
         self.remove()
-        subprocess.run(["ip", "netns", "add", self.name], check=True, capture_output=True, timeout=10)
-        subprocess.run(["ip", "-n", self.name, "link", "set", "lo", "up"], check=True, capture_output=True, timeout=10)
+        subprocess.run(["ip", "netns", "add", self.name], check=True, capture_output=True, timeout=60)
+        subprocess.run(["ip", "-n", self.name, "link", "set", "lo", "up"], check=True, capture_output=True, timeout=60)
 
     def remove(self) -> None:
         with suppress(subprocess.CalledProcessError):
-            subprocess.run(["ip", "netns", "del", self.name], check=True, capture_output=True, timeout=10)
+            subprocess.run(["ip", "netns", "del", self.name], check=True, capture_output=True, timeout=60)
 
     @contextmanager
     def inside(self) -> Iterator[None]:

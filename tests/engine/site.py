@@ -22,7 +22,7 @@ from tests.engine.engine import HELPER_ID, Engine
 from tests.engine.units import SYSTEMD_PATH, Unit
 from tests.portal import ROOT
 
-READY_WITHIN_S: Final = 60
+READY_WITHIN_S: Final = 150
 
 TABLES: Final = """
 [containers]
@@ -201,14 +201,14 @@ class ContainerSite:
         """Stop the helper alone."""
         process = self.processes.pop(0)
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(60)
 
     def stop(self) -> None:
         """Stop helper and keeper, remove containers, unmount homes."""
         for process in self.processes:
             if process.poll() is None:
                 process.terminate()
-                process.wait(30)
+                process.wait(60)
         self.processes.clear()
         self.engine.remove_containers()
         for home in self.home_root.glob("cc-*"):

@@ -24,7 +24,7 @@ from yarl import URL
 from tests.bundles import tar
 from tests.people import Person
 from tests.portal import Portal
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 _ROOT: Final = "JUPYTERHUB_ROOT_DIR"
 _LONG = aiohttp.ClientTimeout(total=240)
@@ -63,7 +63,7 @@ async def submitted_through_a_kill(student: Person, slug: str, place: Path, vict
             return any(one.stat().st_size for one in folder.iterdir())
         return False
 
-    await eventually(under_way, within_s=60, what="bytes have arrived", every_s=0.01)
+    await eventually(under_way, within_s=PATIENCE_S, what="bytes have arrived", every_s=0.01)
     kill(student.portal, slug, victim)
     for _ in range(12):  # each waits some 15 s for the portal
         try:
@@ -130,7 +130,7 @@ async def collected(teacher: Person, slug: str) -> None:
             return bool((await pressed(teacher, slug, "assignment/ps1/collect"))["success"])
         return False
 
-    await eventually(done, within_s=150, what="the submissions are collected")
+    await eventually(done, within_s=240, what="the submissions are collected")
 
 
 async def graded_through_a_kill(
@@ -144,7 +144,7 @@ async def graded_through_a_kill(
         return live() or None
 
     try:
-        cut = await eventually(begun, within_s=90, what="a run has begun", every_s=0.05)
+        cut = await eventually(begun, within_s=PATIENCE_S, what="a run has begun", every_s=0.05)
         before = formgrader_of(portal, slug)
         kill(portal, slug, victim)
     finally:
@@ -154,16 +154,16 @@ async def graded_through_a_kill(
     async def ended() -> bool:
         return not cut & live()
 
-    await eventually(ended, within_s=40, what="the run that was cut has ended")
+    await eventually(ended, within_s=PATIENCE_S, what="the run that was cut has ended")
     if victim != "exchange":
-        await eventually(lambda: is_gone(before), within_s=60, what="the formgrader that pressed it is gone")
+        await eventually(lambda: is_gone(before), within_s=PATIENCE_S, what="the formgrader that pressed it is gone")
 
     async def graded() -> bool:
         with contextlib.suppress(*_AWAY):
             return bool((await pressed(teacher, slug, button))["success"])
         return False
 
-    await eventually(graded, within_s=180, what="it is graded after the kill")
+    await eventually(graded, within_s=240, what="it is graded after the kill")
     return cut
 
 
@@ -226,7 +226,7 @@ async def autograded(teacher: Person, slug: str, student: str) -> dict[str, Any]
         charged = sum(one["delta_charged"] for one in page["lines"] if one["hold_id"] == closing["hold_id"])
         return {**closing, "charged": charged}
 
-    return await eventually(paid, within_s=60, what="the course has paid for the run")
+    return await eventually(paid, within_s=PATIENCE_S, what="the course has paid for the run")
 
 
 async def _project(teacher: Person, slug: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.people import Person
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 
 async def session_record(person: Person) -> dict[str, int]:
@@ -27,4 +27,4 @@ async def settled_charge(person: Person, project_id: str) -> int:
         balance = next(b for b in project["balances"] if b["unit"] == "gpu_ms")
         return int(balance["charged"]) if balance["held"] == 0 else None
 
-    return await eventually(look, within_s=60, what="the hold is settled")
+    return await eventually(look, within_s=PATIENCE_S, what="the hold is settled")

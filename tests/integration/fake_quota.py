@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from tests.waiting import PATIENCE_S
+
 MARGIN_S: Final = 120
 GPUS: Final = {"cpu": 0, "rescue": 0, "gpu1": 1, "gpu2": 2}
 ROOT: Final = "/services/quota/api/internal"
@@ -68,7 +70,7 @@ class FakeQuota:
 
     def start(self) -> FakeQuota:
         self._thread.start()
-        assert self._up.wait(10)
+        assert self._up.wait(PATIENCE_S)
         return self
 
     def stop(self) -> None:

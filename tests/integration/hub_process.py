@@ -23,6 +23,7 @@ from tests.bench import stub_server
 from tests.integration.fake_quota import FakeQuota
 from tests.portal import ROOT
 from tests.ports import free_port
+from tests.waiting import PATIENCE_S
 
 T = TypeVar("T")
 NODE: Final = ROOT / ".tools" / "node"
@@ -55,6 +56,8 @@ class Fickle(PortalAuthenticator):
 place_hold = c.Spawner.pre_spawn_hook
 
 async def place_hold_and_wait(spawner):
+    while (DATA / "asking").exists():
+        await asyncio.sleep(0.02)
     await place_hold(spawner)
     while (DATA / "pause").exists():
         await asyncio.sleep(0.02)
@@ -134,7 +137,7 @@ class HubProcess:
         with (self.data / "logs" / "hub.log").open("ab") as log:
             self.hub = subprocess.Popen(argv, cwd=self.data / "hub", env=self.environment, stdout=log, stderr=log)
         until(
-            self._answers, within_s=150, what="the hub answers through the proxy"
+            self._answers, within_s=PATIENCE_S, what="the hub answers through the proxy"
         )  # of a machine with 25 others at work
 
     def _answers(self) -> bool:
@@ -189,7 +192,11 @@ class Browser:
         self.hub = hub
         self.user = user
         self.http = httpx.Client(
-            base_url=hub.url, timeout=60, follow_redirects=True, headers={"Accept-Language": language}, trust_env=False
+            base_url=hub.url,
+            timeout=PATIENCE_S,
+            follow_redirects=True,
+            headers={"Accept-Language": language},
+            trust_env=False,
         )
 
     @property
@@ -236,11 +243,11 @@ class Browser:
             server = self.server(name)
             return server if server is not None and server["ready"] else None
 
-        return until(look, within_s=90, what=f"{self.user}'s server {name!r} is ready")
+        return until(look, within_s=PATIENCE_S, what=f"{self.user}'s server {name!r} is ready")
 
     def stop(self, name: str = "") -> None:
         assert self.api("DELETE", f"/users/{self.user}/servers/{name}").status_code in (202, 204)
-        until(lambda: self.server(name) is None, within_s=60, what="the server has stopped")
+        until(lambda: self.server(name) is None, within_s=PATIENCE_S, what="the server has stopped")
 
 
 def text_of(page: str) -> str:

@@ -27,6 +27,7 @@ from tests.bundles import tar
 from tests.integration.course_directory import make_source, session_of, step, teacher
 from tests.integration.course_exchange import SLUG
 from tests.integration.exchange_process import ExchangeProcess, student
+from tests.waiting import PATIENCE_S
 
 CONFIG = "c = get_config()\nc.CourseDirectory.course_id = {slug!r}\nc.CourseDirectory.root = {root!r}\nc.ExecutePreprocessor.timeout = {timeout}\n"
 
@@ -120,7 +121,7 @@ class PaidCourse:
             query = "SELECT id, state, amount, charged FROM hold WHERE kind = 'request' ORDER BY placed_us"
             return [RunHold(*row) for row in connection.execute(query)]
 
-    def until_closed(self, within_s: float = 60) -> None:
+    def until_closed(self, within_s: float = PATIENCE_S) -> None:
         """Wait until no run's hold stands."""
         end = time.monotonic() + within_s
         while any(one.state == "held" for one in self.holds()):

@@ -23,6 +23,7 @@ from spawners import records
 from spawners.records import SessionRecord
 from tests.integration.hub_process import STUBS, HubProcess, until
 from tests.portal import ROOT, Portal
+from tests.waiting import PATIENCE_S
 
 _SITE: Final = """
 import asyncio, os
@@ -97,7 +98,7 @@ class RealPortal(HubProcess):
             except httpx.TransportError:
                 return False
 
-        until(up, within_s=90, what="the quota service answers")
+        until(up, within_s=PATIENCE_S, what="the quota service answers")
 
     def kill_quota(self) -> None:
         if self.quota_process is not None and self.quota_process.poll() is None:
@@ -126,7 +127,7 @@ class RealPortal(HubProcess):
             except httpx.TransportError:
                 return False
 
-        until(up, within_s=60, what="the second hub answers")
+        until(up, within_s=PATIENCE_S, what="the second hub answers")
         return url
 
     def end_second_hub(self) -> None:
@@ -139,7 +140,7 @@ class RealPortal(HubProcess):
         """One pass, now."""
         url = f"http://127.0.0.1:{self.quota_port}/services/quota/api/internal/reconcile"
         credential = {"Authorization": f"Bearer {self.secret('hub_credential')}"}
-        answer = httpx.post(url, headers=credential, timeout=60, trust_env=False)
+        answer = httpx.post(url, headers=credential, timeout=PATIENCE_S, trust_env=False)
         assert answer.status_code == 200, answer.text
         found: Mapping[str, Any] = answer.json()
         return found

@@ -28,6 +28,7 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from tests.portal import ROOT
 from tests.ports import free_port
+from tests.waiting import PATIENCE_S
 
 USER, PASSWORD = "portal", "correct horse"
 
@@ -120,7 +121,7 @@ class SmtpProcess:
         ]
         with (self.folder / "smtp.log").open("ab") as log:
             self.process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while not self._listens():
             assert self.process.poll() is None, (self.folder / "smtp.log").read_text()[-2000:]
             assert time.monotonic() < deadline, "the mail server does not listen"
@@ -130,7 +131,7 @@ class SmtpProcess:
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(PATIENCE_S)
 
     def _listens(self) -> bool:
         with socket.socket() as probe:

@@ -19,7 +19,7 @@ from quota.domain.notice import Notice, NoticeKind
 from quota.service.notices import tell
 from tests.integration.quota_service import ROOT, Service, running_service
 from tests.ports import free_port
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 START = {"kind": "session", "actor": "pi", "profile": "gpu1", "application": "lab", "runtime_s": 3600}
 
@@ -58,7 +58,10 @@ class Stage:
             "Authorization": f"Bearer {credential}",
             **{name.replace("_", "-"): text for name, text in headers.items()},
         }
-        async with httpx.AsyncClient(timeout=20) as client, client.stream("GET", self.url, headers=sent) as answer:
+        async with (
+            httpx.AsyncClient(timeout=PATIENCE_S) as client,
+            client.stream("GET", self.url, headers=sent) as answer,
+        ):
             assert answer.status_code == 200, await answer.aread()
             assert answer.headers["content-type"].startswith("text/event-stream")
             yield Listening(answer.aiter_lines())
@@ -70,7 +73,7 @@ class Listening:
 
     async def next(self) -> tuple[int, dict[str, Any]]:
         """The next event: its id and its data."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             number = 0
             async for line in self.lines:
                 if line.startswith("id: "):
@@ -80,7 +83,7 @@ class Listening:
         raise EOFError
 
     async def to_the_end(self) -> list[str]:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             return [line async for line in self.lines]
 
 
@@ -153,7 +156,7 @@ async def test_a_sessions_key_hears_of_its_session_and_project_only_and_no_longe
         assert [(await notebook.next())[1]["params"]["n"] for _ in range(2)] == [2, 4]
         await stage.service.services.ledger.release(hold_id, stage.service.clock.now(), "test")
         await notebook.to_the_end()
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
         refused = await client.get(stage.url, headers={"Authorization": f"Bearer {key}"})
         forged = await client.get(stage.url, headers={"Authorization": f"Bearer {key[:-1]}A"})
     assert (refused.status_code, forged.status_code) == (401, 401)
@@ -169,6 +172,6 @@ async def test_a_token_that_is_revoked_hears_no_more(stage: Stage) -> None:
 async def test_a_stream_for_no_time_gives_what_is_there_and_ends(stage: Stage) -> None:
     await stage.tell("pi", 1)
     headers = {"Authorization": f"Bearer {stage.service.token('pi')}"}
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as client:
         answer = await client.get(stage.url + "?for_s=0", headers=headers)
     assert answer.text.count("event: notice") == 1

@@ -19,11 +19,11 @@ from tests.integration.hub_process import text_of
 from tests.integration.real_portal import RealPortal
 from tests.integration.test_real_outages import exact, in_state, open_holds, session
 from tests.people import Person
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 from tests.world import awarded_project
 
 GRACE_S = 2
-OUT_OF_REACH_S = 60.0
+OUT_OF_REACH_S = PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ async def test_a_stop_that_failed_while_nobody_could_be_told_leaves_a_session_th
         server = await pi.server("unheard")
         return server is not None and bool(server["ready"])
 
-    await eventually(back, within_s=60, what="the hub takes the session over")
+    await eventually(back, within_s=PATIENCE_S, what="the hub takes the session over")
     assert runs(record)
     assert (await session(pi, "unheard"))["state"] == "running"
     await pi.stop("unheard")

@@ -18,7 +18,7 @@ from quota.domain.hold import HoldState
 from quota.gateway.models import Limits, Models
 from tests.integration.gateway_service import Running, running_gateway, stub_model
 from tests.integration.upstream_stub import Asked, Stub, piece, report, stub_server, whole
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 PIECES = 40
@@ -106,7 +106,7 @@ async def test_the_model_server_is_told_when_the_client_leaves(tmp_path: Path, s
     stub.script = forever
     async with running_gateway(tmp_path, Models([stub_model(stub.url)])) as gateway, aiohttp.ClientSession() as http:
         await _dropped(gateway, http, 5, 0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await stub.requests[0].hung_up.wait()
 
 
@@ -123,7 +123,7 @@ async def test_a_plain_request_whose_client_leaves_is_cut_and_charged_its_prompt
 
         await eventually(arrived, within_s=60, what="the request", every_s=0.01)
         asking.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await stub.requests[0].hung_up.wait()
 
         async def recorded() -> list[dict[str, object]] | None:

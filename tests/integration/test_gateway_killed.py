@@ -27,7 +27,7 @@ from quota.store.verify import verify
 from tests.integration.gateway_service import ROOT
 from tests.integration.upstream_stub import Asked, piece, stub_server
 from tests.portal import ROOT as CLONE
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 PIECES = 60
 
@@ -76,7 +76,7 @@ async def gateway_process(folder: Path, upstream: str, *limits: str) -> AsyncIte
     argv = [sys.executable, "-m", "tests.integration.gateway_process", str(folder), upstream, *limits]
     process = await asyncio.create_subprocess_exec(*argv, cwd=CLONE, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         port, key = (await process.stdout.readline()).decode().split()
     try:
         yield Killed(int(port), key, process)
@@ -100,9 +100,9 @@ async def test_streams_of_a_killed_gateway_are_charged_what_went_out(tmp_path: P
         async def under_way() -> bool:
             return sum(seen.pieces for seen in gateway.seen) >= count * 8
 
-        await eventually(under_way, within_s=60, what="streams in their middle", every_s=0.01)
+        await eventually(under_way, within_s=PATIENCE_S, what="streams in their middle", every_s=0.01)
         gateway.process.send_signal(signal.SIGKILL)
-        await asyncio.wait_for(asyncio.gather(*streams), 60)
+        await asyncio.wait_for(asyncio.gather(*streams), PATIENCE_S)
         await gateway.process.wait()
     database = open_database(url_for(tmp_path))
     async with LedgerStore(database) as ledger:
@@ -154,9 +154,9 @@ async def test_whoever_had_the_whole_answer_is_charged_what_it_told(tmp_path: Pa
             async def many(seen: dict[str, int] = told) -> bool:
                 return len(seen) >= 100
 
-            await eventually(many, within_s=60, what="answers", every_s=0.01)
+            await eventually(many, within_s=PATIENCE_S, what="answers", every_s=0.01)
             gateway.process.send_signal(signal.SIGKILL)
-            await asyncio.wait_for(asyncio.gather(*clients), 60)
+            await asyncio.wait_for(asyncio.gather(*clients), PATIENCE_S)
             await gateway.process.wait()
         database = open_database(url_for(folder))
         async with LedgerStore(database) as ledger:

@@ -45,7 +45,7 @@ from tests.integration.autograded import (
 )
 from tests.people import Person
 from tests.portal import ROOT, Portal
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 from tests.world import awarded_project
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -109,7 +109,7 @@ async def groups_of(person: Person) -> list[str]:
             print(f"the hub answered {status}: {user!r}")
         return user if status == 200 else None
 
-    user = await eventually(told, within_s=60, what=f"the hub tells of {person.name}")
+    user = await eventually(told, within_s=PATIENCE_S, what=f"the hub tells of {person.name}")
     return [one for one in user["groups"] if one.startswith(("formgrade-", "nbgrader-"))]
 
 
@@ -172,7 +172,7 @@ async def test_the_demo_course_is_ready_with_an_assignment_released_and_stays_as
         async def teaches() -> bool:
             return "formgrade-example" in await groups_of(teacher)
 
-        await eventually(teaches, within_s=60, what="the instructor is in the teachers' group")
+        await eventually(teaches, within_s=PATIENCE_S, what="the instructor is in the teachers' group")
         status, text = await opened(teacher, "services/example/formgrader/api/assignments")
         assert status == 200, text[:2000]
         assert (status, [(one["name"], one["status"], one["max_score"]) for one in json.loads(text)]) == (
@@ -223,7 +223,7 @@ async def test_a_kill_amid_autograding_loses_no_submission_and_every_run_is_paid
                 hold: ms // 50 for hold, ms in took_ms.items() if ms >= 50
             }
 
-        await eventually(all_paid, within_s=60, what="every run is paid once, by its runner's record")
+        await eventually(all_paid, within_s=PATIENCE_S, what="every run is paid once, by its runner's record")
         assert not _live(portal)
 
 
@@ -252,7 +252,7 @@ async def test_a_course_gets_its_groups_and_formgrader_without_a_hub_restart_and
         async def both_in() -> bool:
             return "formgrade-ml-101" in await groups_of(pi) and "nbgrader-ml-101" in await groups_of(student)
 
-        await eventually(both_in, within_s=60, what="both are in the course's groups")
+        await eventually(both_in, within_s=PATIENCE_S, what="both are in the course's groups")
         assert portal.pid("jupyterhub -f") == hub_pid
         async with pi.http.get(pi.portal.url + FORMGRADER.format("ml-101")) as asks:
             assert (asks.status, "Start formgrader" in await asks.text()) == (200, True)
@@ -273,7 +273,7 @@ async def test_a_course_gets_its_groups_and_formgrader_without_a_hub_restart_and
             found = formgrader_of(portal, "ml-101")
             return found is not None and (await opened(pi, "services/ml-101/formgrader/api/assignments"))[0] == 200
 
-        await eventually(other_answers, within_s=150, what="another formgrader answers")
+        await eventually(other_answers, within_s=PATIENCE_S, what="another formgrader answers")
 
         os.kill(portal.pid("jupyterhub -f"), signal.SIGKILL)
 
@@ -284,13 +284,13 @@ async def test_a_course_gets_its_groups_and_formgrader_without_a_hub_restart_and
                 return portal.pid("jupyterhub -f") != hub_pid and (await pi.hub("GET", "/users/pi"))[0] == 200
             return False
 
-        await eventually(hub_is_back, within_s=120, what="another hub answers")
-        await eventually(both_in, within_s=60, what="both are in the course's groups")
+        await eventually(hub_is_back, within_s=PATIENCE_S, what="another hub answers")
+        await eventually(both_in, within_s=PATIENCE_S, what="both are in the course's groups")
 
         async def answers_again() -> bool:
             return await opened(pi, "services/ml-101/formgrader/api/assignments") == (200, "[]")
 
-        await eventually(answers_again, within_s=150, what="the formgrader answers under the new hub")
+        await eventually(answers_again, within_s=PATIENCE_S, what="the formgrader answers under the new hub")
 
 
 async def test_a_formgrader_beside_the_hub_runs_no_code_and_writes_sources_only(portal: Portal) -> None:
@@ -325,7 +325,7 @@ async def test_one_person_is_a_student_here_and_an_instructor_there_and_chooses_
         async def is_both() -> bool:
             return {"formgrade-both", "nbgrader-example"} <= set(await groups_of(pi))
 
-        await eventually(is_both, within_s=60, what="pi teaches one course and takes part in the other")
+        await eventually(is_both, within_s=PATIENCE_S, what="pi teaches one course and takes part in the other")
         assert (await opened(pi, FORMGRADER.format("example")))[0] == 403
         _, listed = await pi.api("GET", "/projects")
         status, chooser = await opened(pi, "hub/spawn/pi/chosen")
@@ -354,7 +354,7 @@ async def test_at_its_end_groups_service_and_process_go_and_grades_and_data_stay
         async def teaches() -> bool:
             return "formgrade-art" in await groups_of(pi)
 
-        await eventually(teaches, within_s=60, what="pi is in the teachers' group")
+        await eventually(teaches, within_s=PATIENCE_S, what="pi is in the teachers' group")
         assert (await opened(pi, FORMGRADER.format("art")))[0] == 200
         assert "formgrader of art" in await notes_of(pi)
         ended = await commons(portal, "retire", "art")
@@ -366,14 +366,17 @@ async def test_at_its_end_groups_service_and_process_go_and_grades_and_data_stay
         running = process()
         if running is not None:
             running.kill()
-            await eventually(lambda: is_gone(running), within_s=60, what="the formgrader is dead")
+            await eventually(lambda: is_gone(running), within_s=PATIENCE_S, what="the formgrader is dead")
 
         async def answered() -> int | None:
             status, _ = await posted(pi, "hub/services/art/formgrader")
             return None if status == 503 else status  # its last threads are ending
 
         # Likely before a round of the hub's has seen the end.
-        assert (await eventually(answered, within_s=60, what="the hub has seen that it is dead"), process()) == (
+        assert (
+            await eventually(answered, within_s=PATIENCE_S, what="the hub has seen that it is dead"),
+            process(),
+        ) == (
             404,
             None,
         )
@@ -384,7 +387,7 @@ async def test_at_its_end_groups_service_and_process_go_and_grades_and_data_stay
                 "formgrade-art" not in groups and "nbgrader-art" not in groups and formgrader_of(portal, "art") is None
             )
 
-        await eventually(gone, within_s=60, what="the course is gone from the hub")
+        await eventually(gone, within_s=PATIENCE_S, what="the course is gone from the hub")
         assert (await admin.hub("GET", "/services/art"))[0] == 404
         assert "formgrader of art" not in await notes_of(pi)
         assert (await opened(pi, FORMGRADER.format("art")))[0] == 404

@@ -18,7 +18,7 @@ from quota.domain.ids import HoldId
 from quota.service.session_ports import StopOrder
 from spawners import records
 from tests.integration.hub_process import SITE, STUBS, Browser, HubProcess, until
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 HOUR_MS = 3_600_000
 OPTIONS: dict[str, Any] = {"project": "p1", "profile": "gpu1", "runtime_s": 3600}
@@ -63,7 +63,7 @@ async def gone(hub: HubProcess, hold_id: str) -> records.SessionRecord:
         record = records.read(hub.data / "sessions" / hold_id)
         return record if record.ended else None
 
-    return await eventually(look, within_s=60, what="the session ended")
+    return await eventually(look, within_s=PATIENCE_S, what="the session ended")
 
 
 async def test_a_session_is_listed_with_its_hold_and_stopped_with_its_reason(
@@ -80,7 +80,7 @@ async def test_a_session_is_listed_with_its_hold_and_stopped_with_its_reason(
     async def empty() -> bool:
         return list((await api.active_servers()).servers) == []
 
-    await eventually(empty, within_s=60, what="the hub lists nothing")
+    await eventually(empty, within_s=PATIENCE_S, what="the hub lists nothing")
     assert not await api.stop_session(order(session))
 
 
@@ -146,7 +146,7 @@ async def test_a_session_that_the_hub_lost_all_trace_of_is_taken_over_and_not_st
     async def listed() -> bool:
         return [one.hold_id for one in (await api.active_servers()).servers if one.ready] == [session]
 
-    await eventually(listed, within_s=60, what="the hub lists the session again")
+    await eventually(listed, within_s=PATIENCE_S, what="the hub lists the session again")
     assert hub.live_sessions() == [session]
     assert len(hub.quota.book.holds) == holds
     with pytest.raises(Unavailable):
@@ -174,6 +174,6 @@ async def test_a_hub_that_was_replaced_stops_nothing_and_starts_nothing(
     assert hub.live_sessions() == [session]
     hub.kill_hub()
     await asyncio.to_thread(hub.start_hub)
-    until(lambda: hub.quota.book.epoch > 2, within_s=60, what="the new hub takes an epoch")
+    until(lambda: hub.quota.book.epoch > 2, within_s=PATIENCE_S, what="the new hub takes an epoch")
     assert await api.stop_session(order(session))
     await gone(hub, session)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.fake_quota import Fault
 from tests.integration.hub_process import Browser, HubProcess, text_of, until
+from tests.waiting import PATIENCE_S
 
 HOUR_MS = 3_600_000
 OPTIONS: dict[str, Any] = {"project": "p1", "profile": "gpu1", "runtime_s": 7200}
@@ -46,7 +47,7 @@ def book(hub: HubProcess) -> Iterator[None]:
 
 
 def no_open_hold(hub: HubProcess) -> None:
-    until(lambda: not hub.quota.book.open_holds(), within_s=60, what="every hold was given back")
+    until(lambda: not hub.quota.book.open_holds(), within_s=PATIENCE_S, what="every hold was given back")
 
 
 def test_a_refusal_shows_its_reason_on_the_api(pi: Browser) -> None:
@@ -76,15 +77,19 @@ def test_a_refusal_still_shows_its_reason_at_the_next_visit(pi: Browser) -> None
 
 
 def test_a_refusal_that_takes_its_time_shows_its_reason_after_the_pending_page(hub: HubProcess, pi: Browser) -> None:
-    hub.quota.book.holds_fault, hub.quota.book.slow_s = Fault.SLOW, 1.5
-    pending = pi.choose(FORM)
-    assert "spawn-pending" in str(pending.url)
-    assert "Checking the balance" in pending.text
+    asking = hub.data / "asking"
+    asking.touch()
+    try:
+        pending = pi.choose(FORM)
+        assert "spawn-pending" in str(pending.url)
+        assert "Checking the balance" in pending.text
+    finally:
+        asking.unlink()
 
     def refused() -> bool:
         return REASON in text_of(pi.http.get("/hub/spawn-pending/pi").text)
 
-    until(refused, within_s=60, what="the pending page says why")
+    until(refused, within_s=PATIENCE_S, what="the pending page says why")
 
 
 def test_a_project_of_others_pays_nothing(hub: HubProcess, pi: Browser) -> None:
@@ -98,18 +103,21 @@ def test_a_project_of_others_pays_nothing(hub: HubProcess, pi: Browser) -> None:
 def test_while_the_quota_service_fails_nothing_starts_and_no_hold_stays(
     hub: HubProcess, pi: Browser, fault: Fault
 ) -> None:
+    before = set(hub.quota.book.holds)
     hub.quota.book.holds_fault, hub.quota.book.slow_s = fault, 6.0
     answer = pi.start({**OPTIONS, "runtime_s": 60})
     if answer.status_code == 202:  # the hub answers before the deadline of a silent service
-        until(lambda: pi.server() is None, within_s=60, what="the start was refused")
+        until(lambda: pi.server() is None, within_s=PATIENCE_S, what="the start was refused")
         page = pi.http.get("/user/pi/").text
     else:
         assert answer.status_code == 503
         page = answer.json()["message"]
     assert "The quota service cannot be reached, so nothing was started and nothing is charged." in page
     hub.quota.book.holds_fault = Fault.NONE
-    if fault is not Fault.SLOW:  # a hold that comes after its hint is the reconciliation's to find
-        no_open_hold(hub)
+    if fault is Fault.SLOW:  # a hold that comes after its hint is the reconciliation's to find
+        until(lambda: set(hub.quota.book.holds) - before, within_s=PATIENCE_S, what="the late hold")
+        hub.quota.book.ended += [(late, "reconciled") for late in set(hub.quota.book.holds) - before]
+    no_open_hold(hub)
 
 
 @pytest.mark.parametrize(
@@ -193,22 +201,24 @@ def test_starts_that_were_refused_take_no_place_and_whoever_uses_all_is_told_so(
         answer = pi.start(OPTIONS, f"refused-{number}")
         assert (answer.status_code, REASON in answer.json()["message"]) == (402, True)
     hub.quota.book.available = {"p1": 100 * HOUR_MS}
-    (hub.data / "pause").touch()  # these are on their way until they are stopped
+    pause = hub.data / "pause"
+    pause.touch()  # these are on their way until they are stopped
     names = [f"busy-{number}" for number in range(4)]
-    with ThreadPoolExecutor(len(names)) as threads:
-        assert {"spawn-pending" in str(one.url) for one in threads.map(lambda name: pi.choose(FORM, name), names)} == {
-            True
-        }
-    words = "You have 5 sessions, as many as this portal allows. Stop one first."
-    answer = pi.start(OPTIONS, "one-more")
-    assert (answer.status_code, answer.json()["message"]) == (409, words)
-    page = pi.http.get("/hub/spawn/pi/one-more")
-    assert (page.status_code, words in text_of(page.text)) == (409, True)
-    with ThreadPoolExecutor(len(names)) as threads:
-        stops = threads.map(lambda name: pi.api("DELETE", f"/users/pi/servers/{name}").status_code, names)
-        assert set(stops) <= {202, 204}
-    no_open_hold(hub)
-    (hub.data / "pause").unlink()
+    try:
+        with ThreadPoolExecutor(len(names)) as threads:
+            pages = threads.map(lambda name: pi.choose(FORM, name), names)
+            assert {"spawn-pending" in str(one.url) for one in pages} == {True}
+        words = "You have 5 sessions, as many as this portal allows. Stop one first."
+        answer = pi.start(OPTIONS, "one-more")
+        assert (answer.status_code, answer.json()["message"]) == (409, words)
+        page = pi.http.get("/hub/spawn/pi/one-more")
+        assert (page.status_code, words in text_of(page.text)) == (409, True)
+        with ThreadPoolExecutor(len(names)) as threads:
+            stops = threads.map(lambda name: pi.api("DELETE", f"/users/pi/servers/{name}").status_code, names)
+            assert set(stops) <= {202, 204}
+        no_open_hold(hub)
+    finally:
+        pause.unlink()
 
 
 def test_nothing_here_was_an_accident(hub: HubProcess) -> None:

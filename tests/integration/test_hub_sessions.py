@@ -12,6 +12,7 @@ import pytest
 from spawners import processes, records
 from tests.integration.fake_quota import Fault
 from tests.integration.hub_process import SITE, STUBS, Browser, HubProcess, until
+from tests.waiting import PATIENCE_S
 
 HOUR_MS = 3_600_000
 OPTIONS: dict[str, Any] = {"project": "p1", "profile": "gpu1", "runtime_s": 3600}
@@ -72,18 +73,18 @@ def test_two_sessions_are_two_holds_and_survive_hub_and_proxy(hub: HubProcess) -
     # A proxy that is killed has its routes back within 15 s.
     hub.kill_proxy()
     hub.start_proxy()
-    until(lambda: answers(hub, pi, "/user/pi/"), within_s=60, what="the route to the notebook is back")
-    until(lambda: answers(hub, pi, "/user/pi/s-2/"), within_s=60, what="the route to the second one is back")
+    until(lambda: answers(hub, pi, "/user/pi/"), within_s=PATIENCE_S, what="the route to the notebook is back")
+    until(lambda: answers(hub, pi, "/user/pi/s-2/"), within_s=PATIENCE_S, what="the route to the second one is back")
     gateway = httpx.get(f"{hub.url}services/gateway/v1/models", timeout=60)
     assert "X-JupyterHub-Version" not in gateway.headers  # the hub itself is not who answers
 
     # Stopping one gives a hint for its hold only; the other goes on.
     first = next(hold_id for hold_id, hold in book.holds.items() if hold["server_name"] == "")
     pi.stop()
-    until(lambda: first in {hold_id for hold_id, _ in book.ended}, within_s=60, what="the hint")
+    until(lambda: first in {hold_id for hold_id, _ in book.ended}, within_s=PATIENCE_S, what="the hint")
     assert hub.live_sessions() == [hold_id for hold_id in book.holds if hold_id != first]
     pi.stop("s-2")
-    until(lambda: not book.open_holds(), within_s=60, what="both hints")
+    until(lambda: not book.open_holds(), within_s=PATIENCE_S, what="both hints")
     assert hub.live_sessions() == []
 
 
@@ -93,12 +94,12 @@ def test_a_hub_killed_between_hold_and_start_leaves_nothing_running(hub: HubProc
     pause.touch()
     before = set(book.holds)
     assert researcher.start(OPTIONS).status_code in (201, 202)
-    until(lambda: set(book.holds) - before, within_s=60, what="the hold is placed")
+    until(lambda: set(book.holds) - before, within_s=PATIENCE_S, what="the hold is placed")
     hub.kill_hub()
     pause.unlink()
     (orphan,) = set(book.holds) - before
     hub.start_hub()
-    until(lambda: researcher.server() is None, within_s=60, what="the hub knows that nothing runs")
+    until(lambda: researcher.server() is None, within_s=PATIENCE_S, what="the hub knows that nothing runs")
     assert hub.live_sessions() == []
     assert not (hub.data / "sessions" / orphan).exists()
 
@@ -120,7 +121,7 @@ def test_a_hub_killed_between_hold_and_start_leaves_nothing_running(hub: HubProc
     assert set(book.holds) - before == {orphan, fresh}
     assert hub.live_sessions() == [fresh]
     researcher.stop()
-    until(lambda: fresh in {hold_id for hold_id, _ in book.ended}, within_s=60, what="the hint")
+    until(lambda: fresh in {hold_id for hold_id, _ in book.ended}, within_s=PATIENCE_S, what="the hint")
     assert hub.live_sessions() == []
 
 
@@ -133,6 +134,6 @@ def test_a_start_cancelled_while_it_is_pending_gives_its_hold_back(hub: HubProce
         pi.stop("s-3")
     finally:
         book.holds_fault = Fault.NONE
-    until(lambda: set(book.holds) - before, within_s=60, what="the slow hold is placed")
-    until(lambda: not set(book.open_holds()) - before, within_s=60, what="it is given back")
+    until(lambda: set(book.holds) - before, within_s=PATIENCE_S, what="the slow hold is placed")
+    until(lambda: not set(book.open_holds()) - before, within_s=PATIENCE_S, what="it is given back")
     assert hub.live_sessions() == []

@@ -21,7 +21,7 @@ import pytest
 
 from tests.people import Kernel, Person
 from tests.portal import ROOT, Portal
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 from tests.world import awarded_project
 
 IDLE_S, KEEP_S, WORK_S = 3, 3, 5
@@ -71,7 +71,7 @@ async def ended(person: Person, server: str) -> dict[str, Any]:
         found = await session(person, server)
         return found if found["state"] == "settled" else None
 
-    return await eventually(over, within_s=60, what=f"{server} is over")
+    return await eventually(over, within_s=PATIENCE_S, what=f"{server} is over")
 
 
 async def shown(person: Person, kernel: Kernel) -> dict[str, Any]:
@@ -107,7 +107,7 @@ async def test_work_keeps_a_session_an_open_page_does_not_and_keeping_alive_is_h
         async def busy() -> bool:
             return bool((await shown(pi, worker))["execution_state"] == "busy")
 
-        await eventually(busy, within_s=60, what="the worker works")
+        await eventually(busy, within_s=PATIENCE_S, what="the worker works")
         os.kill(culler, signal.SIGCONT)
 
         how = await ended(pi, "kept")

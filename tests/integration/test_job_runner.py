@@ -22,6 +22,7 @@ from spawners import job_runner, processes
 from spawners.job_spec import RUNNER
 from tests.integration.hub_process import until
 from tests.ports import free_port
+from tests.waiting import PATIENCE_S
 
 PROGRAM = """
 import os, signal, socket, subprocess, sys, time
@@ -108,7 +109,7 @@ class JobUnderTest:
             )
         return self
 
-    def wait(self, within_s: float = 15) -> int:
+    def wait(self, within_s: float = PATIENCE_S) -> int:
         assert self.process is not None
         return self.process.wait(within_s)
 
@@ -130,7 +131,7 @@ class JobUnderTest:
         return sorted(processes.descendants(self.process.pid))
 
     def environment(self) -> dict[str, str]:
-        lines = until(lambda: (self.home / "environment").exists(), within_s=60, what="the program runs")
+        lines = until(lambda: (self.home / "environment").exists(), within_s=PATIENCE_S, what="the program runs")
         assert lines
         return dict(line.split("=", 1) for line in (self.home / "environment").read_text().splitlines())
 
@@ -139,7 +140,7 @@ class JobUnderTest:
             for pid in [*self.programs(), self.process.pid]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(PATIENCE_S)
 
 
 @pytest.fixture
@@ -162,21 +163,21 @@ def soon_ms(seconds: float) -> int:
 
 
 def reached(job: JobUnderTest, look: Callable[[], object], what: str) -> None:
-    until(lambda: bool(look()), within_s=60, what=what)
+    until(lambda: bool(look()), within_s=PATIENCE_S, what=what)
 
 
 def test_the_port_is_told_once_the_session_listens_with_its_own_credential(job: JobUnderTest, hub: FakeHub) -> None:
     hub.refuse_first = 2
     job.start()
     reached(job, lambda: hub.ports, "the port is told")
-    with socket.create_connection(("127.0.0.1", hub.ports[0]), timeout=5):
+    with socket.create_connection(("127.0.0.1", hub.ports[0]), timeout=PATIENCE_S):
         pass
     assert hub.credentials == {"token t0"}
     environment = job.environment()
     assert environment["JUPYTERHUB_SERVICE_URL"] == f"http://127.0.0.1:{hub.ports[0]}/user/ada/"
     assert "COMMONS_JOB" not in environment
     assert job.folder.stat().st_mode & 0o777 == 0o700
-    assert abs(job.deadline_ms - soon_ms(600)) < 15_000
+    assert abs(job.deadline_ms - soon_ms(600)) < 60_000
     assert job.process
     job.process.terminate()
     assert job.wait() == 128 + signal.SIGTERM
@@ -198,12 +199,12 @@ def test_without_its_gpus_nothing_is_started(job: JobUnderTest, devices: str, st
 
 def test_the_deadline_is_kept_while_nobody_else_is_there_and_the_kill_follows_the_grace(job: JobUnderTest) -> None:
     job.url = f"http://127.0.0.1:{free_port()}/"
-    job.start("deaf", deadline_ms=soon_ms(2), grace_s=2)
-    reached(job, lambda: job.programs(), "the program runs")
-    began = time.time()
-    assert job.wait(30) == 128 + signal.SIGKILL
-    assert time.time() * 1000 >= job.deadline_ms + 2000
-    assert time.time() - began < 20
+    job.start("deaf", deadline_ms=soon_ms(3600), grace_s=2)
+    job.environment()  # which it writes once it is deaf
+    due_ms = soon_ms(2)
+    (job.folder / "deadline").write_text(f"{due_ms}\n")
+    assert job.wait() == 128 + signal.SIGKILL
+    assert time.time() * 1000 >= due_ms + 2000
 
 
 def test_an_extension_at_the_hub_moves_the_deadline_on_disk_before_it_is_acted_on(
@@ -228,7 +229,7 @@ def test_slurms_own_limit_counts_where_the_hub_is_away(job: JobUnderTest) -> Non
     job.url = f"http://127.0.0.1:{free_port()}/"
     job.start(deadline_ms=soon_ms(2), environment={"PATH": f"{squeue.parent}:{os.environ['PATH']}"})
     expected_ms = soon_ms(26 * 3600 + 2 * 60)  # what is left, without the margin of 90 s
-    reached(job, lambda: abs(job.deadline_ms - expected_ms) < 20_000, "Slurm's limit is on disk")
+    reached(job, lambda: abs(job.deadline_ms - expected_ms) < 60_000, "Slurm's limit is on disk")
     assert job.running
 
 

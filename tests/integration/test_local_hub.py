@@ -17,12 +17,13 @@ from typing import Any
 
 import httpx
 import pytest
-from jupyterhub.utils import random_port
 
 from spawners import processes, records
 from spawners.records import EndReason, SessionRecord
 from spawners.session_traits import HOLD_VARIABLE
 from tests.integration.test_local_runner import ROOT, eventually, gone
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S
 
 CONFIG = """
 import os
@@ -79,7 +80,7 @@ class RealHub:
 
     def __init__(self, data: Path) -> None:
         self.data = data
-        self.port = random_port()
+        self.port = free_port()
         self.log = data / "hub.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.api = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/hub/api", timeout=60)
@@ -91,7 +92,7 @@ class RealHub:
             "TEST_DATA": str(data),
             "TEST_TOKEN": credential,
             "TEST_HUB_PORT": str(self.port),
-            "TEST_PUBLIC_PORT": str(random_port()),
+            "TEST_PUBLIC_PORT": str(free_port()),
             "CONFIGPROXY_AUTH_TOKEN": "hub-secret",
         }
 
@@ -99,7 +100,7 @@ class RealHub:
         command = [sys.executable, "-m", "jupyterhub", "-f", str(self.data / "config.py")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
-        eventually(self._up, within_s=60)
+        eventually(self._up)
 
     def _up(self) -> bool:
         assert self.process is not None
@@ -120,7 +121,7 @@ class RealHub:
             server = self.server(name)
             return server if server is not None and server["ready"] else None
 
-        return eventually(look, within_s=90)
+        return eventually(look)
 
     def server(self, name: str = "") -> dict[str, Any] | None:
         answer = self.api.get("/users/ada")
@@ -193,7 +194,7 @@ def test_a_notebook_outlives_killed_hubs_and_stops_for_certain(hub: RealHub) -> 
     before = hub.ready()
     record = hub.record("h0")
     notebook = httpx.Client(
-        base_url=f"http://127.0.0.1:{record.port}/user/ada/api", headers=hub.api.headers, timeout=30
+        base_url=f"http://127.0.0.1:{record.port}/user/ada/api", headers=hub.api.headers, timeout=PATIENCE_S
     )
     kernel = notebook.post("/kernels", json={}).json()["id"]
     assert processes.environment(record.child_pid)["COMMONS_PROJECT"] == "p1"
@@ -219,7 +220,7 @@ def test_a_notebook_outlives_killed_hubs_and_stops_for_certain(hub: RealHub) -> 
     assert hub.server_tokens() == 1
 
     assert hub.api.delete("/users/ada/server").status_code in (202, 204)
-    eventually(lambda: hub.server() is None, within_s=60)
+    eventually(lambda: hub.server() is None)
     assert hub.record("h0").end_reason is EndReason.STOPPED
     assert all(gone(pid) for pid in children)
     assert hub.server_tokens() == 0
@@ -234,7 +235,7 @@ def test_the_hub_notices_that_a_named_server_ended_by_itself(hub: RealHub) -> No
     assert found is not None
     hold_id = found.hold_id
     os.kill(found.child_pid, signal.SIGTERM)
-    eventually(lambda: not (hub.server("second") or {}).get("ready"), within_s=60)
+    eventually(lambda: not (hub.server("second") or {}).get("ready"))
     record = eventually(lambda: hub.record(hold_id) if hub.record(hold_id).ended else None)
     assert record.end_reason is EndReason.EXITED
 
@@ -242,7 +243,7 @@ def test_the_hub_notices_that_a_named_server_ended_by_itself(hub: RealHub) -> No
 def test_a_hub_killed_in_the_middle_of_a_start_takes_the_session_up(hub: RealHub) -> None:
     with ThreadPoolExecutor(1) as pool:
         request = pool.submit(hub.api.post, "/users/ada/servers/third", json=OPTIONS)
-        record = eventually(lambda: hub.find("third"), within_s=60)
+        record = eventually(lambda: hub.find("third"))
         hub.kill()
         with contextlib.suppress(httpx.TransportError):
             request.result()
@@ -250,6 +251,6 @@ def test_a_hub_killed_in_the_middle_of_a_start_takes_the_session_up(hub: RealHub
     hub.ready("third")
     assert records.is_alive(record)
     assert hub.api.delete("/users/ada/servers/third").status_code in (202, 204)
-    eventually(lambda: not (hub.server("third") or {}).get("ready"), within_s=60)
+    eventually(lambda: not (hub.server("third") or {}).get("ready"))
     assert eventually(lambda: (hub.find("third") or record).end_reason) is EndReason.STOPPED
     assert hub.server_tokens() == 0

@@ -22,6 +22,7 @@ from spawners.resources import ResourceRequest
 from spawners.session_traits import HOLD_VARIABLE
 from spawners.settings import load
 from tests.integration.test_local_runner import DEAF, FOREVER, GARBAGE, ROOT, WITH_KERNEL, eventually, gone, now_ms
+from tests.waiting import PATIENCE_S
 
 
 class Hub:
@@ -228,7 +229,7 @@ async def test_a_start_whose_runner_fails_is_refused_and_leaves_no_folder(hub: H
 
 
 async def test_a_deadline_set_by_admission_stops_the_session(hub: Hub) -> None:
-    spawner = hub.spawner(deadline_ms=now_ms() + 1000)
+    spawner = hub.spawner(deadline_ms=now_ms() + 8000)
     await spawner.start()
     await asyncio.to_thread(eventually, lambda: hub.record().ended)
     assert hub.record().end_reason is EndReason.DEADLINE
@@ -236,10 +237,14 @@ async def test_a_deadline_set_by_admission_stops_the_session(hub: Hub) -> None:
 
 
 async def test_a_session_that_was_told_to_end_takes_no_later_deadline(hub: Hub) -> None:
-    spawner = hub.spawner(code=DEAF, deadline_ms=now_ms() + 500)
+    spawner = hub.spawner(code=DEAF)
     await spawner.start()
+    log = hub.data / "sessions" / "h1" / records.LOG
+    await asyncio.to_thread(eventually, lambda: "deaf" in log.read_text())
+    due_ms = now_ms() + 3000
+    await spawner.set_deadline(due_ms)
     assert await spawner.poll() is None
-    await asyncio.to_thread(eventually, lambda: now_ms() > spawner.deadline_ms)
+    await asyncio.to_thread(eventually, lambda: now_ms() > due_ms)
     with pytest.raises(DeadlineRefused):
         await spawner.set_deadline(now_ms() + 3_600_000)
 
@@ -277,7 +282,7 @@ def test_the_settings_check_names_what_is_wrong_and_exits_2(tmp_path: Path) -> N
         env={"COMMONS_PORTAL_FILE": str(file)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert run.returncode == 2

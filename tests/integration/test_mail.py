@@ -51,7 +51,7 @@ class Post:
         fields = {"server": "127.0.0.1", "port": smtp.port, "security": "none", "sender": SENDER, **table}
         self.table = MailTable.model_validate(fields)
 
-    def mailer(self, password: str = "", *, deadline_s: float = 10) -> Mailer:
+    def mailer(self, password: str = "", *, deadline_s: float = 60) -> Mailer:
         """A mailer as a process has one after its start: it remembers nothing."""
         server = SmtpServer(self.table, password, deadline_s=deadline_s)
         return Mailer(self.services, server, translator, LEAD, Pauses(idle_s=0.05, first_s=0.05, longest_s=0.2))
@@ -145,7 +145,7 @@ async def test_a_mail_server_killed_mid_queue_loses_no_notice_and_duplicates_sha
             await grown(smtp, by=chance.randint(1, count // (kills + 1)))
             smtp.kill()
             smtp.start()
-        await asyncio.wait_for(sending, 120)
+        await asyncio.wait_for(sending, 240)
     finally:
         sending.cancel()
         smtp.kill()

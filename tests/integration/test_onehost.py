@@ -15,6 +15,7 @@ import pytest
 from spawners import processes
 from tests.portal import ROOT, Portal
 from tests.ports import free_port
+from tests.waiting import PATIENCE_S
 
 
 def test_the_ready_file_names_addresses_and_sign_ins(portal: Portal) -> None:
@@ -46,7 +47,9 @@ def test_only_the_loopback_is_listened_on(portal: Portal) -> None:
 
 def test_a_connection_that_was_idle_longer_than_clients_keep_one_still_takes_a_request(portal: Portal) -> None:
     """Who uses it lets go after 5 s (Python) or 60 s (nginx); where this side closed then, a request sent in that moment was lost."""
-    kept = [HTTPConnection("127.0.0.1", port, timeout=30) for port in (portal.port, portal.inner_ports["quota"])]
+    kept = [
+        HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S) for port in (portal.port, portal.inner_ports["quota"])
+    ]
     with contextlib.ExitStack() as ends:
         for _ in range(2):
             for one in kept:
@@ -62,7 +65,7 @@ def test_a_connection_that_was_idle_longer_than_clients_keep_one_still_takes_a_r
 def test_a_second_up_on_the_same_data_says_where_the_first_runs(portal: Portal) -> None:
     argv = [sys.executable, "-m", "deploy.onehost.up", "--data", str(portal.data)]
     argv += ["--port", str(free_port()), "--no-model"]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(f"commons: already running at {portal.url}")
     assert done.stderr.count("\n") == 1
@@ -76,7 +79,7 @@ def test_a_program_that_cannot_start_is_named_with_the_end_of_its_log(tmp_path: 
         with pytest.raises(AssertionError, match="quota does not start; its log:"):
             broken.up()
         assert broken.launcher is not None
-        assert broken.launcher.wait(30) == 1
+        assert broken.launcher.wait(PATIENCE_S) == 1
     finally:
         broken.down()
     assert broken.processes() == {}

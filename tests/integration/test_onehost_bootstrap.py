@@ -14,6 +14,7 @@ import pytest
 
 from deploy.onehost.bootstrap import Environment, prepare
 from deploy.onehost.console import CannotGoOn, Progress, Step, run_step
+from tests.waiting import PATIENCE_S
 
 PYTHON = """#!/bin/sh
 [ "$1" = -c ] && exit 0
@@ -108,7 +109,7 @@ def test_a_second_command_waits_for_the_first(clone: Clone, capsys: pytest.Captu
         second.join(0.3)
         assert second.is_alive()
         assert clone.calls_file.read_text() == ""
-    second.join(30)
+    second.join(PATIENCE_S)
     assert "uv run.txt" in clone.calls_file.read_text()
     assert "another ./commons prepares this clone" in capsys.readouterr().out
 
@@ -130,5 +131,5 @@ def test_an_interrupted_step_ends_what_its_program_started(tmp_path: Path) -> No
     watcher.start()
     with pytest.raises(CannotGoOn, match="interrupted"):
         run_step(step, Progress())
-    watcher.join(10)
+    watcher.join(PATIENCE_S)
     assert not watcher.is_alive()

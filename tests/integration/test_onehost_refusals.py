@@ -19,13 +19,20 @@ from spawners import processes, records
 from spawners.records import SessionRecord
 from tests.portal import ROOT
 from tests.ports import free_port
+from tests.waiting import PATIENCE_S
 
 
 def up(data: Path, port: int, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the launcher itself (what it needs is installed: these tests run in it)."""
     argv = [sys.executable, "-m", "deploy.onehost.up", "--data", str(data), "--port", str(port), "--no-model"]
     return subprocess.run(
-        argv, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
+        argv,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
 
 

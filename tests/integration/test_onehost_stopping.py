@@ -22,6 +22,7 @@ from spawners import records
 from spawners.records import EndReason, Order
 from tests.portal import ROOT
 from tests.ports import free_port
+from tests.waiting import PATIENCE_S
 
 
 class Wire:
@@ -94,7 +95,7 @@ def runner(data: DataFolder) -> Iterator[Path]:
     (folder / records.ENVIRONMENT).write_text("{}")
     argv = [sys.executable, "-m", "spawners.runner", str(folder)]
     with subprocess.Popen(argv, cwd=ROOT, start_new_session=True) as process:
-        end_s = time.monotonic() + 20
+        end_s = time.monotonic() + PATIENCE_S
         while not live_runners(data.sessions):
             assert time.monotonic() < end_s, "the runner wrote no record"
             time.sleep(0.05)

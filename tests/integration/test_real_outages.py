@@ -19,13 +19,13 @@ from spawners.records import EndReason
 from tests.integration.real_portal import RealPortal, full
 from tests.people import Person
 from tests.ports import free_port
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 from tests.world import awarded_project
 
 pytestmark = pytest.mark.timeout(int(full(300, 3000)))
 KILLS = int(full(2, 50))
 DARK_S = full(2, 180)
-AWAY_S, RUNTIME_S = full(5, 1200), int(full(3, 600))
+AWAY_S, RUNTIME_S = full(20, 1200), int(full(15, 600))
 SILENT_S = full(0, 600)
 
 
@@ -75,7 +75,7 @@ async def in_state(pi: Person, server: str, state: str) -> dict[str, Any]:
             return None
         return found if found["state"] == state else None
 
-    return await eventually(look, within_s=60, what=f"{server} is {state}")
+    return await eventually(look, within_s=PATIENCE_S, what=f"{server} is {state}")
 
 
 async def exact(portal: RealPortal, pi: Person, server: str) -> dict[str, Any]:
@@ -100,7 +100,7 @@ async def test_a_hub_killed_between_hold_and_start_again_and_again_leaves_no_orp
         async def placed(before: int = holds) -> bool:
             return await asyncio.to_thread(all_holds, portal) > before
 
-        await eventually(placed, within_s=60, what="the hold stands", every_s=0.05)
+        await eventually(placed, within_s=PATIENCE_S, what="the hold stands", every_s=0.05)
         portal.kill_hub()
         (portal.data / "pause").unlink()
         await asyncio.to_thread(portal.start_hub)
@@ -110,7 +110,7 @@ async def test_a_hub_killed_between_hold_and_start_again_and_again_leaves_no_orp
         await asyncio.to_thread(portal.reconcile)
         return await asyncio.to_thread(open_holds, portal) == 0
 
-    await eventually(closed, within_s=90, what="no hold is open", every_s=1)
+    await eventually(closed, within_s=PATIENCE_S, what="no hold is open", every_s=1)
     status, listed = await pi.api("GET", "/sessions")
     killed = [one for one in listed["sessions"] if one["server_name"].startswith("killed-")]
     assert len(killed) == KILLS
@@ -150,7 +150,7 @@ async def test_while_the_quota_service_is_away_a_deadline_is_kept_and_the_bill_i
     async def over() -> bool:
         return portal.record(hold_id).ended
 
-    await eventually(over, within_s=90, what="the session ended by itself")
+    await eventually(over, within_s=PATIENCE_S, what="the session ended by itself")
     await asyncio.to_thread(portal.start_quota)
     found = await exact(portal, pi, "late")
     record = portal.record(hold_id)
@@ -174,7 +174,7 @@ async def test_a_meter_that_is_silent_while_a_session_runs_bills_the_exact_gap_l
         async def went_on() -> bool:  # a proof of life that no meter saw
             return portal.record(hold_id).last_alive_ms > max(alive, portal.record(hold_id).started_at_ms)
 
-        await eventually(went_on, within_s=60, what="the session lives on")
+        await eventually(went_on, within_s=PATIENCE_S, what="the session lives on")
     finally:
         portal.silence_quota(False)
 
@@ -183,7 +183,7 @@ async def test_a_meter_that_is_silent_while_a_session_runs_bills_the_exact_gap_l
         found = await asyncio.to_thread(billed, portal, hold_id)
         return found if len(found) > len(before) else None
 
-    after = await eventually(caught_up, within_s=60, what="the gap is billed")
+    after = await eventually(caught_up, within_s=PATIENCE_S, what="the gap is billed")
     started_us = portal.record(hold_id).started_at_ms * 1000
     seen_us = before[-1][1] if before else started_us
     gap = after[len(before)]
@@ -210,7 +210,7 @@ async def test_a_rescue_session_starts_without_the_quota_service_and_is_counted_
     async def refused() -> bool:
         return (await pi.server("costs") or {"pending": None})["pending"] is None
 
-    await eventually(refused, within_s=60, what="what costs is refused")
+    await eventually(refused, within_s=PATIENCE_S, what="what costs is refused")
     assert portal.live_sessions() == []
     await pi.start(project, profile="rescue", runtime_s=3600, server="rescue")
     hold_id = portal.live_sessions()[0]
@@ -239,7 +239,7 @@ async def test_of_two_hubs_by_mistake_the_stale_one_gets_409_and_stops_nothing(
         stale = f"http://127.0.0.1:{portal.hub_port}/hub/api"
         order = {"hold_id": hold_id, "reason": "idle", "grace_s": 1}
 
-        async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
+        async with httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False) as http:
 
             async def took_over() -> bool:
                 epochs = [
@@ -248,7 +248,7 @@ async def test_of_two_hubs_by_mistake_the_stale_one_gets_409_and_stops_nothing(
                 ]
                 return None not in epochs and epochs[1] == epochs[0] + 1
 
-            await eventually(took_over, within_s=60, what="the second hub has the newer epoch")
+            await eventually(took_over, within_s=PATIENCE_S, what="the second hub has the newer epoch")
             by_service = await http.post(f"{stale}/commons/sessions/pi/fenced/stop", json=order, headers=service)
             assert by_service.status_code == 409
             by_owner = await http.delete(f"{stale}/users/pi/servers/fenced", headers=token)

@@ -15,10 +15,12 @@ from deploy.onehost.ports import is_free
 from tests.integration.bills import session_record, settled_charge
 from tests.people import Kernel, Person
 from tests.portal import Portal
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 from tests.world import awarded_project
 
-# What is killed, and within how many seconds everything answers again: a supervisor comes back with all that it supervises.
+# What is killed, and within how many seconds everything answers again: a supervisor comes back with all that it supervises. That
+# promise is for a machine that does nothing else (--full).
+FULL = os.environ.get("COMMONS_FULL") == "1"
 PROGRAMS = {
     "jupyterhub_config.py": 15,
     "configurable-http-proxy": 15,
@@ -59,7 +61,11 @@ async def test_a_notebook_survives_the_death_of_every_program_and_is_charged_onc
             except (OSError, AssertionError, TimeoutError, aiohttp.ClientError):
                 return False
 
-        await eventually(answers, within_s=back_within_s, what=f"everything answers after the death of {marker}")
+        await eventually(
+            answers,
+            within_s=back_within_s if FULL else PATIENCE_S,
+            what=f"everything answers after the death of {marker}",
+        )
     await pi.stop()
     charged = await settled_charge(pi, project)
     record = await session_record(pi)

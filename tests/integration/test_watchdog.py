@@ -14,6 +14,7 @@ from spawners import deadlines, processes
 from spawners.deadlines import Deadline
 from spawners.watchdog import Watchdog
 from tests.integration.test_local_runner import DEAF, FOREVER, ROOT, eventually
+from tests.waiting import PATIENCE_S
 
 Sleeper = Callable[[str], subprocess.Popen[str]]
 
@@ -62,7 +63,7 @@ def test_a_session_ends_at_its_deadline_and_its_file_goes_once_it_is_gone(watchd
     process = sleeper(FOREVER)
     began_ms = now_ms()
     deadlines.write(watchdog, Deadline("hold-1", "process", target(process), began_ms + 500))
-    assert process.wait(15) == -15
+    assert process.wait(PATIENCE_S) == -15
     assert now_ms() >= began_ms + 500
     eventually(lambda: deadlines.read(watchdog, "hold-1") is None)
 
@@ -71,16 +72,16 @@ def test_a_deaf_session_is_killed_after_the_grace_and_not_before(watchdog: Path,
     process = sleeper(DEAF)
     deadline_ms = now_ms()
     deadlines.write(watchdog, Deadline("hold-1", "process", target(process), deadline_ms, grace_s=2))
-    assert process.wait(15) == -9
+    assert process.wait(PATIENCE_S) == -9
     assert now_ms() >= deadline_ms + 2000
 
 
 def test_an_extension_is_followed(watchdog: Path, sleeper: Sleeper) -> None:
     process = sleeper(FOREVER)
-    deadlines.write(watchdog, Deadline("hold-1", "process", target(process), now_ms() + 700))
+    deadlines.write(watchdog, Deadline("hold-1", "process", target(process), now_ms() + 5000))
     deadlines.write(watchdog, Deadline("hold-1", "process", target(process), now_ms() + 3_600_000))
-    deadlines.write(watchdog, Deadline("hold-2", "process", target(other := sleeper(FOREVER)), now_ms() + 1500))
-    assert other.wait(15) == -15  # the watchdog has looked since
+    deadlines.write(watchdog, Deadline("hold-2", "process", target(other := sleeper(FOREVER)), now_ms() + 6500))
+    assert other.wait(PATIENCE_S) == -15  # the watchdog has looked since
     assert process.poll() is None
 
 
@@ -88,7 +89,7 @@ def test_a_watchdog_that_was_killed_goes_on_where_it_was(tmp_path: Path, sleeper
     process = sleeper(DEAF)
     deadlines.write(tmp_path, Deadline("hold-1", "process", target(process), now_ms() - 10_000, grace_s=5))
     Watchdog(tmp_path).tick()
-    assert process.wait(15) == -9
+    assert process.wait(PATIENCE_S) == -9
 
 
 def test_a_changed_wall_clock_moves_no_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +107,7 @@ def test_one_unreadable_deadline_keeps_no_other_from_being_met(tmp_path: Path, s
     process = sleeper(FOREVER)
     deadlines.write(tmp_path, Deadline("hold-2", "process", target(process), now_ms()))
     Watchdog(tmp_path).tick()
-    assert process.wait(15) == -15
+    assert process.wait(PATIENCE_S) == -15
     assert set(deadlines.hold_ids(tmp_path)) == {"hold-0", "hold-1", "hold-2"}
 
 

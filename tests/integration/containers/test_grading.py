@@ -16,13 +16,16 @@ from spawners import container_spec as spec
 from spawners import grading_spec
 from spawners.grading_settings import GradingTable
 from spawners.settings import load
+from tests.engine.container_portal import ContainerPortal
 from tests.engine.site import ContainerSite
 from tests.integration.exchange_process import ExchangeProcess
 from tests.integration.hostile_submissions import HOSTILE, QUICK, score_only_what_is_right
 from tests.integration.paid_course import PaidCourse, container_grading
+from tests.waiting import PATIENCE_S
 
 FULL = os.environ.get("COMMONS_FULL") == "1"
 NAMES = tuple(HOSTILE) if FULL else QUICK
+TOLD_LATER_MS = ContainerPortal.told_later_ms
 
 
 def table_of(site: ContainerSite) -> tuple[GradingTable, str]:
@@ -59,7 +62,7 @@ def lived_ms(site: ContainerSite) -> dict[str, int]:
     return {hold_id: at["die"] - at["start"] for hold_id, at in found.items() if len(at) == 2}
 
 
-def settled(room: PaidCourse, before: set[str], within_s: float = 60) -> dict[str, int]:
+def settled(room: PaidCourse, before: set[str], within_s: float = PATIENCE_S) -> dict[str, int]:
     """Wait until no run's hold stands; what each that is new since `before` was charged."""
     room.until_closed(within_s)
     return {one.id: one.charged for one in room.holds() if one.state == "settled" and one.id not in before}
@@ -82,12 +85,12 @@ def test_hostile_answers_in_containers_score_nothing_and_cost_no_more_than_their
     charged, lived = settled(room, before), lived_ms(site)
     assert set(charged) <= set(lived)
     assert len(charged) == len(NAMES) + 1
-    # the engine tells a start and an end some milliseconds after they were
-    assert all(abs(charged[one] - lived[one]) <= 500 for one in charged), (charged, lived)
+    # the engine tells a start and an end some milliseconds after they were, on a busy machine seconds
+    assert all(abs(charged[one] - lived[one]) <= TOLD_LATER_MS for one in charged), (charged, lived)
     limit_ms = (table_of(site)[0].runtime + 90) * 1000
     assert all(0 < one.charged <= one.amount == limit_ms for one in room.holds() if one.id in charged)
     assert room.verified() == []
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE_S
     while runs_there(site):
         assert time.monotonic() < end, "a run's container stays"
         time.sleep(0.1)
@@ -102,7 +105,7 @@ def test_a_grader_that_is_killed_leaves_no_container_running_and_is_paid_for_wha
     room.collect()
     grading = room.autograding(name)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_S
         while not any(one.status == "running" for one in runs_there(site)):
             assert time.monotonic() < end, "no run's container started"
             assert grading.poll() is None
@@ -110,9 +113,9 @@ def test_a_grader_that_is_killed_leaves_no_container_running_and_is_paid_for_wha
     finally:
         grading.kill()
         grading.wait()
-    charged, lived = settled(room, before, within_s=60), lived_ms(site)
+    charged, lived = settled(room, before), lived_ms(site)
     assert len(charged) == 1
-    assert all(abs(charged[one] - lived[one]) <= 500 for one in charged)
+    assert all(abs(charged[one] - lived[one]) <= TOLD_LATER_MS for one in charged)
     assert all(took_ms < 30_000 for took_ms in charged.values())
 
 
@@ -121,7 +124,11 @@ def test_a_container_that_somebody_removes_takes_nobodys_points(room: PaidCourse
     room.collect()
     remover = threading.Thread(target=_remove_the_next, args=(site,))
     remover.start()
-    done = room.autograde(name)
+    before, room.cell_s = room.cell_s, 60  # the submission sleeps until its container is removed
+    try:
+        done = room.autograde(name)
+    finally:
+        room.cell_s = before
     remover.join()
     assert not done["success"]
     assert "The container was removed before the notebook had run to its end" in done["log"]
@@ -130,7 +137,7 @@ def test_a_container_that_somebody_removes_takes_nobodys_points(room: PaidCourse
 
 def _remove_the_next(site: ContainerSite) -> None:
     """As an administrator does it, while the submission's `sleep` runs."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_S
     while not (there := [one for one in runs_there(site) if _sleeps(one)]):
         assert time.monotonic() < end, "no run's container started"
         time.sleep(0.05)

@@ -16,7 +16,7 @@ from spawners.phrases import instant
 from tests.engine import gpus
 from tests.engine.sessions import Sessions
 from tests.engine.site import ContainerSite
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 HOMES = "loop"  # with a size limit, see tests/engine/fixtures.py
 MAKE_AND_OPEN = """
@@ -183,7 +183,7 @@ async def test_a_person_cannot_say_device_missing_afterwards_to_run_for_nothing(
     async def ended() -> bool:
         return not sessions.runs(hold_id)
 
-    await eventually(ended, within_s=20, what="the session has ended")
+    await eventually(ended, within_s=PATIENCE_S, what="the session has ended")
     told = sessions.site.sessions()[hold_id]
     assert told["exit_status"] == 78
     assert (told["device_missing"], told["never_started"]) == (False, False)
@@ -199,7 +199,7 @@ async def test_a_log_that_is_filled_until_its_beginning_is_lost_makes_no_session
     async def lost() -> bool:
         return not sessions.runs(hold_id)
 
-    await eventually(lost, within_s=20, what="the session has ended")
+    await eventually(lost, within_s=PATIENCE_S, what="the session has ended")
     log: bytes = sessions.client.api.logs(spec.container_name(hold_id))
     assert not log.startswith(spec.PROBE_CONFIRMED.encode())
     told = sessions.site.sessions()[hold_id]
@@ -208,17 +208,17 @@ async def test_a_log_that_is_filled_until_its_beginning_is_lost_makes_no_session
 
 async def test_the_watchdog_ends_a_session_at_its_deadline_without_helper_and_hub(sessions: Sessions) -> None:
     hold_id = fresh()
-    await sessions.spawner(hold_id, profile="cpu", runtime_s=4).start()
+    await sessions.spawner(hold_id, profile="cpu", runtime_s=12).start()
     sessions.site.stop_helper()
 
     async def ended() -> bool:
         return not sessions.runs(hold_id)
 
-    await eventually(ended, within_s=30, what="the watchdog has ended the session")
+    await eventually(ended, within_s=PATIENCE_S, what="the watchdog has ended the session")
     await asyncio.to_thread(sessions.site.start_helper)
     told = sessions.site.sessions()[hold_id]
     assert told["end_reason"] == "deadline"
-    assert 3_900 <= told["ended_at_ms"] - told["started_at_ms"] <= 9_000
+    assert 11_900 <= told["ended_at_ms"] - told["started_at_ms"] <= 40_000
 
 
 async def test_a_paused_session_is_not_billed_for_the_pause_and_its_end_moves(sessions: Sessions) -> None:
@@ -231,14 +231,14 @@ async def test_a_paused_session_is_not_billed_for_the_pause_and_its_end_moves(se
         told = sessions.site.sessions()[hold_id]
         return bool(told["paused"]) and told["paused_ms"] >= 1_500
 
-    await eventually(seen, within_s=20, what="the pause is seen and lasts")
+    await eventually(seen, within_s=PATIENCE_S, what="the pause is seen and lasts")
     assert sessions.site.sessions()[hold_id]["due_ms"] is None
     sessions.client.api.unpause(spec.container_name(hold_id))
 
     async def going_on() -> bool:
         return sessions.site.sessions()[hold_id]["due_ms"] is not None
 
-    await eventually(going_on, within_s=20, what="the end is known again")
+    await eventually(going_on, within_s=PATIENCE_S, what="the end is known again")
     told = sessions.site.sessions()[hold_id]
     assert told["due_ms"] == before + told["paused_ms"]
 

@@ -20,7 +20,7 @@ from tests.integration.bills import settled_charge
 from tests.integration.hub_process import text_of
 from tests.people import Kernel, Person
 from tests.portal import Portal
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 from tests.world import awarded_project
 
 CONNECT = """
@@ -52,7 +52,7 @@ async def nothing_left(running: ContainerPortal) -> None:
     async def none() -> bool:
         return not running.containers() and not running.client.networks.list(filters={"label": spec.HOLD})
 
-    await eventually(none, within_s=40, what="containers and networks are removed after settlement")
+    await eventually(none, within_s=PATIENCE_S, what="containers and networks are removed after settlement")
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ async def test_a_container_that_is_killed_while_the_hub_is_down_is_charged_to_th
         except (OSError, AssertionError):
             return False
 
-    await eventually(answers, within_s=60, what="the portal is back and has seen the end")
+    await eventually(answers, within_s=PATIENCE_S, what="the portal is back and has seen the end")
     assert await settled_charge(pi, project_id) - before == lived
     await nothing_left(running)
 
@@ -193,7 +193,7 @@ async def extended(running: ContainerPortal, owner: Person, hold_id: str, *, hou
         assert status in (201, 409, 503), answer  # not yet seen to run: the same id is asked again
         return status == 201
 
-    await eventually(done, within_s=60, what="the session is extended")
+    await eventually(done, within_s=PATIENCE_S, what="the session is extended")
     moved_ms = int(running.site.sessions()[hold_id]["due_ms"])
     assert moved_ms - before_ms == 3_600_000 * hours
     return moved_ms
@@ -218,7 +218,7 @@ async def test_an_extended_session_goes_on_while_the_engine_and_its_helper_are_r
     async def hub_looked() -> bool:
         return "cannot be judged" in hub_log.read_text()
 
-    await eventually(hub_looked, within_s=40, what="the hub has looked and was not answered")
+    await eventually(hub_looked, within_s=PATIENCE_S, what="the hub has looked and was not answered")
     assert (await pi.server() or {}).get("ready") is True
     await asyncio.to_thread(running.site.engine.up)
     await asyncio.to_thread(running.site.start_helper)
@@ -241,7 +241,7 @@ async def refusal_of(person: Person, project_id: str, profile: str = "gpu1") -> 
         assert not (server or {}).get("ready"), server
         return server is None or not server["pending"]
 
-    await eventually(over, within_s=60, what="the start is refused")
+    await eventually(over, within_s=PATIENCE_S, what="the start is refused")
     async with person.http.get(f"{person.portal.url}hub/spawn-pending/{person.name}") as page:
         return text_of(await page.text())
 

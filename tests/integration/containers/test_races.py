@@ -18,6 +18,7 @@ from tests.engine.images import Images
 from tests.engine.sessions import Sessions
 from tests.engine.site import ContainerSite
 from tests.integration.hub_process import Browser, HubProcess, text_of, until
+from tests.waiting import PATIENCE_S
 
 ROUNDS: Final = 50 if os.environ.get("COMMONS_FULL") == "1" else 5
 STARTERS: Final = (("pi", ""), ("pi", "two"), ("pi", "three"), ("researcher", ""), ("researcher", "two"))
@@ -98,12 +99,12 @@ def race(
     with ThreadPoolExecutor(len(STARTERS)) as pool:
         starts: list[Future[httpx.Response | None]] = [pool.submit(start, people, who) for who in STARTERS]
         if kill_at:
-            until(lambda: len(live(sessions)) >= kill_at or None, within_s=60, what="some containers are there")
+            until(lambda: len(live(sessions)) >= kill_at or None, within_s=PATIENCE_S, what="some containers are there")
             hub.kill_hub()
         answers = [one.result() for one in starts]
     if kill_at:
         hub.start_hub()
-    until(lambda: not any(pending(people, who) for who in STARTERS), within_s=120, what="no start is pending")
+    until(lambda: not any(pending(people, who) for who in STARTERS), within_s=PATIENCE_S, what="no start is pending")
     return answers
 
 
@@ -139,7 +140,7 @@ def test_the_fifth_is_told_what_is_busy_and_until_when(
         people[who[0]].ready(who[1])
     name, server = STARTERS[-1]
     page = people[name].choose({"project": "p1", "profile": "gpu1", "runtime_s": "3600"}, server)
-    until(lambda: not pending(people, STARTERS[-1]) or None, within_s=60, what="the fifth is refused")
+    until(lambda: not pending(people, STARTERS[-1]) or None, within_s=PATIENCE_S, what="the fifth is refused")
     said = text_of(
         page.text if "GPUs" in page.text else people[name].http.get(f"/hub/spawn-pending/{name}/{server}").text
     )

@@ -38,9 +38,9 @@ from tests.integration.slurm.options import (
     Ports,
     Release,
 )
+from tests.waiting import PATIENCE_S
 
-START_DEADLINE_S: Final = 60
-_PROBE_S: Final = 5  # clients of a dead daemon retry for long
+_PROBE_S: Final = 10  # clients of a dead daemon retry for long
 _API: Final = {
     Release.V22_05: ("-s", "openapi/v0.0.38,openapi/dbv0.0.38"),
     Release.V24_11: ("-s", "slurmctld,slurmdbd", "-d", "v0.0.40,v0.0.41,v0.0.42"),
@@ -73,7 +73,7 @@ class SlurmCluster:
         """Run a command inside the cluster, as root or as `account`; what it printed (both streams where it failed)."""
         argv = self.namespace.argv(command, None if account is None else account.uid)
         done = subprocess.run(
-            argv, input=stdin, capture_output=True, text=True, check=False, timeout=START_DEADLINE_S, cwd="/"
+            argv, input=stdin, capture_output=True, text=True, check=False, timeout=PATIENCE_S, cwd="/"
         )
         if check and done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} exited {done.returncode}: {done.stdout}{done.stderr}")
@@ -132,9 +132,7 @@ class SlurmCluster:
             argv = ["mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={folder}", f"--tmpdir={temporary}",
                     "--auth-root-authentication-method=socket", "--skip-test-db"]  # fmt: skip
             self.run("chown", "-R", "mysql:mysql", folder, temporary, str(self.base / "run/mysql"))
-            subprocess.run(
-                self.namespace.argv(argv), stdout=log, stderr=log, check=True, timeout=START_DEADLINE_S, cwd="/"
-            )
+            subprocess.run(self.namespace.argv(argv), stdout=log, stderr=log, check=True, timeout=PATIENCE_S, cwd="/")
         self.begin("munged")
         self.begin("mariadb")
         self._make_database()
@@ -151,7 +149,7 @@ class SlurmCluster:
         if self._namespace is not None:
             self._namespace.stop()
         for daemon in self._daemons.values():
-            daemon.entering.wait(10)
+            daemon.entering.wait(PATIENCE_S)
 
     def _write(self) -> None:
         base, options = self.base, self.options
@@ -272,7 +270,7 @@ class SlurmCluster:
         return done.stdout if done.returncode == 0 else None
 
     def _await(self, what: str, ready: Callable[[], bool]) -> None:
-        give_up = time.monotonic() + START_DEADLINE_S
+        give_up = time.monotonic() + PATIENCE_S
         while not ready():
             daemon = self._daemons.get(what)
             if time.monotonic() > give_up or (daemon is not None and not daemon.alive()):

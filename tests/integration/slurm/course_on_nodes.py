@@ -12,6 +12,7 @@ from commons_exchange.portal import Portal as Exchange
 from tests.bundles import tar
 from tests.people import Kernel, Person
 from tests.portal import ROOT, Portal
+from tests.waiting import PATIENCE_S
 from tests.world import awarded_project
 
 NOTEBOOK = b'{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
@@ -25,7 +26,7 @@ print(done.returncode, done.stdout, done.stderr)
 def commons_course(portal: Portal, *words: str, people: str = "") -> None:
     """`./commons course …`, as the site's operator types it."""
     argv = [str(ROOT / "commons"), "course", "--data", str(portal.data), *words]
-    done = subprocess.run(argv, input=people, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(argv, input=people, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, (done.stdout, done.stderr)
 
 

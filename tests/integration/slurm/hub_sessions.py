@@ -14,6 +14,7 @@ from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.offices import running_signer, signer_settings
 from tests.integration.slurm.options import ANN, PARTITION, PORTAL_ACCOUNT
 from tests.integration.slurm.portal_file import PROJECT, open_python, slurm_portal
+from tests.waiting import PATIENCE_S
 
 HOUR_MS = 3_600_000
 # A start is answered as pending after a second: jobs wait here on purpose, and JupyterHub would keep who asks for ten.
@@ -71,12 +72,12 @@ def jobs(cluster: SlurmCluster, hold_id: str, *, ever: bool = True) -> list[str]
         return [one for one in look() if " PENDING " not in one] or None
 
     if ever:
-        until(begun, within_s=60, what="slurmdbd knows of the job")
+        until(begun, within_s=PATIENCE_S, what="slurmdbd knows of the job")
     return look()
 
 
 def new_hold(hub: HubProcess, before: set[str]) -> str:
-    until(lambda: set(hub.quota.book.holds) - before, within_s=60, what="the hold is placed")
+    until(lambda: set(hub.quota.book.holds) - before, within_s=PATIENCE_S, what="the hold is placed")
     (hold_id,) = set(hub.quota.book.holds) - before
     return hold_id
 
@@ -88,19 +89,21 @@ def state(cluster: SlurmCluster, hold_id: str) -> str:
 def stopped(pi: Browser, cluster: SlurmCluster, hold_id: str, server: str = "") -> None:
     pi.stop(server)
     assert state(cluster, hold_id) in ("", "CANCELLED")
-    until(lambda: hold_id in {one for one, _ in pi.hub.quota.book.ended}, within_s=60, what="the hint")
+    until(lambda: hold_id in {one for one, _ in pi.hub.quota.book.ended}, within_s=PATIENCE_S, what="the hint")
 
 
 def partition(cluster: SlurmCluster, state: str) -> None:
     cluster.run("scontrol", "update", f"partitionname={PARTITION}", f"state={state}")
 
 
-def said(pi: Browser, server: str) -> str:
-    """The first thing that the pending page hears of the queue."""
-    path = f"/hub/api/users/pi/servers/{server}/progress?_xsrf={pi.xsrf}"
-    with pi.http.stream("GET", path, timeout=30) as events:
+def says(pi: Browser, server: str, words: str) -> None:
+    """Listen to the pending page's events until one has these words; before Slurm has looked at a job, it has other reasons."""
+    path, heard = f"/hub/api/users/pi/servers/{server}/progress?_xsrf={pi.xsrf}", list[str]()
+    with pi.http.stream("GET", path, timeout=PATIENCE_S) as events:
         assert events.status_code == 200
         for line in events.iter_lines():
-            if line.startswith("data:") and json.loads(line[5:])["progress"] >= 30 and "Asking" not in line:
-                return str(json.loads(line[5:])["message"])
-    return ""
+            if line.startswith("data:"):
+                heard.append(str(json.loads(line[5:])["message"]))
+                if words in heard[-1]:
+                    return
+    raise AssertionError(f"not heard: {words}; but {heard}")

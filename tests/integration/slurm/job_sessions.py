@@ -29,6 +29,7 @@ from spawners.slurm import SlurmSession
 from spawners.slurm_settings import SlurmTable
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.options import ANN, GPU_TYPE, PARTITION, Account
+from tests.waiting import PATIENCE_S, eventually
 
 PROGRAM: Final = """#!/usr/bin/python3 -IS
 import os, signal, socket, sys, time
@@ -65,11 +66,14 @@ class JobServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.loop = loop
         self.spawners: dict[str, list[Any]] = {}
+        self.told: dict[
+            str, tuple[float, int]
+        ] = {}  # by credential: when it asked last for its deadline, and the answer
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def ask(self, credential: str, work: Callable[[Any], Any]) -> list[Any]:
         found = self.spawners.get(credential.removeprefix("token "), [])
-        return [asyncio.run_coroutine_threadsafe(work(one), self.loop).result(10) for one in found]
+        return [asyncio.run_coroutine_threadsafe(work(one), self.loop).result(PATIENCE_S) for one in found]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -81,8 +85,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(204 if any(taken) else 409, b"")
 
     def do_GET(self) -> None:
-        deadlines = self.server.ask(self.headers["Authorization"], lambda one: one.deadline_for_job())
-        self._answer(200, json.dumps({"deadline_ms": max(deadlines, default=0)}).encode())
+        credential, began = self.headers["Authorization"], time.monotonic()
+        deadline_ms = max(self.server.ask(credential, lambda one: one.deadline_for_job()), default=0)
+        self._answer(200, json.dumps({"deadline_ms": deadline_ms}).encode())
+        self.server.told[credential.removeprefix("token ")] = began, deadline_ms
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -97,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
 class SlurmUnderTest:
     """The contract's view of a cluster (tests.delegate_contract.BackendUnderTest)."""
 
-    within_s = 30.0
+    within_s: float = PATIENCE_S
     daemon = "slurmrestd"  # without it nobody can be asked
     deadline_grain_ms = 2000
 
@@ -164,10 +170,15 @@ class SlurmUnderTest:
             self.queue.look_again()
 
     async def deadline_ms(self, hold_id: str) -> int:
-        """The watchdog's file, once it has asked again; Slurm's own limit where that is earlier."""
+        """The watchdog's file, once it has what a question from now on was answered; Slurm's own limit where that is earlier."""
         path = self.cluster.homes / ANN.login / ".commons/sessions" / hold_id / "deadline"
-        before = path.read_text()
-        await asyncio.to_thread(_until_it_changes, path, before, 3.0)
+        now = time.monotonic()
+
+        async def follows() -> bool:
+            asked, told_ms = self.server.told.get(f"token-of-{hold_id}", (0.0, 0))
+            return asked > now and told_ms in (0, int(path.read_text()))  # 0: it keeps its own
+
+        await eventually(follows, within_s=PATIENCE_S, what="the watchdog has asked and follows")
         (left,) = await asyncio.to_thread(self.squeue, "%L", "--name", hold_id)
         limit_ms = int((time.time() + _seconds(left)) * 1000)
         return min(int(path.read_text()), limit_ms)
@@ -182,7 +193,7 @@ class SlurmUnderTest:
 
     async def end(self) -> None:
         await asyncio.to_thread(self.cluster.run, "scancel", "-A", self.account, check=False)
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + PATIENCE_S
         while await asyncio.to_thread(self.squeue, "%i", "-A", self.account):
             assert time.monotonic() < give_up, "jobs are left"
             await asyncio.sleep(0.1)
@@ -198,12 +209,6 @@ class _Impatient:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._queue, name)
-
-
-def _until_it_changes(path: Path, before: str, within_s: float) -> None:
-    give_up = time.monotonic() + within_s
-    while path.read_text() == before and time.monotonic() < give_up:
-        time.sleep(0.1)
 
 
 def _seconds(left: str) -> int:

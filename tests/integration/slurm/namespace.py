@@ -19,8 +19,8 @@ from typing import IO, Final
 import psutil
 
 from tests.integration.slurm.config import HOST, HOSTS, NSSWITCH
+from tests.waiting import PATIENCE_S
 
-DEADLINE_S: Final = 30
 PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 _SETUP: Final = """
 root=$1 base=$2
@@ -63,7 +63,7 @@ class Namespace:
         ]  # fmt: skip
         with (base / "log/namespace.out").open("ab") as log:
             keeper = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        give_up = time.monotonic() + DEADLINE_S
+        give_up = time.monotonic() + PATIENCE_S
         while not ready.exists() or not _is_inside(keeper, root):
             if keeper.poll() is not None or time.monotonic() > give_up:
                 keeper.kill()
@@ -88,8 +88,8 @@ class Namespace:
     def stop(self) -> None:
         """Kill everything inside."""
         self.keeper.kill()
-        self.keeper.wait(DEADLINE_S)
-        give_up = time.monotonic() + DEADLINE_S
+        self.keeper.wait(PATIENCE_S)
+        give_up = time.monotonic() + PATIENCE_S
         while Path(f"/proc/{self.pid}").exists() and time.monotonic() < give_up:  # its last processes are still ending
             time.sleep(0.01)
 
@@ -129,10 +129,10 @@ class Inside:
         self.send(signal.SIGCONT)
         self.send(what)
         try:
-            self.entering.wait(10)
+            self.entering.wait(PATIENCE_S)  # slurmctld writes its state down: killed amid that, it forgets jobs
         except subprocess.TimeoutExpired:
             self.send(signal.SIGKILL)
-            self.entering.wait(10)
+            self.entering.wait(PATIENCE_S)
 
     def _processes(self) -> list[psutil.Process]:
         try:

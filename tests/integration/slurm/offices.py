@@ -19,10 +19,10 @@ from spawners.slurmrestd.wire import Deadlines, Http
 from spawners.steward.settings import StewardSettings
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.options import PARTITION, PORTAL_ACCOUNT
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[3]
 ALL_VERBS = ("submit_as", "cancel", "extend", "read")
-START_DEADLINE_S = 20
 
 
 def signer_settings(cluster: SlurmCluster, folder: Path, *, url: str = "", **more: object) -> SignerSettings:
@@ -77,7 +77,7 @@ def running_signer(settings: SignerSettings, folder: Path) -> Iterator[SignerCli
             stdin=subprocess.DEVNULL,
         )
     try:
-        give_up = time.monotonic() + START_DEADLINE_S
+        give_up = time.monotonic() + PATIENCE_S
         while not Path(settings.socket).exists():
             assert process.poll() is None, (folder / "signer.out").read_text()
             assert time.monotonic() < give_up, "the signer did not come up"
@@ -85,7 +85,7 @@ def running_signer(settings: SignerSettings, folder: Path) -> Iterator[SignerCli
         yield SignerClient(settings.socket)
     finally:
         process.terminate()
-        process.wait(START_DEADLINE_S)
+        process.wait(PATIENCE_S)
 
 
 def job(name: str, script: str = "sleep 300", **more: object) -> JobRequest:

@@ -33,7 +33,7 @@ from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.offices import job
 from tests.integration.slurm.options import ACCOUNT, ANN, LOW_PARTITION, PARTITION
 from tests.ledgers import sqlite_database
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 FULL = os.environ.get("COMMONS_FULL") == "1"
 OF_EACH = 6 if FULL else 1
@@ -75,7 +75,7 @@ class Bench:
         """As `start`, once it runs."""
         return await self.until(await self.start(script, **more), JobState.RUNNING)
 
-    async def until(self, job_id: int, state: JobState, within_s: float = 90) -> Job:
+    async def until(self, job_id: int, state: JobState, within_s: float = PATIENCE_S) -> Job:
         """The job, once it is in `state`."""
 
         async def look() -> Job | None:
@@ -84,12 +84,25 @@ class Bench:
 
         return await eventually(look, within_s=within_s, what=f"job {job_id} {state}", every_s=0.3)
 
+    async def until_it_only_waits(self, job_id: int) -> None:
+        """Once nothing of a requeued job's first run is left."""
+
+        async def look() -> bool:
+            return (await asyncio.to_thread(self.client.job, job_id)).states == {JobState.PENDING}
+
+        await eventually(look, within_s=PATIENCE_S, what=f"job {job_id} waits", every_s=0.3)
+
     async def begin_again(self, job_id: int) -> None:
         """Have a requeued job begin at once; else it waits two minutes."""
         await asyncio.sleep(
             2
         )  # slurmd launches no job that it killed in the same second: "already killed, do not launch"
         await self.scontrol("update", f"jobid={job_id}", "StartTime=now")
+
+    def gate(self) -> tuple[Path, str]:
+        """A file, and a job's script that goes on until it is there."""
+        path = self.cluster.homes / ANN.login / f"gate-{new_id()}"
+        return path, f"until [ -e {path} ]; do sleep 0.2; done"
 
     async def scontrol(self, *words: str) -> None:
         await asyncio.to_thread(self.cluster.run, "scontrol", *words)
@@ -101,7 +114,7 @@ class Bench:
             await self.meter.run_pass(None)
             return not await self.open_holds()
 
-        await eventually(look, within_s=120, what="every hold closed", every_s=1)
+        await eventually(look, within_s=PATIENCE_S, what="every hold closed", every_s=1)
 
     async def open_holds(self) -> list[HoldId]:
         holds = [await self.services.ledger.hold(hold_id) for hold_id in self.jobs]
@@ -199,23 +212,29 @@ async def cancelled_while_it_waits(made: Bench) -> None:
 
 async def suspended(made: Bench) -> None:
     for _ in range(OF_EACH):
-        running = await made.start_running("sleep 4")
+        gate, script = made.gate()
+        running = await made.start_running(script)
         await made.scontrol("suspend", str(running.job_id))
         await made.until(running.job_id, JobState.SUSPENDED)
         await made.meter.run_pass(None)
         await asyncio.sleep(3)  # the time that must not be billed
         await made.scontrol("resume", str(running.job_id))
+        gate.touch()
 
 
 async def requeued(made: Bench) -> None:
     for _ in range(OF_EACH):
-        running = await made.start_running("sleep 4")
+        gate, script = made.gate()
+        running = await made.start_running(script)
         await asyncio.sleep(2)  # a submission a second: slurmdbd's key
         await made.scontrol("update", f"jobid={running.job_id}", "requeue=1")
         await made.scontrol("requeue", str(running.job_id))
-        await made.until(running.job_id, JobState.PENDING)
+        await made.until_it_only_waits(running.job_id)
         await made.meter.run_pass(None)
-        await made.begin_again(running.job_id)  # its second run is seen by sacct only
+        await made.begin_again(running.job_id)
+        await made.until(running.job_id, JobState.RUNNING)
+        await asyncio.sleep(2)  # something to count in its second run, which no pass sees
+        gate.touch()
 
 
 async def preempted(made: Bench) -> None:
@@ -232,7 +251,7 @@ async def preempted(made: Bench) -> None:
         states = [(await asyncio.to_thread(made.client.job, one.job_id)).states for one in low]
         return any(JobState.PREEMPTED in one for one in states)
 
-    await eventually(look, within_s=90, what="a preempted job")
+    await eventually(look, within_s=PATIENCE_S, what="a preempted job")
     await asyncio.gather(*(asyncio.to_thread(made.client.cancel, one.job_id) for one in low))
 
 
@@ -250,7 +269,7 @@ async def on_a_failing_node(made: Bench) -> None:
         shown = await asyncio.to_thread(made.cluster.run, "sinfo", "-h", "-n", node, "-o", "%T")  # a line a partition
         return set(shown.split()) <= {"idle", "mixed"}
 
-    await eventually(serves, within_s=120, what=f"{node} takes jobs again", every_s=1)
+    await eventually(serves, within_s=PATIENCE_S, what=f"{node} takes jobs again", every_s=1)
     for other in await asyncio.to_thread(made.client.jobs):  # what was requeued from the node would wait two minutes
         if other.job_id in made.jobs.values() and other.states == {JobState.PENDING}:
             await made.begin_again(other.job_id)
@@ -259,7 +278,7 @@ async def on_a_failing_node(made: Bench) -> None:
 async def timed_out(made: Bench) -> None:
     ids = [await made.start(time_limit_min=1) for _ in range(OF_EACH)]
     for job_id in ids:
-        await made.until(job_id, JobState.TIMEOUT, within_s=180)
+        await made.until(job_id, JobState.TIMEOUT)
 
 
 TOGETHER: tuple[Fate, ...] = (finished, cancelled, cancelled_while_it_waits, suspended, requeued)

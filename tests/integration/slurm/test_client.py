@@ -24,6 +24,7 @@ from tests.integration.slurm import offices
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.offices import job
 from tests.integration.slurm.options import ACCOUNT, ANN, BEN, GPU_TYPE, PARTITION, PORTAL_ACCOUNT
+from tests.waiting import PATIENCE_S
 
 SECRET = "canary-in-the-environment"
 
@@ -44,7 +45,7 @@ def early(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> tu
 Seen = TypeVar("Seen")
 
 
-def seen(look: Callable[[], Seen], what: Callable[[Seen], bool], within_s: float = 60) -> Seen:
+def seen(look: Callable[[], Seen], what: Callable[[Seen], bool], within_s: float = PATIENCE_S) -> Seen:
     """What was looked for once `what` is true of it."""
     give_up = time.monotonic() + within_s
     while not what(found := look()):
@@ -91,8 +92,10 @@ def test_a_job_that_somebody_else_named_like_a_hold_is_neither_taken_for_it_nor_
     assert ours != theirs
     assert client.submit(job(name), name, ANN.login) == ours
     client.cancel(ours)
-    assert seen(lambda: client.job(theirs), lambda one: one.running).account == ACCOUNT
-    cluster.run("scancel", str(theirs))
+    try:
+        assert seen(lambda: client.job(theirs), lambda one: one.running).account == ACCOUNT
+    finally:
+        cluster.run("scancel", str(theirs))
 
 
 def test_forty_submits_of_one_hold_at_once_make_one_job(client: SlurmClient) -> None:
@@ -118,8 +121,10 @@ def test_slurmrestd_and_the_commands_tell_the_same_free_gpus(
     name = new_id()
     job_id = client.submit(job(name), name, ANN.login)
     seen(lambda: client.job(job_id), lambda one: one.running)
-    both = [client.nodes(), commands.nodes()]
-    for nodes in both:
+    seen(
+        lambda: cluster.run("squeue", "-h", "-o", "%i").split(), lambda ids: ids == [str(job_id)]
+    )  # others' have ended
+    for nodes in (client.nodes(), commands.nodes()):
         assert [(one.name, one.total(GPU_TYPE), one.free("none")) for one in nodes] == [("gpu1", 4, 0), ("gpu2", 4, 0)]
         assert sum(one.free(GPU_TYPE) for one in nodes) == sum(one.free("") for one in nodes) == 7
         assert all(PARTITION in one.partitions and one.takes_jobs for one in nodes)
@@ -203,7 +208,7 @@ def test_a_requeued_job_runs_again_under_its_id_and_each_run_is_a_row_of_its_own
     cluster.run("scontrol", "update", f"jobid={job_id}", "StartTime=now")  # else it waits two minutes
     seen(lambda: client.job(job_id), lambda one: one.running)
     client.cancel(job_id)
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + PATIENCE_S
     while len(runs := client.runs([job_id])) < 2 or runs[1].ended_at_s is None:
         assert time.monotonic() < give_up, runs
         time.sleep(0.2)
@@ -257,7 +262,7 @@ def test_a_job_that_left_slurmctlds_memory_is_still_known_with_its_end(
     client: SlurmClient, early: tuple[str, int]
 ) -> None:
     name, job_id = early
-    done = seen(lambda: client.job(job_id), lambda one: one.from_accounting, within_s=90)
+    done = seen(lambda: client.job(job_id), lambda one: one.from_accounting)
     assert done.ended
     assert done.states == {JobState.FAILED}
     assert (done.name, done.hold_id, done.gpus) == (name, name, 1)  # v0.0.38 tells slurmdbd's exit codes wrong

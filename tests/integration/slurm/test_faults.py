@@ -16,6 +16,7 @@ from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.cut_in import OUTAGES, Answer, Proxy, only, proxied
 from tests.integration.slurm.offices import job
 from tests.integration.slurm.options import ANN, PORTAL_ACCOUNT
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_a_frozen_slurmctld_that_takes_the_job_later_still_has_one_job(slurm22: 
         finally:
             slurm22.thaw("slurmctld")
         client = offices.client(slurm22, tmp_path)
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + PATIENCE_S
         while (
             found := client.find(hold, PORTAL_ACCOUNT)
         ) is None:  # slurmctld carries the request out when it comes to it

@@ -14,8 +14,9 @@ import pytest
 from tests.integration.hub_process import Browser, HubProcess, until
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.cut_in import Proxy
-from tests.integration.slurm.hub_sessions import jobs, new_hold, partition, said, start, state, stopped
+from tests.integration.slurm.hub_sessions import jobs, new_hold, partition, says, start, state, stopped
 from tests.integration.slurm.options import ANN, BEN, PORTAL_ACCOUNT
+from tests.waiting import PATIENCE_S
 
 
 def test_a_person_without_an_account_on_this_machine_runs_a_notebook_as_themselves(
@@ -80,14 +81,14 @@ def test_a_job_that_waits_while_the_hub_is_killed_is_submitted_once_and_becomes_
     try:
         start(pi, "s-1")
         hold_id = new_hold(hub, before)
-        until(lambda: state(slurm22, hold_id) == "PENDING", within_s=60, what="the job waits")
+        until(lambda: state(slurm22, hold_id) == "PENDING", within_s=PATIENCE_S, what="the job waits")
         hub.kill_hub()
         hub.start_hub()
         server = pi.server("s-1")
         assert server is not None
         assert not server["ready"]
         assert state(slurm22, hold_id) == "PENDING"
-        assert "The cluster starts no jobs of this kind at the moment. Place in the queue: 1." in said(pi, "s-1")
+        says(pi, "s-1", "The cluster starts no jobs of this kind at the moment. Place in the queue: 1.")
     finally:
         partition(slurm22, "up")
     pi.ready("s-1")
@@ -116,28 +117,30 @@ def test_a_hub_killed_at_any_step_of_a_start_loses_and_doubles_nothing(
     hub: HubProcess, pi: Browser, slurm22: SlurmCluster, before_slurmrestd: Proxy, step: str
 ) -> None:
     before, server, pause = set(hub.quota.book.holds), "s-1", hub.data / "pause"
-    if step == "hold":
-        pause.touch()
-    if step == "sent":  # slurmctld has the job, and nobody hears of it
-        before_slurmrestd.post_answers.clear()
-    if step == "waits":
-        partition(slurm22, "down")
-    start(pi, server)
-    hold_id = new_hold(hub, before)
-    if step == "submit":
-        until(lambda: (hub.data / f"slurm/{hold_id}.json").exists(), within_s=60, what="it is on disk")
-    elif step == "sent":
-        until(lambda: state(slurm22, hold_id), within_s=60, what="the job is there")
-    elif step == "waits":
-        until(lambda: state(slurm22, hold_id) == "PENDING", within_s=60, what="the job waits")
-    elif step == "runs":
-        until(lambda: state(slurm22, hold_id) == "RUNNING", within_s=60, what="the job runs")
-    hub.kill_hub()
-    pause.unlink(missing_ok=True)
-    before_slurmrestd.post_answers.set()
-    partition(slurm22, "up")
+    try:
+        if step == "hold":
+            pause.touch()
+        if step == "sent":  # slurmctld has the job, and nobody hears of it
+            before_slurmrestd.post_answers.clear()
+        if step == "waits":
+            partition(slurm22, "down")
+        start(pi, server)
+        hold_id = new_hold(hub, before)
+        if step == "submit":
+            until(lambda: (hub.data / f"slurm/{hold_id}.json").exists(), within_s=PATIENCE_S, what="it is on disk")
+        elif step == "sent":
+            until(lambda: state(slurm22, hold_id), within_s=PATIENCE_S, what="the job is there")
+        elif step == "waits":
+            until(lambda: state(slurm22, hold_id) == "PENDING", within_s=PATIENCE_S, what="the job waits")
+        elif step == "runs":
+            until(lambda: state(slurm22, hold_id) == "RUNNING", within_s=PATIENCE_S, what="the job runs")
+        hub.kill_hub()
+    finally:
+        pause.unlink(missing_ok=True)
+        before_slurmrestd.post_answers.set()
+        partition(slurm22, "up")
     hub.start_hub()
-    fate = until(lambda: _fate(pi, slurm22, server, hold_id), within_s=90, what="a session, or nothing")
+    fate = until(lambda: _fate(pi, slurm22, server, hold_id), within_s=PATIENCE_S, what="a session, or nothing")
     assert len(jobs(slurm22, hold_id, ever=fate == "ready")) == (0 if fate == "gone" else 1)
     if fate == "ready":
         stopped(pi, slurm22, hold_id, server)
@@ -164,7 +167,7 @@ def test_a_job_that_ended_while_the_hub_had_forgotten_it_leaves_no_credential(
     hub.kill_hub()
     forget_all(hub)
     slurm22.run("scancel", "--name", hold_id)
-    until(lambda: not state(slurm22, hold_id), within_s=60, what="the job is over")
+    until(lambda: not state(slurm22, hold_id), within_s=PATIENCE_S, what="the job is over")
     hub.start_hub()
     assert lets_in(hub, credential)  # JupyterHub keeps what it does not know to be over
     start(pi, "s-1")
@@ -186,7 +189,7 @@ def credential_of(hub: HubProcess, hold_id: str) -> str:
 
 
 def lets_in(hub: HubProcess, credential: str) -> bool:
-    answer = httpx.get(f"{hub.url}hub/api/user", headers={"Authorization": f"token {credential}"}, timeout=30)
+    answer = httpx.get(f"{hub.url}hub/api/user", headers={"Authorization": f"token {credential}"}, timeout=PATIENCE_S)
     assert answer.status_code in (200, 403), answer.text
     return answer.status_code == 200
 
@@ -203,11 +206,16 @@ def test_a_job_that_waits_is_cancelled_without_having_used_anything(
     try:
         start(pi, "s-1")
         hold_id = new_hold(hub, before)
-        until(lambda: state(slurm22, hold_id) == "PENDING", within_s=60, what="the job waits")
-        until(lambda: "jobs that wait for it: 1" in chooser(pi), within_s=60, what="the chooser says so")
+        until(lambda: state(slurm22, hold_id) == "PENDING", within_s=PATIENCE_S, what="the job waits")
+        until(lambda: "jobs that wait for it: 1" in chooser(pi), within_s=PATIENCE_S, what="the chooser says so")
         stopped(pi, slurm22, hold_id, "s-1")
     finally:
         partition(slurm22, "up")
-    until(lambda: "8 of 8 GPUs free now" in chooser(pi), within_s=60, what="the chooser says so")
-    used = slurm22.run("sacct", "-n", "-X", "-P", "-o", "state,elapsedraw", f"--name={hold_id}", "-S", "now-1hours")
-    assert all(line.startswith("CANCELLED") and line.endswith("|0") for line in used.splitlines())
+    until(lambda: "8 of 8 GPUs free now" in chooser(pi), within_s=PATIENCE_S, what="the chooser says so")
+
+    def used() -> list[str]:  # slurmdbd hears of an end a moment after slurmctld
+        form = ("-o", "state,elapsedraw", f"--name={hold_id}", "-S", "now-1hours")
+        return slurm22.run("sacct", "-n", "-X", "-P", *form).splitlines()
+
+    until(lambda: all(line.startswith("CANCELLED") for line in used()), within_s=PATIENCE_S, what="its end is booked")
+    assert all(line.endswith("|0") for line in used())

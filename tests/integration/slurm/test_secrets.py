@@ -15,6 +15,7 @@ from tests.integration.slurm import offices
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.offices import job
 from tests.integration.slurm.options import ANN, BEN
+from tests.waiting import PATIENCE_S
 
 CANARY = "canary-5d1f0c"
 LOOKS = (
@@ -39,11 +40,11 @@ def test_a_secret_of_a_session_is_in_no_view_log_or_process_list_of_anybody_else
     hold = new_id()
     said = home / f"said-{hold}"
     request = job(
-        hold, f'echo "$SECRET" >{said}; sleep 120', working_directory=str(home),
+        hold, f'echo "$SECRET" >{said}; sleep 600', working_directory=str(home),
         environment={"PATH": "/usr/bin:/bin", "SECRET": CANARY},
     )  # fmt: skip
     job_id = client.submit(request, hold, ANN.login)
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + PATIENCE_S
     while not said.exists() or not said.read_text():
         assert time.monotonic() < give_up, client.job(job_id)
         time.sleep(0.1)
@@ -80,7 +81,7 @@ def test_nobody_sees_that_somebody_else_has_a_job_and_the_portal_sees_all(
     client = offices.client(slurm22, tmp_path)
     hold = new_id()
     job_id = client.submit(job(hold), hold, ANN.login)
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + PATIENCE_S
     while not client.job(job_id).running or hold not in slurm22.run(
         "sacct", "-a", "-X", "-n", "-P", "-o", "jobname", "-S", "now-1hours"
     ):

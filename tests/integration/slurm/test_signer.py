@@ -21,6 +21,7 @@ from tests.integration.slurm import offices
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.offices import job
 from tests.integration.slurm.options import ACCOUNT, ANN, BEN, OPERATOR, PARTITION, PORTAL_ACCOUNT
+from tests.waiting import PATIENCE_S
 
 
 def order(hold: str, **more: object) -> SubmitOrder:
@@ -145,7 +146,7 @@ def test_a_process_that_is_not_named_gets_nothing(slurm22: SlurmCluster, tmp_pat
         )
         said = subprocess.run(
             ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "/usr/bin/python3", "-c", asking, settings.socket],
-            capture_output=True, text=True, check=True, timeout=20, cwd="/",
+            capture_output=True, text=True, check=True, timeout=PATIENCE_S, cwd="/",
         )  # fmt: skip
         assert json.loads(said.stdout)["error"] == "action_refused"
 
@@ -156,7 +157,7 @@ def test_a_process_that_is_not_named_gets_nothing(slurm22: SlurmCluster, tmp_pat
 def test_nonsense_is_answered_and_ends_nothing(slurm22: SlurmCluster, tmp_path: Path, line: bytes) -> None:
     with offices.running_signer(offices.signer_settings(slurm22, tmp_path), tmp_path) as signer:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
+            connection.settimeout(PATIENCE_S)
             connection.connect(str(tmp_path / "signer.sock"))
             connection.sendall(line)
             assert b'"error"' in connection.recv(4096)
@@ -172,7 +173,7 @@ def test_settings_that_cannot_be_used_are_named_and_end_the_signer(tmp_path: Pat
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=PATIENCE_S,
         cwd=offices.ROOT,
     )
     assert done.returncode == 2

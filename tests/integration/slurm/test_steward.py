@@ -30,8 +30,8 @@ from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.hub_sessions import partition
 from tests.integration.slurm.offices import job
 from tests.integration.slurm.options import Account
+from tests.waiting import PATIENCE_S
 
-START_DEADLINE_S = 20
 _number = iter(range(40_001, 41_000))
 
 
@@ -81,7 +81,7 @@ def test_a_newcomers_first_job_runs_under_the_reserved_uid_in_a_home_of_their_ow
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (person.uid, person.uid, 0o700)
     job_id = submitted(client, person, account, script="id -u >~/said; sleep 60", working_directory=str(home),
                        environment={"PATH": "/usr/bin:/bin", "HOME": str(home)})  # fmt: skip
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + PATIENCE_S
     while not (home / "said").exists() or not (home / "said").read_text():
         assert time.monotonic() < give_up, client.job(job_id)
         time.sleep(0.1)
@@ -100,7 +100,7 @@ def test_who_leaves_a_project_loses_its_jobs_and_its_account_and_keeps_the_files
     job_id = submitted(client, person, first)
     office.remove(person.login, first)
     office.remove(person.login, first)  # nothing changes
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + PATIENCE_S
     while not client.job(job_id).ended:
         assert time.monotonic() < give_up
         time.sleep(0.2)
@@ -142,7 +142,7 @@ def test_a_first_job_that_waits_while_its_projects_backstop_comes_keeps_its_plac
             time.sleep(0.2)
     finally:
         partition(cluster, "up")
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + PATIENCE_S
     while not client.job(job_id).running:
         assert waiting(client.job(job_id).reason) is not Waiting.NEVER_FITS, client.job(job_id)
         assert time.monotonic() < give_up, client.job(job_id)
@@ -153,7 +153,7 @@ def test_a_first_job_that_waits_while_its_projects_backstop_comes_keeps_its_plac
 
 def eventually_refused(client: SlurmClient, person: Account, account: str, *, refused: bool) -> int:
     """Submit until Slurm refuses, or takes: a limit takes a moment from slurmdbd to slurmctld. The error's number, 0 for a job."""
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + PATIENCE_S
     while True:
         number = 0
         try:
@@ -261,7 +261,7 @@ def running_steward(values: StewardSettings, folder: Path) -> Iterator[StewardCl
             stdin=subprocess.DEVNULL,
         )
     try:
-        give_up = time.monotonic() + START_DEADLINE_S
+        give_up = time.monotonic() + PATIENCE_S
         while not Path(values.socket).exists():
             assert process.poll() is None, (folder / "steward.out").read_text()
             assert time.monotonic() < give_up
@@ -269,7 +269,7 @@ def running_steward(values: StewardSettings, folder: Path) -> Iterator[StewardCl
         yield StewardClient(values.socket)
     finally:
         process.terminate()
-        process.wait(START_DEADLINE_S)
+        process.wait(PATIENCE_S)
 
 
 def test_the_steward_is_a_process_that_serves_named_peers(slurm22: SlurmCluster, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 from quota.adapters.slurm_accounting import Cluster, SlurmWorks
@@ -15,7 +14,7 @@ from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.offices import job
 from tests.integration.slurm.options import ANN
 from tests.integration.slurm.test_accounting import Bench, bench
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 
 def stray_pass(made: Bench) -> StrayPass:
@@ -27,12 +26,11 @@ async def booked_ms(made: Bench) -> int:
     return 0 if allocation is None else allocation.balance.charged
 
 
-async def test_a_stray_is_cancelled_within_a_minute_and_booked_to_nobody(slurm22: SlurmCluster, tmp_path: Path) -> None:
+async def test_a_stray_is_cancelled_and_booked_to_nobody(slurm22: SlurmCluster, tmp_path: Path) -> None:
     async with bench(slurm22, tmp_path) as made:
         paid = await made.start_running()
         passes = stray_pass(made)
         hold = new_id()  # of no ledger: whoever submitted it had a ticket of the signer's and no hold
-        began = time.monotonic()
         stray = await asyncio.to_thread(made.client.submit, job(hold, account=f"cc-{made.project}"), hold, ANN.login)
         await made.until(stray, JobState.RUNNING)
         await asyncio.sleep(2)  # something to book
@@ -41,8 +39,7 @@ async def test_a_stray_is_cancelled_within_a_minute_and_booked_to_nobody(slurm22
             await passes.run()
             return await booked_ms(made) or None
 
-        booked = await eventually(look, within_s=60, what="a booked stray", every_s=1)
-        assert time.monotonic() - began < 60
+        booked = await eventually(look, within_s=PATIENCE_S, what="a booked stray", every_s=1)
         rows = await asyncio.to_thread(made.client.runs, [stray])
         assert booked == sum(row.gpu_s for row in rows) * 1000
         await passes.run()

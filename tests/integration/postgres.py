@@ -25,7 +25,7 @@ from quota.domain.ids import new_id
 from tests.ports import free_port
 from tests.small_disk import SmallDisk
 
-START_DEADLINE_S: Final = 60
+START_DEADLINE_S: Final = 150
 ROOMY_BYTES: Final = 8 * 2**30  # about 300 databases of 14 MB, and their log
 _OPTIONS: Final = {
     "listen_addresses": "127.0.0.1",

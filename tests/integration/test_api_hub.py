@@ -26,6 +26,7 @@ from quota.domain.ids import HoldId
 from quota.service.callers import ACCESS_SCOPE, Power, powers_of
 from quota.service.session_ports import StopOrder
 from tests.ports import free_port
+from tests.waiting import PATIENCE_S
 
 ADMIN, QUOTA = "admin-token-of-the-tests-0001", "quota-token-of-the-tests-0001"
 PREFIX = "/services/quota/"
@@ -90,7 +91,7 @@ class Hub:
     def call(self, method: str, path: str, body: object = None) -> httpx.Response:
         """A call with every right."""
         headers = {"Authorization": f"token {ADMIN}"}
-        answer = httpx.request(method, self.api + path, json=body, headers=headers, timeout=30, trust_env=False)
+        answer = httpx.request(method, self.api + path, json=body, headers=headers, timeout=PATIENCE_S, trust_env=False)
         assert answer.status_code < 400, answer.text
         return answer
 
@@ -106,7 +107,7 @@ class Hub:
 
     def come_back(self, who: str, start: LoginStart) -> dict[str, str]:
         """What the hub sends a browser of `who` back with."""
-        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=30) as browser:
+        with httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=PATIENCE_S) as browser:
             navigating = {"Sec-Fetch-Mode": "navigate"}
             browser.get("/hub/login", headers=navigating)
             xsrf = next(cookie.value for cookie in browser.cookies.jar if cookie.name == "_xsrf")

@@ -20,6 +20,7 @@ from tests.integration.quota_service import running_service
 from tests.integration.test_api_process import PORTAL, Process, write_settings
 from tests.ports import free_port
 from tests.small_disk import SmallDisk, small_disk
+from tests.waiting import PATIENCE_S
 
 BODY = {"kind": "request", "actor": "pi", "model": "some-model", "tokens": 100, "lease_s": 3600}
 TOKENS = 10_000_000
@@ -81,7 +82,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnDisk]:
             one.running.wait()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 async def test_a_service_whose_disk_is_full_refuses_holds_and_charges_what_was_used_once_there_is_room(
     service: OnDisk,
 ) -> None:
@@ -125,7 +126,7 @@ def until_refused(service: OnDisk, disk: SmallDisk) -> httpx.Response:
 
 
 def until_charged(service: OnDisk, tokens: int) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + PATIENCE_S
     while service.charged() != tokens:
         assert time.monotonic() < end, service.log
         time.sleep(0.1)

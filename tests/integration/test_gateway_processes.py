@@ -30,7 +30,7 @@ from tests.integration.gateway_service import found_project, open_session
 from tests.integration.postgres import running_postgres
 from tests.integration.upstream_stub import Asked, Stub, stub_server, well_behaved
 from tests.portal import ROOT
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 SECRET = "secret-of-the-gateway-tests"
 SECRETS = ("quota_api_token", "hub_credential", "session_key_secret", "cookie_key", "model_key")
@@ -126,14 +126,14 @@ async def gateway_process(environment: dict[str, str], log: Path) -> AsyncIterat
             *argv, cwd=ROOT, env=environment, stdout=asyncio.subprocess.PIPE, stderr=file
         )
     assert process.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         line = (await process.stdout.readline()).decode()
     assert "listening on" in line, _said(log)
     try:
         yield line.split()[-1]
     finally:
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 30) == 0, _said(log)
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0, _said(log)
 
 
 def _said(log: Path) -> str:
@@ -159,7 +159,7 @@ async def two(tmp_path: Path) -> AsyncIterator[Two]:
             await stack.enter_async_context(gateway_process(environment, tmp_path / f"gateway-{number}.log"))
             for number in range(2)
         ]
-        timeout = aiohttp.ClientTimeout(total=120)
+        timeout = aiohttp.ClientTimeout(total=240)
         connector = aiohttp.TCPConnector(limit=0)
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, timeout=timeout))
         key = session_key(SECRET.encode(), session)
@@ -255,7 +255,7 @@ async def _the_last_tokens_are_spent_once(two: Two) -> None:
     async def none_open() -> bool:
         return not await two.ledger.open_holds(HoldKind.REQUEST)
 
-    await eventually(none_open, within_s=60, what="no open hold")
+    await eventually(none_open, within_s=PATIENCE_S, what="no open hold")
     after = await two.balance()
     assert after.held == 0
     assert after.charged <= after.awarded

@@ -22,6 +22,7 @@ from tests.integration.upstream_stub import stub_server
 from tests.people import Person
 from tests.portal import ROOT, Portal
 from tests.ports import free_port
+from tests.waiting import PATIENCE_S
 from tests.world import awarded_project
 
 MODEL = """
@@ -58,19 +59,19 @@ async def gateway_of(portal: Portal, port: int) -> AsyncIterator[None]:
     argv = [str(ROOT / "commons"), "gateway", "--port", str(port), "--data", str(portal.data)]
     process = await asyncio.create_subprocess_exec(*argv, env=environment, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         assert b"listening on" in await process.stdout.readline()
     try:
         yield
     finally:
         process.terminate()
-        assert await asyncio.wait_for(process.wait(), 30) == 0
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
 
 
 async def ask_a_model(portal: Portal, key: str) -> int:
     """A request as a notebook makes it: to the portal's own address."""
     body = {"model": "stub", "messages": [{"role": "user", "content": "hello"}]}
-    timeout = aiohttp.ClientTimeout(total=30)
+    timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
     async with (
         aiohttp.ClientSession(timeout=timeout, headers={"Authorization": f"Bearer {key}"}) as http,
         http.post(f"{portal.gateway}/chat/completions", json=body) as answer,

@@ -25,6 +25,7 @@ from quota.service.ports import Transaction
 from tests.fakes import FakeIntrospection
 from tests.integration.gateway_service import SECRET, Running, open_session, running_gateway, stub_model
 from tests.integration.upstream_stub import Stub, stub_server
+from tests.waiting import PATIENCE_S
 
 OWN: Final = "project-1"
 OTHERS: Final = "project-2"
@@ -122,7 +123,7 @@ async def gateway_office(folder: Path, *, asgi: bool = False) -> AsyncIterator[G
         gateway = await stack.enter_async_context(running_gateway(folder, models, hub=introspection, asgi=asgi))
         people = await gateway.store.write(_people)
         keys = await gateway.store.write(lambda tx: _keys(tx, people))
-        http = await stack.enter_async_context(httpx.AsyncClient(timeout=20, trust_env=False))
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False))
         office = GatewayOffice(gateway, stub, http, introspection, keys)
         await _tokens(office, people)
         yield office

@@ -18,7 +18,7 @@ import pytest
 from quota.gateway.models import Models
 from tests.integration.gateway_service import ROOT, Running, running_gateway, stub_model
 from tests.integration.upstream_stub import stub_server
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 CONNECTIONS = 3000 if os.environ.get("COMMONS_FULL") == "1" else 200
 AT_ONCE = 20
@@ -98,7 +98,7 @@ async def test_no_bytes_leave_a_hold_or_an_error_behind(tmp_path: Path, caplog: 
             async def settled() -> bool:
                 return not await gateway.open_holds()
 
-            await eventually(settled, within_s=60, what="every hold is closed")
+            await eventually(settled, within_s=PATIENCE_S, what="every hold is closed")
         assert len(stub.requests) > CONNECTIONS / 4  # what was left whole did reach the model's server
         assert (await gateway.tokens()).charged > 0
         assert gateway.differences() == []

@@ -26,6 +26,7 @@ from hub.sign_in_settings import ProviderTable
 from hub.turns import Turns
 from tests.database_hash import table_hash
 from tests.integration.hub_process import Browser, HubProcess
+from tests.waiting import PATIENCE_S
 
 STOCK = {pattern for pattern, *_ in Authenticator().get_handlers(None)}
 
@@ -128,7 +129,7 @@ class People:
         self.hub = hub
         self.pi, self.researcher, self.admin = (Browser(hub, name).sign_in() for name in ("pi", "researcher", "admin"))
         self.roles = {asker: Browser(hub, role).sign_in() for asker, role in ROLES.items()}
-        options = {"project": "p1", "profile": "cpu", "application": "lab", "runtime_s": 600}
+        options = {"project": "p1", "profile": "cpu", "application": "lab", "runtime_s": 7200}
         assert self.pi.start(options).status_code in (201, 202)
         self.pi.ready()
         self.pi.start(options, "kept")
@@ -170,7 +171,11 @@ class People:
             }
             given = {} if asker is A.NOBODY else {"Authorization": f"token {tokens[asker]}"}
             return httpx.request(
-                row.method, self.hub.url.rstrip("/") + url, json=row.body, headers={**headers, **given}, timeout=30
+                row.method,
+                self.hub.url.rstrip("/") + url,
+                json=row.body,
+                headers={**headers, **given},
+                timeout=PATIENCE_S,
             )
         token = {A.WITHOUT_XSRF: "", A.FOREIGN_XSRF: self.researcher.xsrf}.get(asker, browser.xsrf)
         sent = {**headers, **({"X-XSRFToken": token} if token else {})}

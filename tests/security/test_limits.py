@@ -27,6 +27,7 @@ from tests.integration.course_exchange import make_course
 from tests.integration.quota_service import ROOT, Service, running_service
 from tests.security.gateway_office import ASK, GatewayOffice, gateway_office
 from tests.security.hostile_strings import FRAMINGS
+from tests.waiting import PATIENCE_S
 
 DATES = {"starts_on": "2026-03-02", "ends_on": "2026-12-31"}
 HOLD = {"kind": "session", "actor": "pi", "profile": "gpu1", "application": "lab", "runtime_s": 43_200}
@@ -68,7 +69,7 @@ async def _put(service: Service, content: bytes) -> httpx.Response:
 )  # fmt: skip
 async def test_a_body_has_a_size_and_a_depth(service: Service, content: bytes, status: int) -> None:
     before = service.row_counts()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         answer = await _put(service, content)
     assert answer.status_code == status, answer.text[:300]
     assert len(answer.content) < 200_000
@@ -96,7 +97,7 @@ async def test_a_body_that_comes_drop_by_drop_is_given_up() -> None:
         sent.append(message)
 
     scope = {"type": "http", "method": "PUT", "path": "/x", "query_string": b"", "headers": [], "raw_path": b"/x"}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         await BodyGate(app, deadline_s=0.2)(scope, drop, keep)
     assert sent[0]["status"] == 408
     assert json.loads(sent[1]["body"])["error"]["code"] == "too_slow"
@@ -109,7 +110,7 @@ async def test_a_form_that_comes_drop_by_drop_is_given_up(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(guard, "FORM_DEADLINE_S", 0.2)  # the number, not the code
     request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, drop)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         with pytest.raises(Invalid):
             await guard.read_form(request)
 
@@ -248,7 +249,7 @@ async def test_two_ways_to_read_a_length_smuggle_nothing(office: GatewayOffice) 
         writer.write(outer.encode("latin-1"))
         await writer.drain()
         writer.write_eof()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             answered = await reader.read()
         writer.close()
         assert b" 200 OK" not in answered, (framing, answered[:500])

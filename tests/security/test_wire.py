@@ -17,6 +17,7 @@ import pytest_asyncio
 from tests.people import Person
 from tests.portal import Portal
 from tests.security.hostile_strings import FRAMINGS
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -29,7 +30,7 @@ BEHIND = {
 }
 # Node gives a head this long (server.headersTimeout) and looks for late ones every 30 s.
 LATE_HEAD_S = 60 + 30
-ANSWER_S = 30
+ANSWER_S = PATIENCE_S
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -14,6 +14,7 @@ from quota.store.migrate import migrate
 from tests import ledgers
 from tests.integration.postgres import running_postgres
 from tests.integration.store.test_races import start_writer
+from tests.waiting import PATIENCE_S
 
 
 async def test_a_database_that_is_away_is_unavailable_and_never_a_refusal() -> None:
@@ -47,5 +48,5 @@ async def test_a_full_queue_refuses_at_once_and_loses_nothing(database: Database
 def test_the_writer_process_ends_when_its_work_is_done(database: Database) -> None:
     ledgers.open_books(database, 5)
     process = start_writer(database, "short-run", 1, 3)
-    out, _ = process.communicate("go\n", timeout=30)
+    out, _ = process.communicate("go\n", timeout=PATIENCE_S)
     assert [line.split()[1] for line in out.splitlines()] == ["held"] * 3

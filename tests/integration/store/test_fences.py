@@ -15,6 +15,7 @@ from quota.store.unit_of_work import SqlTransaction
 from quota.store.verify import verify
 from tests import ledgers
 from tests.ledgers import NOW, Books
+from tests.waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_what_was_asked_for_under_an_epoch_that_is_being_replaced_is_refused(boo
         asking.start()
         asking.join(0.3)
         assert answers == []
-    asking.join(30)
+    asking.join(PATIENCE_S)
     assert [type(answer) for answer in answers] == [StaleEpoch]
 
 

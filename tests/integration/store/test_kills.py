@@ -19,6 +19,7 @@ from tests import ledgers
 from tests.integration.postgres import Postgres, running_postgres
 from tests.integration.store.test_races import start_writer
 from tests.ledgers import Books
+from tests.waiting import PATIENCE_S
 
 CLIENTS = 16
 _KILLS = [10, pytest.param(200, marks=[pytest.mark.full, pytest.mark.timeout(3600)])]
@@ -53,7 +54,7 @@ def _killed_after(database: Database, prefix: str, answers: int) -> set[str]:
     lines = [process.stdout.readline() for _ in range(answers)]
     process.send_signal(signal.SIGKILL)
     lines += process.stdout.readlines()
-    process.wait(10)
+    process.wait(PATIENCE_S)
     return {line.split()[0] for line in lines if line.endswith("held\n")}
 
 

@@ -11,6 +11,7 @@ from quota.store.database import Database
 from quota.store.unit_of_work import SqlStore
 from tests import ledgers
 from tests.ledgers import NOW
+from tests.waiting import PATIENCE_S
 
 
 def notice(person: PersonId, occasion: str) -> Notice:
@@ -46,7 +47,7 @@ async def test_many_who_tell_at_once_give_one_notice_and_seqs_without_a_gap_that
     added = await asyncio.gather(
         *(store.write(lambda tx, one=one: tx.notices.add(one, mail=False)) for one in same)  # type: ignore[misc]
     )
-    await asyncio.wait_for(following, 30)
+    await asyncio.wait_for(following, PATIENCE_S)
     assert sum(added) == 10
     assert seen == sorted(one.seq for one in await store.read(lambda tx: tx.notices.after(ann, 0, limit=100)))
     assert await store.read(lambda tx: tx.notices.latest([ann, PersonId("nobody")])) == {ann: seen[-1]}

@@ -16,6 +16,7 @@ from quota.store.database import Database
 from quota.store.ledger import LedgerStore
 from quota.store.verify import verify
 from tests import ledgers
+from tests.waiting import PATIENCE_S
 
 
 def start_writer(database: Database, prefix: str, clients: int, count: int) -> subprocess.Popen[str]:
@@ -35,7 +36,7 @@ def test_two_processes_of_eight_clients_cannot_overspend(database: Database) -> 
         assert writer.stdin is not None
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    answers = [line.split() for writer in writers for line in writer.communicate(timeout=60)[0].splitlines()]
+    answers = [line.split() for writer in writers for line in writer.communicate(timeout=PATIENCE_S)[0].splitlines()]
     assert [writer.returncode for writer in writers] == [0, 0]
     assert len(answers) == 192
     assert sum(state == "held" for _, state in answers) == 100
@@ -89,7 +90,7 @@ def _race(database: Database, kind: str, rounds: int, between: str) -> list[list
                 connection.execute(text(between))
     finally:
         for racer in racers:
-            racer.communicate(timeout=30)
+            racer.communicate(timeout=PATIENCE_S)
     assert [racer.returncode for racer in racers] == [0, 0]
     return won
 

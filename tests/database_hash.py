@@ -11,6 +11,9 @@ from typing import Final
 # What a look at a page may move: when somebody was last seen, and the pages' own sign-in at the hub.
 _HUB_SEEN: Final = frozenset({"last_activity", "expires_at", "encrypted_auth_state"})
 _HUB_SIGN_INS: Final = frozenset({"oauth_codes", "api_tokens"})
+# What the service's own rounds write of a session that runs: its last proof of life, and when its kernels last worked.
+_ALIVE: Final = frozenset({"alive_us"})
+_IDLE: Final = frozenset({"session_idle"})
 
 
 def table_hash(file: Path, *, without: Iterable[str] = (), columns: Iterable[str] = ()) -> str:
@@ -38,7 +41,7 @@ def database_hash(data: Path) -> tuple[str, str, tuple[str, ...]]:
         )
         notes = tuple(sorted(str(note) for (note,) in made))
     return (
-        table_hash(data / "quota" / "quota.sqlite"),
+        table_hash(data / "quota" / "quota.sqlite", without=_IDLE, columns=_ALIVE),
         table_hash(hub, without=_HUB_SIGN_INS, columns=_HUB_SEEN),
         notes,
     )

@@ -23,18 +23,18 @@ from tests.bench import stub_server
 from tests.integration.fake_quota import FakeQuota
 from tests.portal import ROOT
 from tests.ports import free_port
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, says_something
 
 T = TypeVar("T")
 NODE: Final = ROOT / ".tools" / "node"
 
 
 def until(look: Callable[[], T | None], *, within_s: float, what: str) -> T:
-    """The first answer of `look` that is not None or False."""
+    """The first answer of `look` that says something, as `tests.waiting.eventually` has it."""
     end = time.monotonic() + within_s
     while True:
         found = look()
-        if found is not None and found is not False:
+        if found is not None and says_something(found):
             return found
         assert time.monotonic() < end, f"not within {within_s} s: {what}"
         time.sleep(0.1)

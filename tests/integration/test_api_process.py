@@ -355,6 +355,7 @@ async def test_a_notebooks_stream_tells_the_last_minutes_in_time_and_does_not_ho
                 steps[event["params"]["step_s"]] = time.time()
         assert 1800 not in steps  # of what was missed before, the nearest at most
         assert -0.1 <= steps[120] - (ends_s - 120) <= 60
-        stopping_s = time.monotonic()
         assert process.end(signal.SIGTERM) == 0
-        assert time.monotonic() - stopping_s < 9  # an open stream would cost the 10 s that uvicorn waits
+        assert (
+            "graceful shutdown exceeded" not in process.log
+        )  # uvicorn's word where an open stream cost the 10 s that it waits

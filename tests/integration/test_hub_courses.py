@@ -101,16 +101,22 @@ async def taught(portal: Portal, pi: Person, admin: Person, slug: str) -> None:
 
 
 async def groups_of(person: Person) -> list[str]:
-    """The person's groups of courses. Asks again where the hub cannot tell: once, on a busy machine, its answer was no JSON; what it said is printed."""
+    """The person's groups of courses. Asks again where the hub cannot tell; what it and its log said is printed."""
 
     async def told() -> Any:
         status, user = await person.hub("GET", f"/users/{person.name}")
         if status != 200:
-            print(f"the hub answered {status}: {user!r}")
+            print(f"the hub answered {status}: {user!r}\n{hubs_words(person.portal)}")
         return user if status == 200 else None
 
     user = await eventually(told, within_s=PATIENCE_S, what=f"the hub tells of {person.name}")
     return [one for one in user["groups"] if one.startswith(("formgrade-", "nbgrader-"))]
+
+
+def hubs_words(portal: Portal) -> str:
+    """The ends of the hub's and its supervisor's logs."""
+    logs = portal.data / "logs"
+    return "\n".join((logs / name).read_text()[-2000:] for name in ("supervisord.log", "hub.log"))
 
 
 async def asked(person: Person, method: str, path: str, body: object = None) -> tuple[int, Any]:
@@ -326,6 +332,9 @@ async def test_one_person_is_a_student_here_and_an_instructor_there_and_chooses_
             return {"formgrade-both", "nbgrader-example"} <= set(await groups_of(pi))
 
         await eventually(is_both, within_s=PATIENCE_S, what="pi teaches one course and takes part in the other")
+        async with Person(portal, "instructor") as teacher:  # what does not run is not there for others
+            status, page = await opened(teacher, FORMGRADER.format("example"))
+            assert status == 200, (page, hubs_words(portal))
         assert (await opened(pi, FORMGRADER.format("example")))[0] == 403
         _, listed = await pi.api("GET", "/projects")
         status, chooser = await opened(pi, "hub/spawn/pi/chosen")
@@ -355,7 +364,8 @@ async def test_at_its_end_groups_service_and_process_go_and_grades_and_data_stay
             return "formgrade-art" in await groups_of(pi)
 
         await eventually(teaches, within_s=PATIENCE_S, what="pi is in the teachers' group")
-        assert (await opened(pi, FORMGRADER.format("art")))[0] == 200
+        status, page = await opened(pi, FORMGRADER.format("art"))
+        assert status == 200, (page, hubs_words(portal))
         assert "formgrader of art" in await notes_of(pi)
         ended = await commons(portal, "retire", "art")
         assert (ended.returncode, ended.stdout.split("\t")[1]) == (0, "over")

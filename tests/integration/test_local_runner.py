@@ -15,7 +15,7 @@ import pytest
 from spawners import processes, records
 from spawners.records import EndReason, Order, RecordMissing, RecordUnreadable, SessionRecord
 from spawners.session_traits import HOLD_VARIABLE
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, says_something
 
 ROOT = Path(__file__).resolve().parents[2]
 FOREVER = "import time; time.sleep(600)"
@@ -38,11 +38,11 @@ T = TypeVar("T")
 
 
 def eventually(look: Callable[[], T | None], within_s: float = PATIENCE_S) -> T:
-    """Return the first answer that is neither None nor False."""
+    """The first answer that says something, as `tests.waiting.eventually` has it."""
     give_up = time.monotonic() + within_s
     while time.monotonic() < give_up:
         found = look()
-        if found is not None and found is not False:
+        if found is not None and says_something(found):
             return found
         time.sleep(0.02)
     raise AssertionError(f"not within {within_s} s")

@@ -82,7 +82,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OnDisk]:
             one.running.wait()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 async def test_a_service_whose_disk_is_full_refuses_holds_and_charges_what_was_used_once_there_is_room(
     service: OnDisk,
 ) -> None:

@@ -30,7 +30,7 @@ from tests.people import Person
 from tests.waiting import eventually
 from tests.world import awarded_project
 
-pytestmark = pytest.mark.timeout(int(full(600, 3000)))
+pytestmark = pytest.mark.timeout(int(full(1200, 3600)))
 SESSIONS, FAULTS, AT_ONCE = int(full(6, 200)), int(full(6, 60)), 24
 SILENT_S = full(1, 20)  # ten minutes of it: test_real_outages
 CALM_S = full(2, 10)

@@ -22,7 +22,7 @@ from tests.ports import free_port
 from tests.waiting import PATIENCE_S, eventually
 from tests.world import awarded_project
 
-pytestmark = pytest.mark.timeout(int(full(300, 3000)))
+pytestmark = pytest.mark.timeout(int(full(1200, 3600)))
 KILLS = int(full(2, 50))
 DARK_S = full(2, 180)
 AWAY_S, RUNTIME_S = full(20, 1200), int(full(15, 600))

@@ -77,7 +77,7 @@ async def connection(dice: random.Random, gateway: Running) -> None:
     await asyncio.gather(reading, return_exceptions=True)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_no_bytes_leave_a_hold_or_an_error_behind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dice, at_once = random.Random(20261130), asyncio.Semaphore(AT_ONCE)
     accidents: list[object] = []

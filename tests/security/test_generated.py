@@ -174,7 +174,7 @@ async def _send(service: Service, one: Generated, path: str, headers: dict[str, 
     )
 
 
-@pytest.mark.timeout(3_000 if FULL else 300)
+@pytest.mark.timeout(3_000 if FULL else 1200)
 async def test_no_generated_request_makes_an_accident_or_crosses_a_project(tmp_path: Path) -> None:
     """People of one project, with every power that people have but admin's, and the hub for its own routes."""
     async with running_service(tmp_path) as service:

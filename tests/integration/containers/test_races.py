@@ -108,7 +108,7 @@ def race(
     return answers
 
 
-@pytest.mark.timeout(60 + 20 * ROUNDS)
+@pytest.mark.timeout(120 + 120 * ROUNDS)
 def test_five_racing_starts_never_share_one_of_four_gpus_whatever_the_hub_survives(
     hub: HubProcess, people: dict[str, Browser], site: ContainerSite
 ) -> None:

@@ -437,7 +437,7 @@ async def test_a_thiefs_job_is_ended_within_a_minute_by_the_service_itself_and_b
         assert await booked()
 
 
-@pytest.mark.timeout(600)  # alone it makes both clusters
+@pytest.mark.timeout(1800)  # alone it makes both clusters
 async def test_a_student_in_a_job_lists_fetches_and_submits_by_nbgrader_and_only_in_their_own_name(
     place: Place, pi: Person
 ) -> None:

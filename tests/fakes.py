@@ -136,7 +136,7 @@ class FakeLedger:
         self._keep(hold)
         return Charged(hold, applied=True, overrun=usage.amount - within)
 
-    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
+    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None, *, hurry: bool = True) -> Hold:
         self._in_force()
         hold = self.books.holds[hold_id][0]
         if hold.state is not HoldState.HELD:

@@ -203,7 +203,7 @@ class Gateway:
                 await exchange.end(last.data)
         finally:
             if not waits:
-                await parts.settlements.close(tally)
+                await parts.settlements.close(tally, hurry=False)
         return used
 
     async def _repeated(self, asked: Asked) -> Repeatable | Kept | Denied | None:

@@ -56,23 +56,23 @@ class Settlements:
         self._purses.settling(admitted.hold_id)
         return usage.quantity if usage is not None else 0
 
-    async def close(self, tally: Tally) -> None:
-        """Settle or release what was charged; where the ledger does not answer, later."""
+    async def close(self, tally: Tally, *, hurry: bool = True) -> None:
+        """Settle or release what was charged; where the ledger does not answer, later. Without `hurry` nobody waits for it."""
         admitted, usage, at = tally.admitted, tally.due, tally.over_at or self._clock.now()
         try:
-            await self._close(tally, usage, at)
+            await self._close(tally, usage, at, hurry=hurry)
         except Unavailable:
             self._retry(admitted.hold_id, admitted.lease_until, lambda: self._close(tally, usage, self._clock.now()))
         finally:
             self._purses.settled(admitted.hold_id)
 
-    async def _close(self, tally: Tally, usage: Usage | None, at: datetime) -> None:
+    async def _close(self, tally: Tally, usage: Usage | None, at: datetime, *, hurry: bool = True) -> None:
         admitted = tally.admitted
         try:
             if usage is None:
                 await self._release(admitted.hold_id, at, tally.outcome.value)
             else:
-                hold = await self._ledger.settle(admitted.hold_id, at, usage)
+                hold = await self._ledger.settle(admitted.hold_id, at, usage, hurry=hurry)
                 if hold.charged > admitted.amount:
                     log.warning("request %s: charged %d on a hold of %d", hold.id, hold.charged, admitted.amount)
         except Spooled:

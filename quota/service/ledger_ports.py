@@ -50,8 +50,11 @@ class Ledger(Protocol):
     async def charge(self, usage: Usage) -> Charged:
         """Record `usage` and move its amount from held to charged; beyond the hold it is an overrun. Raises WrongState if closed."""
 
-    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
-        """Charge `usage` if given, then close the hold and release what is left. On a closed hold: as it is, nothing changes."""
+    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None, *, hurry: bool = True) -> Hold:
+        """Charge `usage` if given, then close the hold and release what is left. On a closed hold: as it is, nothing changes.
+
+        Without `hurry` it may go with what this process asks for next, never behind it, some milliseconds later at the latest.
+        """
 
     async def release(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
         """Close a hold that was never used. Raises WrongState where something was charged already (settle it)."""

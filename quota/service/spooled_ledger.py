@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TypeVar
 
 from quota.domain.errors import IdConflict, QuotaError, Refused, Spooled, Unavailable, Unknown, WrongState
 from quota.domain.fence import Fence
@@ -21,7 +20,6 @@ from quota.domain.ids import HoldId
 from quota.service.ledger_ports import Ledger, Spool, SpooledChange, SpooledVerb
 
 log = logging.getLogger("quota.spool")
-T = TypeVar("T")
 
 
 class SpooledLedger:
@@ -42,18 +40,28 @@ class SpooledLedger:
 
     async def charge(self, usage: Usage) -> Charged:
         """As the ledger does. Raises Spooled where the usage is kept for later."""
-        change = SpooledChange(SpooledVerb.CHARGE, usage.hold_id, usage.to_at, usage)
-        return await self._or_keep(change, lambda: self._ledger.charge(usage))
+        self._refuse_to_overtake(usage.hold_id)
+        try:
+            return await self._ledger.charge(usage)
+        except Unavailable as error:
+            change = SpooledChange(SpooledVerb.CHARGE, usage.hold_id, usage.to_at, usage)
+            raise await self._kept(change, error) from error
 
-    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
+    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None, *, hurry: bool = True) -> Hold:
         """As the ledger does. Raises Spooled where the settlement is kept for later."""
-        change = SpooledChange(SpooledVerb.SETTLE, hold_id, at, usage)
-        return await self._or_keep(change, lambda: self._ledger.settle(hold_id, at, usage))
+        self._refuse_to_overtake(hold_id)
+        try:
+            return await self._ledger.settle(hold_id, at, usage, hurry=hurry)
+        except Unavailable as error:
+            raise await self._kept(SpooledChange(SpooledVerb.SETTLE, hold_id, at, usage), error) from error
 
     async def release(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
         """As the ledger does. Raises Spooled where the release is kept for later."""
-        change = SpooledChange(SpooledVerb.RELEASE, hold_id, at, reason=reason)
-        return await self._or_keep(change, lambda: self._ledger.release(hold_id, at, reason))
+        self._refuse_to_overtake(hold_id)
+        try:
+            return await self._ledger.release(hold_id, at, reason)
+        except Unavailable as error:
+            raise await self._kept(SpooledChange(SpooledVerb.RELEASE, hold_id, at, reason=reason), error) from error
 
     async def replay(self) -> int:
         """Make what is kept, oldest first, until the ledger does not answer; returns how many changes are done with."""
@@ -70,24 +78,19 @@ class SpooledLedger:
                 log.info("%d changes out of the spool are made", count)
             return count
 
-    async def _or_keep(self, change: SpooledChange, work: Callable[[], Awaitable[T]]) -> T:
-        self._refuse_to_overtake(change.hold_id)
+    async def _kept(self, change: SpooledChange, error: Unavailable) -> Spooled:
+        """Keep what the ledger did not answer; what to tell whoever asked. Raises Unavailable where it is not kept."""
+        if not self._keeps:
+            raise error
+        # Taken before the disk is asked: a second change of the hold must not come between.
+        self._waiting[change.hold_id] = change
         try:
-            return await work()
-        except Unavailable as error:
-            if not self._keeps:
-                raise
-            # Taken before the disk is asked: a second change of the hold must not come between.
-            self._waiting[change.hold_id] = change
-            try:
-                await asyncio.shield(self._spool.keep(change))
-            except Unavailable:
-                del self._waiting[change.hold_id]
-                raise
-            log.warning("hold %s: %s is kept in the spool: %s", change.hold_id, change.verb.value, error)
-            raise Spooled(
-                "the ledger does not answer; the change is kept", retry_after_s=error.retry_after_s
-            ) from error
+            await asyncio.shield(self._spool.keep(change))
+        except Unavailable:
+            del self._waiting[change.hold_id]
+            raise
+        log.warning("hold %s: %s is kept in the spool: %s", change.hold_id, change.verb.value, error)
+        return Spooled("the ledger does not answer; the change is kept", retry_after_s=error.retry_after_s)
 
     def _refuse_to_overtake(self, hold_id: HoldId) -> None:
         if hold_id in self._waiting:

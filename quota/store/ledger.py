@@ -131,9 +131,9 @@ class LedgerStore:
         """Record usage and move its amount from held to charged."""
         return await self._submit(ops.charge(usage), Charged)
 
-    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
+    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None, *, hurry: bool = True) -> Hold:
         """Charge `usage` if given, then close the hold; both in one transaction."""
-        answer = await self._send(ops.settle(hold_id, to_us(at), usage))
+        answer = await self._send(ops.settle(hold_id, to_us(at), usage), hurry=hurry)
         assert isinstance(answer, Hold)
         return answer
 
@@ -170,8 +170,8 @@ class LedgerStore:
         assert isinstance(answer, kind)
         return answer
 
-    def _send(self, operation: ops.Plain) -> Ticket:
-        return self._outbox.put(operation if self._fence is None else ops.Fenced(operation, self._fence))
+    def _send(self, operation: ops.Plain, *, hurry: bool = True) -> Ticket:
+        return self._outbox.put(operation if self._fence is None else ops.Fenced(operation, self._fence), hurry=hurry)
 
     async def _read(self, work: Callable[[Connection], T]) -> T:
         def run() -> T:

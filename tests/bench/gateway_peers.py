@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Final
 
 import psutil
 
+from quota.store.database import url_for
+from tests.integration.postgres import running_postgres
 from tests.litellm_environment import litellm_programs
 from tests.portal import ROOT
 from tests.ports import free_port
@@ -27,9 +29,10 @@ _READY_S: Final = 120
 
 
 class Kind(StrEnum):
-    """How our gateway runs: on its own server, there over a ledger that writes nothing, or behind the quota service's server."""
+    """How our gateway runs: on its own server (over SQLite, PostgreSQL, a ledger that writes nothing), or behind the quota service's."""
 
     GATEWAY = "gateway"
+    POSTGRESQL = "postgresql"
     INSTANT = "instant"
     EMBEDDED = "embedded"
 
@@ -99,11 +102,17 @@ def bare(upstream: Peer, core: int) -> Iterator[Peer]:
 
 @contextmanager
 def gateway(folder: Path, upstream: Peer, core: int, kind: Kind) -> Iterator[Peer]:
-    """Our gateway over SQLite, or over a ledger that writes nothing."""
+    """Our gateway; over PostgreSQL it shares nothing with the server, which runs where the benchmark does."""
     port = free_port()
-    url = f"http://127.0.0.1:{upstream.port}/v1"
-    argv = [sys.executable, "-m", "tests.bench.gateway_processes", kind.value, str(port), url, str(folder)]
-    with _process(argv, core) as process:
+    folder.mkdir()
+    upstream_url = f"http://127.0.0.1:{upstream.port}/v1"
+    with ExitStack() as stack:
+        url = url_for(folder)
+        if kind is Kind.POSTGRESQL:
+            url = stack.enter_context(running_postgres()).new_database()
+        program = [sys.executable, "-m", "tests.bench.gateway_processes"]
+        argv = [*program, kind.value, str(port), upstream_url, str(folder), url]
+        process = stack.enter_context(_process(argv, core))
         assert process.stdout is not None
         key = process.stdout.readline().decode().strip()
         yield _peer(kind.value, process, port, f"/services/gateway{_PATH}", key)

@@ -1,8 +1,8 @@
 """The processes that `bench gateway` measures: a stub model server as light as Python allows, and the gateway on a real ledger.
 
-`python -m tests.bench.gateway_processes stub PORT`, `… bare PORT UPSTREAM_ROOT`, `… gateway|instant|embedded PORT UPSTREAM_URL
-FOLDER`; the gateway prints its key; `instant` has a ledger that writes nothing, `embedded` sits behind the quota service's server. A
-process that its parent leaves behind ends with it.
+`python -m tests.bench.gateway_processes stub PORT`, `… bare PORT UPSTREAM_ROOT`, `… gateway|postgresql|instant|embedded PORT
+UPSTREAM_URL FOLDER DATABASE_URL`; the gateway prints its key; `instant` has a ledger that writes nothing, `embedded` sits behind the
+quota service's server. A process that its parent leaves behind ends with it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import uvicorn
 import uvloop
 
 from quota.adapters.clock import SystemClock
+from quota.adapters.spool_file import SpoolFile
 from quota.adapters.upstreams import HttpUpstreams
 from quota.api.front import Front
 from quota.gateway.app import Gateway, Site, build_gateway
@@ -29,7 +30,8 @@ from quota.gateway.wire import WireServer
 from quota.gateway_main import tune_interpreter
 from quota.main import Server, server_config
 from quota.service.keys import session_key
-from quota.store.database import open_database, url_for
+from quota.service.spooled_ledger import SpooledLedger
+from quota.store.database import open_database
 from quota.store.ledger import LedgerStore
 from quota.store.migrate import migrate
 from quota.store.unit_of_work import SqlStore
@@ -136,19 +138,19 @@ async def stub(port: int) -> None:
     await server.serve_forever()
 
 
-async def gateway(port: int, upstream: str, folder: Path, kind: Kind) -> None:
-    (folder / "quota").mkdir(parents=True)
-    database = open_database(url_for(folder))
+async def gateway(port: int, upstream: str, folder: Path, kind: Kind, url: str) -> None:
+    database = open_database(url)
     migrate(database)
     limits = Limits(context_tokens=4096, default_output_tokens=512, template_tokens=64, message_tokens=8)
     async with LedgerStore(database) as ledger, HttpUpstreams({"127.0.0.1"}) as upstreams:
         store = SqlStore(database)
         person, project = await store.write(lambda tx: found_project(tx, TOKENS))
         session = await open_session(ledger, person, project)
+        kept = SpooledLedger(InstantLedger(ledger) if kind is Kind.INSTANT else ledger, SpoolFile(folder / "spool"))
         site = Site(
-            ledger=InstantLedger(ledger) if kind is Kind.INSTANT else ledger, store=store, clock=SystemClock(), session_key_secret=SECRET,
+            ledger=kept, store=store, clock=SystemClock(), session_key_secret=SECRET,
             models=Models([stub_model(upstream, limits=limits)]), upstreams=upstreams, table=GatewayTable(),
-            journal=Journal(folder / "gateway"),
+            shared=kind is Kind.POSTGRESQL, journal=Journal(folder / "gateway"),
         )  # fmt: skip
         app = build_gateway(site)
         print(session_key(SECRET, session), flush=True)
@@ -180,4 +182,4 @@ if __name__ == "__main__":
         uvloop.run(bare(int(sys.argv[2]), sys.argv[3]))
     else:
         tune_interpreter()  # as the real process does
-        uvloop.run(gateway(int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), Kind(sys.argv[1])))
+        uvloop.run(gateway(int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), Kind(sys.argv[1]), sys.argv[5]))

@@ -22,7 +22,7 @@ class InstantLedger(LedgerStore):
         self._placed[order.id] = hold
         return hold
 
-    async def settle(self, hold_id: HoldId, at: object, usage: Usage | None = None) -> Hold:
+    async def settle(self, hold_id: HoldId, at: object, usage: Usage | None = None, *, hurry: bool = True) -> Hold:
         return self._placed.pop(hold_id)
 
     async def hold(self, hold_id: HoldId) -> Hold | None:

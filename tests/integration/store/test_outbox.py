@@ -8,9 +8,10 @@ from contextlib import suppress
 from sqlalchemy import text
 
 from quota.domain.hold import Hold, HoldState
+from quota.domain.ids import HoldId
 from quota.store.database import Database
 from quota.store.ledger import LedgerStore
-from quota.store.outbox import TURNS_MAX
+from quota.store.outbox import LINGER_S, TURNS_MAX
 from quota.store.verify import verify
 from tests import ledgers
 
@@ -58,6 +59,36 @@ async def test_a_stream_of_requests_does_not_keep_the_first_one_waiting(database
                 await asyncio.sleep(0)
         assert first.result().state is HoldState.HELD
         assert {one.state for one in await asyncio.gather(*others)} == {HoldState.HELD}
+    assert verify(database) == []
+
+
+async def test_what_is_in_no_hurry_goes_with_the_next_that_is_and_before_it(database: Database) -> None:
+    """A settlement that waits frees its tokens for whoever asks next: nobody is refused what only waits to be written."""
+    books = ledgers.open_books(database, 10)
+    async with LedgerStore(database) as ledger:
+        await ledger.place_hold(books.order(10, hold_id="hold-first"))
+        before = count(database, "ledger_link")
+        closing = asyncio.create_task(ledger.settle(HoldId("hold-first"), ledgers.NOW, hurry=False))
+        await asyncio.sleep(0)
+        assert (await ledger.place_hold(books.order(10, hold_id="hold-next"))).state is HoldState.HELD
+        assert (await closing).state is HoldState.SETTLED
+        assert count(database, "ledger_link") == before + 1
+    assert verify(database) == []
+
+
+async def test_what_is_in_no_hurry_begins_no_batch_at_once_and_waits_for_nobody(database: Database) -> None:
+    books = ledgers.open_books(database, 100)
+    async with LedgerStore(database) as ledger:
+        for hold_id in ("hold-first", "hold-later"):
+            await ledger.place_hold(books.order(5, hold_id=hold_id))
+        before = count(database, "ledger_link")
+        began_s = asyncio.get_running_loop().time()
+        first = asyncio.create_task(ledger.settle(HoldId("hold-first"), ledgers.NOW, hurry=False))
+        await asyncio.sleep(LINGER_S / 3)
+        later = asyncio.create_task(ledger.settle(HoldId("hold-later"), ledgers.NOW, hurry=False))
+        assert {(await one).state for one in (first, later)} == {HoldState.SETTLED}
+        assert asyncio.get_running_loop().time() - began_s >= LINGER_S / 2
+        assert count(database, "ledger_link") == before + 1
     assert verify(database) == []
 
 

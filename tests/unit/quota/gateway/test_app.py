@@ -283,10 +283,10 @@ async def test_a_settlement_that_finds_the_ledger_away_is_made_later() -> None:
     d = await desk()
     settle, failures = d.world.ledger.settle, [Unavailable("away")]
 
-    async def once_away(*given: object) -> object:
+    async def once_away(*given: object, **how: object) -> object:
         if failures:
             raise failures.pop()
-        return await settle(*given)  # type: ignore[arg-type]
+        return await settle(*given, **how)  # type: ignore[arg-type]
 
     d.world.ledger.settle = once_away  # type: ignore[assignment,method-assign]
     assert (await d.ask()).status == 200
@@ -329,9 +329,9 @@ async def test_a_kept_answer_is_found_only_where_the_journal_says_what_it_costs(
 def _settle_later(d: Desk, may: asyncio.Event) -> None:
     settle = d.world.ledger.settle
 
-    async def late(*given: object) -> object:
+    async def late(*given: object, **how: object) -> object:
         await may.wait()
-        return await settle(*given)  # type: ignore[arg-type]
+        return await settle(*given, **how)  # type: ignore[arg-type]
 
     d.world.ledger.settle = late  # type: ignore[assignment,method-assign]
 
@@ -354,7 +354,7 @@ async def test_a_settlement_that_waits_in_the_spool_is_not_asked_for_again() -> 
     d = await desk()
     asked = []
 
-    async def spooled(*given: object) -> object:
+    async def spooled(*given: object, **how: object) -> object:
         asked.append(given)
         raise Spooled("kept")
 

@@ -316,10 +316,10 @@ async def test_a_row_that_a_crash_left_behind_its_hold_is_brought_in_line() -> N
 class LedgerThatRefuses(FakeLedger):
     """Takes no charge on one hold, for a reason that no pass can mend."""
 
-    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
+    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None, *, hurry: bool = True) -> Hold:
         if hold_id == "hold-0000":
             raise Invalid([("amount", "out_of_range")])
-        return await super().settle(hold_id, at, usage)
+        return await super().settle(hold_id, at, usage, hurry=hurry)
 
 
 async def test_a_hold_that_the_ledger_will_not_close_keeps_no_other_from_being_settled() -> None:

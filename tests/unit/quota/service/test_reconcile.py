@@ -16,10 +16,10 @@ BAD, GOOD = HoldId("request-0001"), HoldId("request-0002")
 class LedgerThatRefuses(FakeLedger):
     """Does not take the end of one hold, for a reason that no pass can mend."""
 
-    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
+    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None, *, hurry: bool = True) -> Hold:
         if hold_id == BAD:
             raise InvariantBroken("overlaps what was charged already")
-        return await super().settle(hold_id, at, usage)
+        return await super().settle(hold_id, at, usage, hurry=hurry)
 
 
 async def asked(w: World, project: ProjectId, hold_id: HoldId) -> None:

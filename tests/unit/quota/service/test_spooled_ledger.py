@@ -35,10 +35,10 @@ class AwayLedger(FakeLedger):
         self._lose()
         return charged
 
-    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None) -> Hold:
+    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None, *, hurry: bool = True) -> Hold:
         self._answer()
         replayed = self.books.holds[hold_id][0].state is not HoldState.HELD
-        hold = await super().settle(hold_id, at, usage)
+        hold = await super().settle(hold_id, at, usage, hurry=hurry)
         self._lose()
         return hold if not replayed else _replayed(hold)
 

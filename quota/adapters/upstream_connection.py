@@ -48,7 +48,8 @@ class HttpAnswer:
         while not self.status:
             if self._error is not None:
                 raise self._error
-            await self._woken()
+            self._waiter = self._connection.loop.create_future()
+            await self._waiter
 
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body. Raises TooLarge, Interrupted, TimedOut."""
@@ -67,7 +68,8 @@ class HttpAnswer:
                 raise self._error
             if self.complete:
                 return b""
-            await self._woken()
+            self._waiter = self._connection.loop.create_future()
+            await self._waiter
         pieces, self._pieces = self._pieces, []
         if self._size_bytes > _BUFFER_BYTES_MAX:
             self._connection.go_on()
@@ -111,9 +113,9 @@ class HttpAnswer:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    async def _woken(self) -> None:
-        self._waiter = self._connection.loop.create_future()
-        await self._waiter
+
+def _size_bytes(headers: dict[bytes, bytes]) -> int:
+    return sum(len(name) + len(value) for name, value in headers.items())
 
 
 @lru_cache(maxsize=64)
@@ -248,7 +250,9 @@ class Connection(asyncio.Protocol):
             answer.headers.clear()
             return
         headers = answer.headers
-        if sum(len(name) + len(value) for name, value in headers.items()) > _HEAD_BYTES_MAX:
+        if (
+            self._head_bytes > _HEAD_BYTES_MAX and _size_bytes(headers) > _HEAD_BYTES_MAX
+        ):  # the first counts what else came
             self._broken(answer, "too large a head")
         elif headers.get(b"content-encoding", b"identity") != b"identity":
             self._broken(answer, "a compressed body that was not asked for")

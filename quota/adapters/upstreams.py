@@ -32,13 +32,14 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 """The addresses of a host, as the system's resolver gives them. Raises OSError."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Place:
-    """Where connections go: the key of the pool."""
+    """Where connections go, with those that wait for a request; one object a place."""
 
     host: str
     port: int
     tls: bool
+    idle: list[Connection] = field(default_factory=list, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class HttpUpstreams:
         self._allowed_hosts = frozenset(allowed_hosts)
         self._resolve = resolve or _resolved
         self._routes: dict[tuple[str, str, str], _Route] = {}  # by address, key and path
-        self._idle: dict[_Place, list[Connection]] = {}
+        self._places: dict[tuple[str, int, bool], _Place] = {}
         self._all: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._tls = ssl.create_default_context()
@@ -116,9 +117,8 @@ class HttpUpstreams:
 
     def _kept(self, place: _Place) -> Connection | None:
         """A connection that was used before and is still open."""
-        idle = self._idle.get(place)
-        while idle:
-            connection = idle.pop()
+        while place.idle:
+            connection = place.idle.pop()
             if connection.usable and time.monotonic() - connection.idle_since_s < _KEEP_ALIVE_S:
                 return connection
             connection.cut()
@@ -126,7 +126,8 @@ class HttpUpstreams:
 
     def _let_go(self, place: _Place) -> None:
         """Cut the connections that wait for a request."""
-        for connection in self._idle.pop(place, []):
+        idle, place.idle = place.idle, []
+        for connection in idle:
             connection.cut()
 
     async def _connected(self, place: _Place, deadline_s: float) -> Connection:
@@ -171,7 +172,7 @@ class HttpUpstreams:
             return
         place = connection.place
         assert isinstance(place, _Place)
-        self._idle.setdefault(place, []).append(connection)
+        place.idle.append(connection)
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(_KEEP_ALIVE_S, self._swept)
 
@@ -179,17 +180,18 @@ class HttpUpstreams:
         """Close what nobody used for a while."""
         self._sweep = None
         oldest_s = time.monotonic() - _KEEP_ALIVE_S
-        for idle in self._idle.values():
-            for connection in [one for one in idle if one.idle_since_s <= oldest_s or not one.usable]:
-                idle.remove(connection)
+        for place in self._places.values():
+            for connection in [one for one in place.idle if one.idle_since_s <= oldest_s or not one.usable]:
+                place.idle.remove(connection)
                 connection.cut()
-        if any(self._idle.values()):
+        if any(place.idle for place in self._places.values()):
             self._sweep = asyncio.get_running_loop().call_later(_KEEP_ALIVE_S, self._swept)
 
     def _route(self, target: Target, path: str) -> _Route:
         parts = urlsplit(target.url + path)
         tls, host = parts.scheme == "https", parts.hostname or ""
-        place = _Place(host, parts.port or (443 if tls else 80), tls)
+        where = (host, parts.port or (443 if tls else 80), tls)
+        place = self._places.setdefault(where, _Place(*where))
         head = None
         if address_allowed(target.url, self._allowed_hosts):
             method = "GET" if path == _HEALTH else "POST"

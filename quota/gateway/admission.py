@@ -239,7 +239,7 @@ def _order(admitted: Admitted) -> HoldOrder:
         "application": caller.application,
         "session": caller.session or "",
         "key": caller.key_id,
-        "weight": str(admitted.price.weight),
+        "weight": admitted.price.text,
         "prompt_bound": request.prompt_bound,
         "cap": admitted.cap,
         "answers": request.answers,

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -22,7 +22,7 @@ from quota.domain.ids import new_id
 from quota.gateway import denials
 from quota.gateway.admission import Admission
 from quota.gateway.callers import Caller, Callers, Doors, key_of
-from quota.gateway.denials import Denied, Header
+from quota.gateway.denials import Denied, lines_of
 from quota.gateway.exchange import AsgiExchange, ClientLeft, Exchange, Receive, Scope, Send
 from quota.gateway.journal import Journal
 from quota.gateway.model_request import Endpoint, ModelRequest, read_request
@@ -179,9 +179,9 @@ class Gateway:
         if share is not None:
             share.resize(admitted.hold_tokens)
         tally = Tally(admitted)
-        named = (b"x-request-id", admitted.hold_id.encode())
+        named = b"x-request-id: %b\r\n" % admitted.hold_id.encode()
         try:
-            last = await parts.relay.run(exchange, tally, lambda: [named, *self._standing(caller)])
+            last = await parts.relay.run(exchange, tally, lambda: named + self._standing(caller))
             if admitted.repeatable is not None and isinstance(last, Whole):
                 # Charged as reported for whoever finds it after a kill; kept before it is settled, since who asks after that must find it.
                 parts.settlements.write_down(tally)
@@ -198,7 +198,7 @@ class Gateway:
             await parts.settlements.close(tally)
         try:
             if not isinstance(last, Tail):
-                await _finish(exchange, last, [named, *self._standing(caller)])
+                await _finish(exchange, last, named + self._standing(caller))
             elif not exchange.left:
                 await exchange.end(last.data)
         finally:
@@ -218,8 +218,8 @@ class Gateway:
         if isinstance(found, Denied):
             await exchange.deny(found, self._standing(asked.caller))
             return
-        named = [(b"x-request-id", found.hold_id.encode()), (b"idempotent-replayed", b"true")]
-        await exchange.answer(200, found.body, [*named, *self._standing(asked.caller)])
+        named = b"x-request-id: %b\r\nidempotent-replayed: true\r\n" % found.hold_id.encode()
+        await exchange.answer(200, found.body, named + self._standing(asked.caller))
 
     async def _keep(self, repeatable: Repeatable, body: bytes) -> None:
         try:
@@ -261,16 +261,14 @@ class Gateway:
         except Exception:  # a process edge: the client gets an id, the log the reason
             await _broken(exchange)
 
-    def _standing(self, caller: Caller) -> list[Header]:
-        """The project's balance and the key's minute, as headers; where a key has no limit of tokens, the balance stands for one."""
+    def _standing(self, caller: Caller) -> bytes:
+        """The project's balance and the key's minute, as header lines; where a key has no limit of tokens, the balance stands for one."""
         parts = self._parts
-        purse = parts.purses.known(caller.project)
-        balance = purse.headers(parts.clock.now()) if purse is not None else ()
-        pace = parts.paces.headers(caller)
-        found = [*balance, *pace.values()]
-        if purse is not None and "limit-tokens" not in pace:
-            found += ((b"x-ratelimit-limit-tokens", balance[0][1]), (b"x-ratelimit-remaining-tokens", balance[-1][1]))
-        return found
+        purse, pace = parts.purses.known(caller.project), parts.paces.headers(caller)
+        lines = lines_of(pace.values()) if pace else b""
+        if purse is not None:
+            lines += purse.header_lines(parts.clock.now(), as_limit="limit-tokens" not in pace)
+        return lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,13 +308,13 @@ def build_gateway(site: Site) -> Gateway:
     return Gateway(parts, site.table)
 
 
-async def _finish(exchange: Exchange, last: Whole | Denied, headers: Sequence[Header]) -> None:
+async def _finish(exchange: Exchange, last: Whole | Denied, lines: bytes) -> None:
     if exchange.left:
         return
     if isinstance(last, Whole):
-        await exchange.answer(200, last.body, headers)
+        await exchange.answer(200, last.body, lines)
     else:
-        await exchange.deny(last, headers)
+        await exchange.deny(last, lines)
 
 
 async def _broken(exchange: Exchange) -> None:

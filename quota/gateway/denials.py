@@ -7,7 +7,7 @@ openai SDK sends an exhausted request three times without it).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +16,13 @@ from quota.domain.messages import render
 from quota.domain.units import Unit, amount_text
 
 Header = tuple[bytes, bytes]
+
+
+def lines_of(headers: Iterable[Header]) -> bytes:
+    """Headers as they stand in a head, each with its end."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
 _DO_NOT_RETRY: Final[tuple[Header, ...]] = ((b"x-should-retry", b"false"),)
 
 

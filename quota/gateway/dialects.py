@@ -23,6 +23,8 @@ class Endpoint(StrEnum):
     MESSAGES = "/messages"
     COUNT_TOKENS = "/messages/count_tokens"
 
+    __hash__ = str.__hash__  # looked up several times a request; Enum's own is a Python function
+
 
 class Seen(NamedTuple):
     """What one event of a stream says: a report (final or not), whether it says nothing else, whether it is the end or a failure."""

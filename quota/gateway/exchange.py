@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
 
 from quota.gateway import denials
 from quota.gateway.deadlines import Deadline
-from quota.gateway.denials import Denied, Header
+from quota.gateway.denials import Denied, lines_of
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-_JSON: Header = (b"content-type", b"application/json")
-_EVENTS: tuple[Header, ...] = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
+JSON: Final = b"content-type: application/json\r\n"
+_EVENTS: Final = (
+    b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 )
 
 
@@ -48,7 +46,7 @@ class Exchange(ABC):
         self.stopping = False  # the gateway stops: what is not delivered by now will not be
         self.started = False
         self.over = False
-        self._headers = headers
+        self.header = headers.get  # by its name in small letters
         self._relaying: Deadline | None = None
 
     @abstractmethod
@@ -56,8 +54,8 @@ class Exchange(ABC):
         """The request's body. Raises ClientLeft."""
 
     @abstractmethod
-    async def start(self, status: int, headers: list[Header], length: int | None) -> None:
-        """Send the head of an answer; without `length` its pieces follow."""
+    async def start(self, status: int, lines: bytes, length: int | None) -> None:
+        """Send the head of an answer, of whose headers `lines` are the first; without `length` its pieces follow."""
 
     @abstractmethod
     async def piece(self, data: bytes) -> None:
@@ -66,9 +64,6 @@ class Exchange(ABC):
     @abstractmethod
     async def end(self, data: bytes = b"") -> None:
         """Send the last bytes of an answer."""
-
-    def header(self, name: bytes) -> bytes | None:
-        return self._headers.get(name)
 
     def client_left(self) -> None:
         """Cut the relay, if one runs."""
@@ -88,18 +83,18 @@ class Exchange(ABC):
         if self.left or self.stopping:
             self.cut()
 
-    async def start_events(self, headers: Iterable[Header]) -> None:
+    async def start_events(self, lines: bytes) -> None:
         self.started = True
-        await self.start(200, [*_EVENTS, *headers], None)
+        await self.start(200, _EVENTS + lines, None)
 
-    async def answer(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
+    async def answer(self, status: int, body: bytes, lines: bytes = b"") -> None:
         """Send a whole JSON answer."""
         self.started = True
-        await self.start(status, [_JSON, *headers], len(body))
+        await self.start(status, JSON + lines, len(body))
         await self.end(body)
 
-    async def deny(self, denied: Denied, headers: Iterable[Header] = ()) -> None:
-        await self.answer(denied.status, denied.body(anthropic=self.anthropic), [*denied.headers, *headers])
+    async def deny(self, denied: Denied, lines: bytes = b"") -> None:
+        await self.answer(denied.status, denied.body(anthropic=self.anthropic), lines_of(denied.headers) + lines)
 
     def unusable_body(self, limit_bytes: int) -> Denied | None:
         """Why the body cannot be taken, by what the head says."""
@@ -151,9 +146,10 @@ class AsgiExchange(Exchange):
             continue
         self.client_left()
 
-    async def start(self, status: int, headers: list[Header], length: int | None) -> None:
+    async def start(self, status: int, lines: bytes, length: int | None) -> None:
         if length is not None:
-            headers = [headers[0], (b"content-length", b"%d" % length), *headers[1:]]
+            lines += b"content-length: %d\r\n" % length
+        headers = [tuple(line.split(b": ", 1)) for line in lines.split(b"\r\n")[:-1]]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def piece(self, data: bytes) -> None:

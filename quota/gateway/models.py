@@ -57,9 +57,11 @@ class Price:
 
     weight: Fraction
     one: bool = field(init=False, repr=False, compare=False)  # the usual weight, for which nothing is computed
+    text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "one", self.weight == 1)
+        object.__setattr__(self, "text", str(self.weight))
 
     def up(self, tokens: int) -> int:
         """What `tokens` cost at most; rounds up, so that a hold always suffices."""

@@ -16,12 +16,16 @@ from typing import Final
 from quota.domain.ids import AllocationId, HoldId, ProjectId
 from quota.domain.project import Allocation, AllocationState
 from quota.domain.units import Unit
-from quota.gateway.denials import Header
 from quota.service.ports import Store
 
 BELIEVED_S: Final = 1.0
 DOUBTED_S: Final = 0.2  # before a refusal nothing older counts
 _KEPT_MAX: Final = 10_000
+_BALANCE: Final = (
+    b"x-commons-awarded-tokens: %d\r\nx-commons-charged-tokens: %d\r\n"
+    b"x-commons-held-tokens: %d\r\nx-commons-available-tokens: %d\r\n"
+)
+_LIMIT: Final = b"x-ratelimit-limit-tokens: %d\r\nx-ratelimit-remaining-tokens: %d\r\n"
 
 
 class Coffer:
@@ -74,19 +78,16 @@ class Purse:
         if known is not None:
             known.move(held, charged)
 
-    def headers(self, at: datetime) -> tuple[Header, ...]:
-        """The balance for the client, over all active allocations."""
+    def header_lines(self, at: datetime, *, as_limit: bool) -> bytes:
+        """The balance for the client, over all active allocations; as its limit of tokens, too, where the key has none of its own."""
         awarded = charged = held = 0
         for one in self._active_at(at):
             awarded += one.awarded
             charged += one.charged
             held += one.held
-        return (
-            (b"x-commons-awarded-tokens", b"%d" % awarded),
-            (b"x-commons-charged-tokens", b"%d" % charged),
-            (b"x-commons-held-tokens", b"%d" % held),
-            (b"x-commons-available-tokens", b"%d" % (awarded - charged - held)),
-        )
+        available = awarded - charged - held
+        lines = _BALANCE % (awarded, charged, held, available)
+        return lines + _LIMIT % (awarded, available) if as_limit else lines
 
 
 class Purses:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import orjson
 
 from quota.gateway import denials
 from quota.gateway.deadlines import Deadlines
-from quota.gateway.denials import Denied, Header
+from quota.gateway.denials import Denied
 from quota.gateway.event_stream import EventStream, StreamBroken, text_tokens
 from quota.gateway.exchange import Exchange
 from quota.gateway.model_request import ModelRequest
@@ -53,7 +53,7 @@ class Tail:
 
 
 Last = Whole | Tail | Denied
-Headers = Callable[[], Sequence[Header]]  # made when a stream starts; a whole answer has newer ones
+HeaderLines = Callable[[], bytes]  # made when a stream starts; a whole answer has newer ones
 
 
 class Relay:
@@ -61,14 +61,14 @@ class Relay:
         self._upstreams = upstreams
         self._deadlines = Deadlines()
 
-    async def run(self, exchange: Exchange, tally: Tally, headers: Headers) -> Last:
+    async def run(self, exchange: Exchange, tally: Tally, lines: HeaderLines) -> Last:
         """Everything but the last bytes. A failure is an answer, too."""
         admitted = tally.admitted
         try:
             with self._deadlines.within(admitted.server.target.total_deadline_s) as deadline:
                 exchange.relaying(deadline)
                 try:
-                    return await self._run(exchange, tally, headers)
+                    return await self._run(exchange, tally, lines)
                 finally:
                     exchange.relaying(None)
         except TimeoutError:
@@ -93,13 +93,13 @@ class Relay:
             return denied
         return Tail(denied.event(anthropic=exchange.anthropic))
 
-    async def _run(self, exchange: Exchange, tally: Tally, headers: Headers) -> Last:
+    async def _run(self, exchange: Exchange, tally: Tally, lines: HeaderLines) -> Last:
         server, answer = await self._ask(tally)
         try:
             if answer.status != 200:
                 return await _refused(answer, tally)
             if answer.content_type == EVENTS:
-                return await _stream(exchange, answer, tally, headers)
+                return await _stream(exchange, answer, tally, lines)
             return await _whole(answer, tally)
         finally:
             answer.close()
@@ -179,7 +179,7 @@ class Relay:
             raise
 
 
-async def _stream(exchange: Exchange, answer: Answer, tally: Tally, headers: Headers) -> Last:
+async def _stream(exchange: Exchange, answer: Answer, tally: Tally, lines: HeaderLines) -> Last:
     request = tally.admitted.request
     events = EventStream(
         strip_usage=not request.wants_usage, most_tokens=request.most_believed, endpoint=request.endpoint
@@ -187,7 +187,7 @@ async def _stream(exchange: Exchange, answer: Answer, tally: Tally, headers: Hea
     tally.stream, tally.outcome = events, Outcome.CUT
     slot = tally.admitted.slot
     prompt = request.prompt_estimate if slot is not None else 0
-    await exchange.start_events(headers())
+    await exchange.start_events(lines())
     try:
         while piece := await answer.next_piece():
             data = events.feed(piece)

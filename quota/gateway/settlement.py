@@ -40,10 +40,15 @@ class Settlements:
 
     def write_down(self, tally: Tally) -> None:
         """Have the journal say what a request that is over costs, before anybody can have its answer."""
-        tally.over_at = self._clock.now()
-        tally.due = tally.usage(tally.over_at)
-        if tally.admitted.slot is not None:
-            _write_down(tally.admitted.slot, tally)
+        counts, tally.over_at = tally.counts, self._clock.now()
+        usage = tally.due = tally.usage(tally.over_at, counts)
+        slot = tally.admitted.slot
+        if slot is None:
+            return
+        if counts is None or usage is None:
+            slot.not_sent()
+        else:
+            slot.costs(counts.prompt, counts.output, reported=not usage.estimated)
 
     def charge(self, tally: Tally) -> int:
         """Charge a request that is over, as far as this process knows: purse and journal. The tokens that were used; `close` follows."""
@@ -121,12 +126,3 @@ class Settlements:
             except Unavailable:
                 delay_s = min(delay_s * 2, _LONGEST_DELAY_S)
         log.error("request %s: could not be settled before its lease ended", hold_id)
-
-
-def _write_down(slot: Slot, tally: Tally) -> None:
-    """What whoever finds the journal of this process charges."""
-    counts, usage = tally.counts, tally.due
-    if counts is None or usage is None:
-        slot.not_sent()
-    else:
-        slot.costs(counts.prompt, counts.output, reported=not usage.estimated)

@@ -72,9 +72,8 @@ class Tally:
         by_stream = stream is not None and stream.reported is not None and not stream.doubtful
         return not by_stream
 
-    def usage(self, at: datetime) -> Usage | None:
-        """The record to settle with; None where the hold is released."""
-        counts = self.counts
+    def usage(self, at: datetime, counts: Counts | None) -> Usage | None:
+        """The record to settle with, for the `counts` of this moment; None where the hold is released."""
         if counts is None:
             return None
         admitted, server = self.admitted, self.server or self.admitted.server

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, cast
@@ -17,14 +17,14 @@ from typing import Final, cast
 import httptools
 
 from quota.gateway import denials
-from quota.gateway.denials import Denied, Header
-from quota.gateway.exchange import ClientLeft, Exchange
+from quota.gateway.denials import Denied
+from quota.gateway.exchange import JSON, ClientLeft, Exchange
 
 HEAD_BYTES_MAX: Final = 32 * 1024
 _WAITING_MAX: Final = 8
 _UNASKED_BYTES_MAX: Final = 2**20  # of a body that nobody has asked for yet
 _STATUS: Final = {one.value: f"HTTP/1.1 {one.value} {one.phrase}\r\n".encode() for one in HTTPStatus}
-_JSON: Final = b"content-type: application/json\r\n"
+_CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 _METHODS: Final = {b"GET": "GET", b"POST": "POST"}
 _PATHS_MAX: Final = 256
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -117,32 +117,27 @@ class WireExchange(Exchange):
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
 
-    async def start(self, status: int, headers: list[Header], length: int | None) -> None:
-        head = self._head_of(status, headers, length)
+    async def start(self, status: int, lines: bytes, length: int | None) -> None:
+        head = self._head_of(status, lines, length)
         if length is None:
             self._connection.write(head)
         else:
             self._head = head  # goes out with the body
 
-    async def answer(self, status: int, body: bytes, headers: Iterable[Header] = ()) -> None:
+    async def answer(self, status: int, body: bytes, lines: bytes = b"") -> None:
         """Send a whole JSON answer, in one write."""
         self.started = self.over = True
-        head = self._head_of(status, headers, len(body), _JSON)
+        head = self._head_of(status, JSON + lines, len(body))
         self._connection.write(head + body if self.method != "HEAD" else head)
         self._connection.finished(self)
 
-    def _head_of(self, status: int, headers: Iterable[Header], length: int | None, first: bytes = b"") -> bytes:
+    def _head_of(self, status: int, lines: bytes, length: int | None) -> bytes:
         self.keep = self.keep and self.whole and not self.http_10
-        lines = [_STATUS[status], first]
-        for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
+        end = b"\r\n" if self.keep else b"connection: close\r\n\r\n"
         if length is not None:
-            lines.append(b"content-length: %d\r\n" % length)
-        elif not self.http_10:
-            self._chunked = True
-            lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n" if self.keep else b"connection: close\r\n\r\n")
-        return b"".join(lines)
+            return b"%b%bcontent-length: %d\r\n%b" % (_STATUS[status], lines, length, end)
+        self._chunked = not self.http_10
+        return b"%b%b%b%b" % (_STATUS[status], lines, _CHUNKED if self._chunked else b"", end)
 
     async def piece(self, data: bytes) -> None:
         self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)

@@ -83,10 +83,8 @@ async def test_what_is_in_no_hurry_begins_no_batch_at_once_and_waits_for_nobody(
             await ledger.place_hold(books.order(5, hold_id=hold_id))
         before = count(database, "ledger_link")
         began_s = asyncio.get_running_loop().time()
-        first = asyncio.create_task(ledger.settle(HoldId("hold-first"), ledgers.NOW, hurry=False))
-        await asyncio.sleep(LINGER_S / 3)
-        later = asyncio.create_task(ledger.settle(HoldId("hold-later"), ledgers.NOW, hurry=False))
-        assert {(await one).state for one in (first, later)} == {HoldState.SETTLED}
+        closing = [ledger.settle(HoldId(f"hold-{name}"), ledgers.NOW, hurry=False) for name in ("first", "later")]
+        assert {one.state for one in await asyncio.gather(*closing)} == {HoldState.SETTLED}
         assert asyncio.get_running_loop().time() - began_s >= LINGER_S / 2
         assert count(database, "ledger_link") == before + 1
     assert verify(database) == []

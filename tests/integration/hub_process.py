@@ -137,7 +137,7 @@ class HubProcess:
         with (self.data / "logs" / "hub.log").open("ab") as log:
             self.hub = subprocess.Popen(argv, cwd=self.data / "hub", env=self.environment, stdout=log, stderr=log)
         until(
-            self._answers, within_s=PATIENCE_S, what="the hub answers through the proxy"
+            self._answers, within_s=2 * PATIENCE_S, what="the hub answers through the proxy"
         )  # of a machine with 25 others at work
 
     def _answers(self) -> bool:

@@ -16,6 +16,7 @@ import requests
 
 from tests.portal import ROOT
 from tests.ports import free_port
+from tests.waiting import PATIENCE_S
 
 NAME = "smollm2-135m-instruct"
 KEY = "key-of-the-model-in-tests"
@@ -43,7 +44,7 @@ class ModelServer:
     def worked(self) -> tuple[int, int]:
         """Prompt and output tokens that the server itself counts since its start."""
         headers = {"Authorization": f"Bearer {KEY}"}
-        lines = requests.get(f"{self.root}/metrics", headers=headers, timeout=10).text.splitlines()
+        lines = requests.get(f"{self.root}/metrics", headers=headers, timeout=60).text.splitlines()
         found = {name: float(value) for name, _, value in (line.partition(" ") for line in lines if line[:1] != "#")}
         return int(found["llamacpp:prompt_tokens_total"]), int(found["llamacpp:tokens_predicted_total"])
 
@@ -73,14 +74,14 @@ def model_server(folder: Path, kind: str = "") -> Iterator[ModelServer]:
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(10)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
 def _wait(server: ModelServer, process: subprocess.Popen[bytes], folder: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         assert process.poll() is None, (folder / "model.log").read_text(errors="replace")[-2000:]
         try:

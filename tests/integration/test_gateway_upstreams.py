@@ -20,6 +20,7 @@ from quota.gateway.settings import GatewayTable, ModelTable, open_models
 from tests.integration.gateway_service import Running, running_gateway, stub_model
 from tests.integration.tls import ELSEWHERE, HERE, Authority
 from tests.integration.upstream_stub import Asked, stub_server, well_behaved
+from tests.waiting import PATIENCE_S
 
 ASK = {"model": "stub", "messages": [{"role": "user", "content": "hello"}]}
 Answer = tuple[int, bytes]
@@ -29,7 +30,7 @@ async def ask(
     gateway: Running, path: str = "/chat/completions", body: Mapping[str, object] = ASK, **fields: object
 ) -> Answer:
     headers = {"Authorization": f"Bearer {gateway.key}"}
-    timeout = aiohttp.ClientTimeout(total=30)
+    timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
     async with (
         aiohttp.ClientSession(timeout=timeout) as http,
         http.post(gateway.url + path, json={**body, **fields}, headers=headers) as answer,

@@ -16,6 +16,7 @@ from quota.gateway.models import Models
 from quota.gateway.wire import HEAD_BYTES_MAX
 from tests.integration.gateway_service import ROOT, Running, running_gateway, stub_model
 from tests.integration.upstream_stub import Asked, stub_server, well_behaved
+from tests.waiting import PATIENCE_S
 
 BODY = json.dumps({"model": "stub", "messages": [{"role": "user", "content": "hello"}]}).encode()
 
@@ -38,14 +39,14 @@ class Line:
 
     async def status(self) -> int:
         """Read one whole answer; its status."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             head = await self.reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0] or b"0")
             await self.reader.readexactly(length)
         return int(head.split(b" ")[1])
 
     async def closed(self) -> bool:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             return await self.reader.read() == b""
 
 
@@ -105,7 +106,7 @@ async def test_a_chunked_body_is_read(line: Line) -> None:
 
 async def test_who_waits_for_continue_gets_it(line: Line) -> None:
     await line.send(line.head(f"Content-Length: {len(BODY)}", "Expect: 100-continue"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert await line.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     await line.send(BODY)
     assert await line.status() == 200
@@ -124,20 +125,20 @@ async def test_an_old_client_gets_its_answer_and_the_end(line: Line) -> None:
 )
 async def test_what_is_no_http_is_refused_and_closed(line: Line, data: bytes) -> None:
     await line.send(data + b"\r\n\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await line.reader.read()).startswith(b"HTTP/1.1 4")
 
 
 async def test_a_head_without_an_end_is_cut(line: Line) -> None:
     await line.send(line.head()[:-2] + b"X-Long: " + b"x" * (HEAD_BYTES_MAX + 1))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await line.reader.read()).startswith(b"HTTP/1.1 431")
 
 
 async def test_head_gets_a_head_and_no_body(line: Line) -> None:
     """A body would be taken for the beginning of the next answer."""
     await line.send(line.head().replace(b"POST ", b"HEAD ", 1) + line.head(f"Content-Length: {len(BODY)}") + BODY)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await line.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
     assert await line.status() == 200
 
@@ -160,7 +161,7 @@ async def test_who_offers_http_2_is_answered_in_http_1(tmp_path: Path, asgi: boo
         assert [await line.status(), await line.status()] == [400, 200]
         assert [asked.body["messages"] for asked in stub.requests] == 4 * [json.loads(BODY)["messages"]]
         await line.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        head = await asyncio.wait_for(reader.read(), 10)
+        head = await asyncio.wait_for(reader.read(), PATIENCE_S)
         assert not head or head.startswith(b"HTTP/1.1 4")
         writer.close()
 
@@ -192,7 +193,7 @@ async def test_trailers_without_an_end_are_cut(line: Line, trailer: bytes) -> No
 
 async def test_two_lengths_are_no_way_to_smuggle_a_request(line: Line) -> None:
     await line.send(line.head("Content-Length: 5", "Transfer-Encoding: chunked") + b"0\r\n\r\nGET / HTTP/1.1\r\n\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await line.reader.read()).startswith(b"HTTP/1.1 400")
 
 

@@ -147,7 +147,7 @@ class Races(World):
             return
 
 
-@pytest.mark.timeout(1200 if FULL else 300)
+@pytest.mark.timeout(1200 if FULL else 600)
 @pytest.mark.parametrize(("seed", "engine"), CASES)
 async def test_when_stops_extensions_ends_and_settlements_meet_nobody_runs_beyond_their_hold_and_every_bill_is_exact(
     tmp_path: Path, seed: int, database_url: str

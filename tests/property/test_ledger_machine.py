@@ -25,7 +25,7 @@ def _machine(folder: Path) -> type[LedgerMachine]:
     return OnSqlite
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_the_ledger_agrees_with_the_reference_model_after_every_step(tmp_path: Path) -> None:
     run_state_machine_as_test(
         _machine(tmp_path),

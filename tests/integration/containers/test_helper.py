@@ -30,7 +30,7 @@ from tests.engine.images import Images
 from tests.engine.sessions import Sessions
 from tests.engine.site import ContainerSite
 from tests.unit.spawners.test_engine_rules import FORBIDDEN, REFUSED_VERBS
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 NETWORKS: Final = 300 if os.environ.get("COMMONS_FULL") == "1" else DOCKERS_OWN + 1
 
@@ -207,7 +207,7 @@ async def test_no_session_starts_before_the_canary_has_reached_nothing(inside: E
             answer = create(helper, "h0000001", body_of(site, "h0000001"))
             assert (answer.status_code, "a session reaches" in answer.text) == (503, True)
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE_S)
         site.processes.clear()
         site.load_rules(1, 2)
         site.start_helper()

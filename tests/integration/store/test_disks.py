@@ -114,7 +114,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
         yield found
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_on_a_full_disk_new_holds_fail_closed_and_what_was_used_waits_in_the_spool(site: Site, tmp_path: Path) -> None:
     spool = tmp_path / "spool" if site.server is not None else site.disk.folder / "spool"
     service = site.service(spool)
@@ -138,7 +138,7 @@ def test_on_a_full_disk_new_holds_fail_closed_and_what_was_used_waits_in_the_spo
     service.kill()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_on_a_read_only_disk_new_holds_fail_closed_and_what_was_used_waits_on_another(
     site: Site, tmp_path: Path
 ) -> None:

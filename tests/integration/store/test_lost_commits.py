@@ -133,7 +133,7 @@ async def test_a_lost_reply_to_commit_changes_no_answer_and_no_balance(database:
     assert verify(database) == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_commits_cut_on_postgresqls_wire_count_once(postgres: Postgres) -> None:
     """Cuts of three kinds by turns: after the server said COMMIT, right after COMMIT was sent, before it was."""
     url = postgres.new_database()

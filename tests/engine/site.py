@@ -97,7 +97,7 @@ class ContainerSite:
         """The checkout's site file with its profiles on containers."""
         text = (ROOT / "portal.toml").read_text().replace('backend = "local"', 'backend = "container"')
         text = text.replace('memory = "2 GiB"', 'memory = "768 MiB"').replace(
-            '\nruntime = "3 min"', '\nruntime = "30 s"'
+            '\nruntime = "3 min"', '\nruntime = "90 s"'
         )
         return text + TABLES.format(
             engine=self.engine.socket,

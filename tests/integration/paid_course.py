@@ -48,7 +48,7 @@ class PaidCourse:
     exchange: ExchangeProcess
     course: Path
     grading: Mapping[str, Any]
-    cell_s: int = 4
+    cell_s: int = 10
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def prepare(self) -> PaidCourse:

@@ -103,7 +103,7 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
         async def started() -> bool:
             return server.started
 
-        await eventually(started, within_s=60, what="the server listens", every_s=0.01)
+        await eventually(started, within_s=PATIENCE_S, what="the server listens", every_s=0.01)
         yield Stage(service, f"http://127.0.0.1:{port}{ROOT}/events", project)
         service.parts.streams.close()
         server.should_exit = True

@@ -11,7 +11,7 @@ import pytest
 from quota.domain.ids import ProjectId, new_id
 from tests.integration.course_exchange import make_course
 from tests.integration.quota_service import Service, running_service
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 BATCH = "/internal/holds:batch"
 
@@ -142,4 +142,4 @@ async def test_a_member_who_is_removed_gets_no_more_holds_a_second_later(service
         answer = await service.hub("PUT", f"/internal/request-holds/{new_id()}", order)
         return answer.status_code == 403 and answer.json()["error"]["code"] == "not_a_member"
 
-    await eventually(refused, within_s=60, what="the hold is refused", every_s=0.1)
+    await eventually(refused, within_s=PATIENCE_S, what="the hold is refused", every_s=0.1)

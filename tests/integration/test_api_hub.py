@@ -147,7 +147,7 @@ def answers(one: Hub) -> bool:
 
 
 def wait(until: Callable[[], bool], log: Callable[[], str]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 2 * PATIENCE_S
     while not until():
         assert time.monotonic() < end, log()[-3000:]
         time.sleep(0.1)

@@ -23,7 +23,7 @@ from tests.integration.course_directory import answered, make_source, session_of
 from tests.integration.course_exchange import SLUG, Exchange, make_course
 from tests.integration.quota_service import ROOT, running_service
 from tests.ports import free_port
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 STUDENTS = 30 if os.environ.get("COMMONS_FULL") else 2
 RIGHT, WRONG = "def square(x):\n    return x * x\n", "def square(x):\n    return 9\n"
@@ -50,7 +50,7 @@ async def classroom(tmp_path: Path) -> AsyncIterator[Classroom]:
         async def serves() -> bool:
             return server.started
 
-        await eventually(serves, within_s=60, what="the service listens", every_s=0.01)
+        await eventually(serves, within_s=PATIENCE_S, what="the service listens", every_s=0.01)
         try:
             yield Classroom(exchange, f"http://127.0.0.1:{port}/", students)
         finally:

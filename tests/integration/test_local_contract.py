@@ -17,13 +17,14 @@ from spawners.session_traits import HOLD_VARIABLE
 from tests.delegate_contract import BackendUnderTest, DelegateContract
 from tests.integration.test_local_runner import FOREVER, eventually
 from tests.integration.test_local_spawner import Hub
+from tests.waiting import PATIENCE_S
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
 PROGRAMS = {"polite": FOREVER, "deaf": DEAF, "broken": "print('no licence'); raise SystemExit(3)"}
 
 
 class LocalUnderTest:
-    within_s = 10.0
+    within_s: float = PATIENCE_S
     deadline_grain_ms = 0
 
     def __init__(self, data: Path) -> None:

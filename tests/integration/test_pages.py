@@ -31,12 +31,13 @@ from tests.integration.quota_service import Service, running_service
 from tests.portal import ROOT
 from tests.ports import free_port
 from tests.unit.quota.pages.fakes import FakeSignIn
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 ARGUMENTS += ["--disable-component-update", "--disable-sync"]
 HOUR = 3_600_000
+expect.set_options(timeout=PATIENCE_S * 1000)  # else five seconds
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Site:
         )
         await self._sign_in(context, who, *powers)
         page = await context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(PATIENCE_S * 1000)
         page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         return page
@@ -100,7 +101,7 @@ async def _served(app: Front, port: int) -> AsyncIterator[None]:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0 or None
 
-    await eventually(listening, within_s=60, what="the pages listen")
+    await eventually(listening, within_s=PATIENCE_S, what="the pages listen")
     yield
     server.should_exit = True
     await serving

@@ -14,10 +14,11 @@ from spawners import container_spec as spec
 from tests.delegate_contract import BackendUnderTest, DelegateContract
 from tests.engine.sessions import Sessions
 from tests.engine.site import ContainerSite
+from tests.waiting import PATIENCE_S
 
 
 class ContainersUnderTest:
-    within_s = 20.0
+    within_s: float = PATIENCE_S
     deadline_grain_ms = 0
 
     def __init__(self, site: ContainerSite) -> None:

@@ -25,7 +25,7 @@ from tests.integration.autograded import (
 )
 from tests.integration.students_view import sees_what_students_use
 from tests.people import Kernel, Person
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 WORK = """
 import json, os, subprocess
@@ -74,7 +74,7 @@ async def test_a_student_in_a_container_hands_in_and_the_run_that_grades_it_is_a
             _, user = await teacher.hub("GET", "/users/instructor")
             return "formgrade-example" in user["groups"]
 
-        await eventually(teaches, within_s=60, what="the instructor is in the teachers' group")
+        await eventually(teaches, within_s=PATIENCE_S, what="the instructor is in the teachers' group")
         paid = await autograded(teacher, "example", "student1")
         filters = {"event": ["start", "die"], "label": f"{spec.HOLD}={paid['hold_id']}"}
         events = running.client.events(since=0, until=int(time.time()) + 1, filters=filters, decode=True)
@@ -104,12 +104,14 @@ async def test_a_kill_while_a_run_is_a_container_leaves_none_over_and_each_is_pa
             late_ms = running.told_later_ms + 50
             return set(paid) == set(lived_ms) and all(abs(ms - lived_ms[hold]) <= late_ms for hold, ms in paid.items())
 
-        await eventually(all_paid, within_s=60, what="every container is paid once, by the engine's start and end")
+        await eventually(
+            all_paid, within_s=PATIENCE_S, what="every container is paid once, by the engine's start and end"
+        )
 
         async def none_over() -> bool:
             return not running.client.containers.list(all=True, filters={"label": RUNS})
 
-        await eventually(none_over, within_s=60, what="no run's container is left")
+        await eventually(none_over, within_s=PATIENCE_S, what="no run's container is left")
 
 
 def live_runs(running: ContainerPortal) -> set[str]:

@@ -116,7 +116,7 @@ def test_a_grader_that_is_killed_leaves_no_container_running_and_is_paid_for_wha
     charged, lived = settled(room, before), lived_ms(site)
     assert len(charged) == 1
     assert all(abs(charged[one] - lived[one]) <= TOLD_LATER_MS for one in charged)
-    assert all(took_ms < 30_000 for took_ms in charged.values())
+    assert all(took_ms < 1000 * table_of(site)[0].runtime for took_ms in charged.values())
 
 
 def test_a_container_that_somebody_removes_takes_nobodys_points(room: PaidCourse, site: ContainerSite) -> None:

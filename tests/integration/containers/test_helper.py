@@ -70,7 +70,8 @@ def create(helper: httpx.Client, hold_id: str, body: Any) -> httpx.Response:
 def prepare(helper: httpx.Client, site: ContainerSite, hold_id: str) -> None:
     """What a start makes before the container."""
     assert helper.post("/networks/create", json=spec.network_body(hold_id)).status_code == 201
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(site.keeper)), base_url="http://keeper") as keeper:
+    transport = httpx.HTTPTransport(uds=str(site.keeper))
+    with httpx.Client(transport=transport, base_url="http://keeper", timeout=PATIENCE_S) as keeper:
         for name in ("cc-home-cc-20001", "cc-project-p1"):
             folder = keeper.put(f"/folders/{name}").json()["folder"]
             assert helper.post("/volumes/create", json=spec.volume_body(name, folder)).status_code == 201
@@ -187,7 +188,7 @@ async def test_an_engine_that_is_away_is_503_on_every_verb_and_never_500(
     async def back() -> bool:
         return sessions.runs(hold_id)
 
-    await eventually(back, within_s=60, what="the session is found again")
+    await eventually(back, within_s=PATIENCE_S, what="the session is found again")
     assert await spawner.poll() is None
 
 
@@ -201,7 +202,7 @@ async def test_no_session_starts_before_the_canary_has_reached_nothing(inside: E
             reason = str(site.health().get("reason", ""))
             return reason if "a session reaches" in reason else None
 
-        reason = await eventually(told, within_s=60, what="the canary has reached something")
+        reason = await eventually(told, within_s=PATIENCE_S, what="the canary has reached something")
         assert "load the packet rules" in reason
         with site.http() as helper:
             answer = create(helper, "h0000001", body_of(site, "h0000001"))
@@ -234,7 +235,7 @@ async def test_a_failed_start_of_the_engine_is_refused_with_its_reason_and_costs
         return bool(found)
 
     try:
-        await eventually(forgotten, within_s=60, what="the engine answers")
+        await eventually(forgotten, within_s=PATIENCE_S, what="the engine answers")
         spawner = sessions.spawner(hold_id)
         spawner.containers = spawner.containers.model_copy(update={"cdi_folders": (str(tmp_path),)})
         with pytest.raises(SpawnException) as refused:

@@ -34,6 +34,7 @@ from tests.integration.store.archive_books import AUGUST, JULY, JUNE, KEY, MORNI
 from tests.integration.store.test_checkpoints import change
 from tests.portal import ROOT
 from tests.small_disk import small_disk
+from tests.waiting import PATIENCE_S
 
 KEYS = Keys(KEY)
 OTHER = Keys(b"another key" * 8)
@@ -528,7 +529,7 @@ def start(database: Database, folder: Path) -> subprocess.Popen[str]:
 @pytest.mark.full
 def test_a_hundred_thousand_entries_are_archived_in_little_memory(long: Database, tmp_path: Path) -> None:
     process = start(long, tmp_path / "archive")
-    grown_kib = int(process.communicate(timeout=300)[0])
+    grown_kib = int(process.communicate(timeout=500)[0])
     assert process.returncode == 0
     assert read_header(file_of(tmp_path / "archive", MAY)).rows["entry"] == 100_002
     assert grown_kib < FEW_KIB
@@ -538,11 +539,11 @@ def test_a_hundred_thousand_entries_are_archived_in_little_memory(long: Database
 def test_a_run_killed_while_it_writes_leaves_no_file_and_the_next_writes_it_whole(
     long: Database, tmp_path: Path
 ) -> None:
-    folder, parts = tmp_path / "archive", []
-    for at_least in (0, 1_000_000, 2_500_000) if FULL else (0, 100_000, 250_000):
+    folder = tmp_path / "archive"
+    for at_least in (0, 1_000_000, 2_500_000) if FULL else (0, 60_000, 150_000):
         process = start(long, folder)
         part = folder / ".ledger-2026-05.jsonl.gz.rows"
-        until_s = time.monotonic() + 120
+        until_s = time.monotonic() + PATIENCE_S
         while not (part.exists() and part.stat().st_size >= at_least) and process.poll() is None:
             assert time.monotonic() < until_s
             time.sleep(0.005)
@@ -550,8 +551,7 @@ def test_a_run_killed_while_it_writes_leaves_no_file_and_the_next_writes_it_whol
         process.communicate()
         assert process.returncode == -9
         assert not file_of(folder, MAY).exists()
-        parts.append(part.stat().st_size)
-    assert parts[2] > parts[1] > 0
+        assert part.stat().st_size >= at_least
     undisturbed = tmp_path / "undisturbed"
     assert [one.how for one in write_may(long, folder) + write_may(long, undisturbed)] == ["is written"] * 2
     assert [path.name for path in folder.iterdir()] == ["ledger-2026-05.jsonl.gz"]

@@ -14,6 +14,7 @@ from quota.store.ledger import LedgerStore
 from quota.store.outbox import LINGER_S, TURNS_MAX
 from quota.store.verify import verify
 from tests import ledgers
+from tests.waiting import PATIENCE_S
 
 
 def count(database: Database, what: str) -> int:
@@ -53,7 +54,7 @@ async def test_a_stream_of_requests_does_not_keep_the_first_one_waiting(database
     async with LedgerStore(database, queue_max=10**6) as ledger:
         first = asyncio.create_task(ledger.place_hold(books.order(5, hold_id="hold-first")))
         others: list[asyncio.Task[Hold]] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while not first.done():
                 others.append(asyncio.create_task(ledger.place_hold(books.order(5, hold_id=f"hold-{len(others):06}"))))
                 await asyncio.sleep(0)

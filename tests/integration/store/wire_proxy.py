@@ -18,7 +18,7 @@ _LINK: Final = b"INSERT INTO ledger_link"
 _SSL_REQUEST: Final = 80877103
 _GSS_REQUEST: Final = 80877104
 _COMMITTED: Final = b"C\x00\x00\x00\x0bCOMMIT\x00"
-_ANSWER_WITHIN_S: Final = 20
+_ANSWER_WITHIN_S: Final = 120
 
 
 class Cut(StrEnum):

@@ -116,7 +116,7 @@ async def test_silence_ends_at_the_deadline() -> None:
         raise AssertionError
 
     client = QuotaClient("http://q", "c", deadline_s=0.05, transport=httpx.MockTransport(never))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(60):
         with pytest.raises(QuotaUnavailable, match="in time"):
             await client.hold("h1", ORDER)
         with pytest.raises(QuotaUnavailable, match="in time"):

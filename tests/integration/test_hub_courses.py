@@ -208,7 +208,7 @@ async def test_an_instructor_autogrades_on_the_page_and_the_course_pays_by_the_r
         assert [one["submission_id"] for one in listed["submissions"]] == [sent]
 
 
-@pytest.mark.timeout(400 * KILLS)
+@pytest.mark.timeout(600 * KILLS)
 @pytest.mark.parametrize("victim", ["formgrader", *(pytest.param(one, marks=pytest.mark.full) for one in OTHERS)])
 async def test_a_kill_amid_autograding_loses_no_submission_and_every_run_is_paid_once(
     portal: Portal, tmp_path: Path, victim: str

@@ -76,7 +76,7 @@ def runs_there(site: ContainerSite) -> list[Any]:
         client.close()
 
 
-@pytest.mark.timeout(120 + 120 * len(NAMES))
+@pytest.mark.timeout(300 + 120 * len(NAMES))
 def test_hostile_answers_in_containers_score_nothing_and_cost_no_more_than_their_limit(
     room: PaidCourse, site: ContainerSite
 ) -> None:

@@ -223,7 +223,7 @@ def test_a_notebook_outlives_killed_hubs_and_stops_for_certain(hub: RealHub) -> 
     eventually(lambda: hub.server() is None)
     assert hub.record("h0").end_reason is EndReason.STOPPED
     assert all(gone(pid) for pid in children)
-    assert hub.server_tokens() == 0
+    eventually(lambda: hub.server_tokens() == 0)  # the hub's last step of a stop
     assert (hub.data / "admitted").read_text() == "x"
     notebook.close()
 
@@ -253,4 +253,4 @@ def test_a_hub_killed_in_the_middle_of_a_start_takes_the_session_up(hub: RealHub
     assert hub.api.delete("/users/ada/servers/third").status_code in (202, 204)
     eventually(lambda: not (hub.server("third") or {}).get("ready"))
     assert eventually(lambda: (hub.find("third") or record).end_reason) is EndReason.STOPPED
-    assert hub.server_tokens() == 0
+    eventually(lambda: hub.server_tokens() == 0)  # the hub's last step of a stop

@@ -57,6 +57,8 @@ Data is kept in .commons/data where --data does not say otherwise.
 LEDGER_COMMANDS = ("gateway", "verify", "checkpoint", "balance", "export", "ledger", "migrate")
 # Tests start portals with and without the model, some of them where no registry can be reached.
 DEVELOPER_COMMANDS = {"check": ("test",), "test": ("run", "model", "test"), "bench": ("run", "model", "test")}
+# The one benchmark that starts no portal and asks no model.
+BENCHMARKS_WITHOUT_A_PORTAL = frozenset({"ledger"})
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def plan(arguments: Sequence[str]) -> Call:
     if command == "course":
         return Call("deploy.onehost.course_command", rest, ("run",))
     if command in DEVELOPER_COMMANDS:
-        return Call("tests.commands", (command, *rest), DEVELOPER_COMMANDS[command])
+        without = command == "bench" and bool(rest) and rest[0] in BENCHMARKS_WITHOUT_A_PORTAL
+        return Call("tests.commands", (command, *rest), ("test",) if without else DEVELOPER_COMMANDS[command])
     if command in LEDGER_COMMANDS or command.startswith("--data"):
         return Call("deploy.onehost.quota_command", (command, *rest), ("run",))
     raise CannotGoOn(f"there is no command {command!r}; ./commons --help lists them")

@@ -14,7 +14,7 @@ from typing import Final
 from quota.store import statements as sql
 from quota.store.chain import dumped_link_hash
 from quota.store.json_text import dump_rows
-from quota.store.wire import Insert, Interference, Row, Statement, Wire
+from quota.store.wire import Insert, Row, Statement, Wire
 from quota.store.working_set import Entry, HoldRow, WorkingSet, as_row
 
 
@@ -47,7 +47,9 @@ def persist(wire: Wire, ws: WorkingSet, head: Head) -> Head:
     )
     if not wrote and not ws.new_usages and not ws.entries:
         return head
-    return _write_link(wire, ws, head)
+    head = _write_link(wire, ws, head)
+    wire.confirm()
+    return head
 
 
 def _change_counters(wire: Wire, ws: WorkingSet) -> bool:
@@ -129,16 +131,12 @@ def _in_pairs(entries: Sequence[Entry]) -> bool:
 
 
 def _guarded(wire: Wire, statement: Statement, rows: Sequence[Row]) -> bool:
-    if not rows:
-        return False
-    if wire.update(statement, rows) != len(rows):
-        raise Interference(statement.sql)
-    return True
+    if rows:
+        wire.update(statement, rows)
+    return bool(rows)
 
 
 def _insert(wire: Wire, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> bool:
-    if not rows:
-        return False
-    if wire.insert(insert, rows, shared, dumped) != len(rows):
-        raise Interference(insert.table)
-    return True
+    if rows:
+        wire.insert(insert, rows, shared, dumped)
+    return bool(rows)

@@ -1,14 +1,16 @@
 """The writer's own connection, on either engine: a batch is a handful of set-based statements, never one a row.
 
-Invariant: the same statements mean the same on both engines; `statements` writes them once, with the differences filled in here.
-SQLite binds the rows as VALUES; PostgreSQL unpacks one JSON text, so that a batch is one message and one plan.
+Invariants: the same statements mean the same on both engines; `statements` writes them once, with the differences filled in here. A
+change is of exactly as many rows as it was given, or the batch does not reach its COMMIT. SQLite binds the rows as VALUES; PostgreSQL
+unpacks one JSON text, so that a batch is one plan, and gets the changes one after the other without a wait for each answer.
 """
 
 from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -29,7 +31,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Insert:
-    """Rows for a table; with `once`, those whose key exists are left out and not counted.
+    """Rows for a table; with `once`, a key that exists means that another writer was there.
 
     `shared` columns have one value for all rows, given once; `fixed` ones have the SQL value that stands here. With `mirrored`, rows
     come in pairs that differ in those two columns alone: the first, whatever it is, and the second, an amount with the other sign.
@@ -62,18 +64,28 @@ class Interference(Exception):
 
 class Wire(Protocol):
     def begin(self) -> None: ...
-    def commit(self) -> None: ...
-    def rollback(self) -> None: ...
-    def close(self) -> None: ...
     def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]: ...
-    def update(self, statement: Statement, rows: Sequence[Row]) -> int:
-        """Run a statement over all rows at once; the number of rows that it changed."""
+    def update(self, statement: Statement, rows: Sequence[Row]) -> None:
+        """Run a statement over all rows at once. Raises Interference, here or by `confirm`, where it does not change just as many."""
 
-    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> int:
-        """Insert all rows, in their order, each with the `shared` values; the number that went in.
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None:
+        """Insert all rows, in their order, each with the `shared` values. Raises Interference as `update` does.
 
         `dumped` is what `dump_rows` makes of the rows, where the caller has it already.
         """
+
+    def confirm(self) -> None:
+        """Every change since `begin` was made as demanded. Raises Interference; then only `rollback` may follow."""
+
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def demand(changed: int, rows: Sequence[Row], what: str) -> None:
+    """Raise Interference where a statement changed more or fewer rows than it was given."""
+    if changed != len(rows):
+        raise Interference(what)
 
 
 def open_wire(database: Database) -> Wire:
@@ -116,22 +128,22 @@ class SqliteWire:
             return self._run(statement, rows).fetchall()
         return [row for some in self._pieces(rows) for row in self._run(statement, some).fetchall()]
 
-    def update(self, statement: Statement, rows: Sequence[Row]) -> int:
-        if len(rows) <= self._LARGEST:
-            return self._run(statement, rows).rowcount
-        return sum(self._run(statement, some).rowcount for some in self._pieces(rows))
+    def update(self, statement: Statement, rows: Sequence[Row]) -> None:
+        demand(sum(self._run(statement, some).rowcount for some in self._pieces(rows)), rows, statement.sql)
 
-    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> int:
-        count = start = 0
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None:
+        count, start, asked = 0, 0, rows
         if insert.mirrored is not None:
-            differs = list(insert.columns).index(insert.mirrored[0])
-            rows = [(*one, other[differs]) for one, other in zip(rows[::2], rows[1::2], strict=True)]
+            rows = _pairs(insert, rows)
         while (left := len(rows) - start) > 0:
             size = min(self._LARGEST, left - left % self._STEP or left)
             values = (*shared, *itertools.chain.from_iterable(rows[start : start + size]))
             count += self._connection.execute(self._insert(insert, size), values).rowcount
             start += size
-        return count
+        demand(count, asked, insert.table)
+
+    def confirm(self) -> None:
+        """Each change was looked at when it was made."""
 
     def _pieces(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
         return [rows[start : start + self._LARGEST] for start in range(0, len(rows), self._LARGEST)]
@@ -183,60 +195,127 @@ def _values(columns: int, rows: int) -> str:
     return ", ".join([f"({', '.join('?' * columns)})"] * rows)
 
 
+def _pairs(insert: Insert, rows: Sequence[Row]) -> list[Row]:
+    """Mirrored rows by twos: the first, and behind it what the second has where they differ."""
+    assert insert.mirrored is not None
+    differs = list(insert.columns).index(insert.mirrored[0])
+    return [(*one, other[differs]) for one, other in zip(rows[::2], rows[1::2], strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A change that PostgreSQL has or will have, and what it must answer."""
+
+    cursor: psycopg.Cursor[Any]
+    rows: Sequence[Row]
+    what: str
+    once: bool
+
+
 class PostgresWire:
+    """From `begin` to `confirm` the connection is in libpq's pipeline mode: what changes rows is sent and not waited for, a read waits
+    for all before it. After an error PostgreSQL skips what was sent up to the end of the pipeline; COMMIT is sent once all is confirmed.
+
+    An insert that must be the first with its keys goes in plainly: ON CONFLICT DO NOTHING is a quarter of its cost. A key that exists
+    ends the transaction then, which is what the count of rows would have made of it.
+    """
+
     _WORDS: Final = {"greatest": "greatest", "least": "least", "lock": "FOR NO KEY UPDATE", "share": "FOR SHARE"}
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
-        self._connection.prepare_threshold = 1
-        self._cursor = connection.cursor()
+        connection.autocommit = True  # BEGIN is sent here, with what follows it
+        connection.prepare_threshold = 1
         # Everything here is looked up by key. A plan made while a table was small must not scan it once it has grown.
         for method in ("seqscan", "hashjoin", "mergejoin", "bitmapscan"):
-            self._cursor.execute(f"SET enable_{method} = off".encode())
-        connection.commit()
-        self._texts: dict[int, str] = {}
+            connection.execute(f"SET enable_{method} = off".encode())
+        self._texts: dict[int, bytes] = {}
+        self._pipeline = ExitStack()
+        self._sent: list[_Sent] = []
 
     def begin(self) -> None:
-        """The first statement begins the transaction."""
+        self._pipeline.enter_context(self._connection.pipeline())
+        self._connection.execute("BEGIN")
+
+    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
+        with self._explained():
+            return self._connection.execute(self._text(statement), (dump_rows(rows).decode(),)).fetchall()
+
+    def update(self, statement: Statement, rows: Sequence[Row]) -> None:
+        self._send(self._text(statement), (dump_rows(rows).decode(),), rows, statement.sql)
+
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None:
+        if insert.mirrored is not None:
+            dumped = dump_rows(_pairs(insert, rows))
+        values = (*shared, (dump_rows(rows) if dumped is None else dumped).decode())
+        self._send(self._insert(insert), values, rows, insert.table, once=insert.once)
+
+    def confirm(self) -> None:
+        with self._explained():
+            self._pipeline.close()
+            for sent in self._sent:
+                demand(sent.cursor.rowcount, sent.rows, sent.what)
+        self._sent.clear()
 
     def commit(self) -> None:
+        self._pipeline.close()
         self._connection.commit()
 
     def rollback(self) -> None:
+        self._sent.clear()
+        with suppress(psycopg.Error):  # what went wrong is why this is called
+            self._pipeline.close()
         self._connection.rollback()
 
     def close(self) -> None:
         self._connection.close()
 
-    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
-        self._run(statement, rows)
-        return self._cursor.fetchall()
+    def _send(self, text: bytes, values: Row, rows: Sequence[Row], what: str, *, once: bool = False) -> None:
+        cursor = self._connection.cursor()
+        self._sent.append(_Sent(cursor, rows, what, once))
+        with self._explained():
+            cursor.execute(text, values)
 
-    def update(self, statement: Statement, rows: Sequence[Row]) -> int:
-        self._run(statement, rows)
-        return self._cursor.rowcount
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """An error may be of any statement that was sent: Interference where one demanded a new key, or one before it did too little."""
+        try:
+            yield
+        except psycopg.Error as error:
+            for sent in self._sent:
+                if sent.cursor.pgresult is None:
+                    if sent.once and isinstance(error, psycopg.errors.UniqueViolation):
+                        raise Interference(sent.what) from error
+                    break
+                demand(sent.cursor.rowcount, sent.rows, sent.what)
+            raise
 
-    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> int:
-        text = self._texts.get(id(insert))
-        if text is None:
-            values = (
-                *(f"%s::{kind}" for kind in insert.shared.values()),
-                _columns(insert.columns),
-                *insert.fixed.values(),
-            )
-            source = "jsonb_array_elements(%s::jsonb) WITH ORDINALITY AS t(r, n) ORDER BY n"
-            text = f"INSERT INTO {insert.table} ({insert.names}) SELECT {', '.join(values)} FROM {source}"  # noqa: S608
-            text += " ON CONFLICT DO NOTHING" if insert.once else ""
-            self._texts[id(insert)] = text
-        self._cursor.execute(text.encode(), (*shared, (dump_rows(rows) if dumped is None else dumped).decode()))
-        return self._cursor.rowcount
-
-    def _run(self, statement: Statement, rows: Sequence[Row]) -> None:
+    def _text(self, statement: Statement) -> bytes:
         text = self._texts.get(id(statement))
         if text is None:
             source = f"(SELECT {_columns(statement.rows.columns)} FROM jsonb_array_elements(%s::jsonb) AS t(r))"  # noqa: S608
-            text = self._texts[id(statement)] = statement.sql.format(rows=source, **self._WORDS)
-        self._cursor.execute(text.encode(), (dump_rows(rows).decode(),))
+            text = self._texts[id(statement)] = statement.sql.format(rows=source, **self._WORDS).encode()
+        return text
+
+    def _insert(self, insert: Insert) -> bytes:
+        text = self._texts.get(id(insert))
+        if text is None:
+            said = {name: f"d.{name}" for name in insert.columns}
+            columns, sides = dict(insert.columns), ""
+            if insert.mirrored is not None:
+                differs, amount = insert.mirrored
+                columns["other"] = columns[differs]
+                said |= {differs: "side.said", amount: "side.amount"}
+                # LATERAL: both rows of a pair follow each other, whatever else the planner thinks of.
+                sides = f", LATERAL (VALUES (d.{differs}, d.{amount}), (d.other, -d.{amount})) AS side (said, amount)"
+            each = ", ".join(
+                (*(f"%s::{kind}" for kind in insert.shared.values()), *said.values(), *insert.fixed.values())
+            )
+            ordered = "jsonb_array_elements(%s::jsonb) WITH ORDINALITY AS t(r, n) ORDER BY n"
+            rows = f"(SELECT {_columns(columns)} FROM {ordered}) d{sides}"  # noqa: S608
+            text = f"INSERT INTO {insert.table} ({insert.names}) SELECT {each} FROM {rows}".encode()  # noqa: S608
+            self._texts[id(insert)] = text
+        return text
 
 
 def _columns(columns: Mapping[str, str]) -> str:

@@ -78,13 +78,13 @@ def write(wire: Wire, ops: list[Op]) -> None:
             entries.append((f"h:{hold_id}", account, "available", -amount, hold_id, at_us))
             entries.append((f"h:{hold_id}", account, "held", amount, hold_id, at_us))
     wire.begin()
-    moved = wire.update(_MOVE, [(account, held, charged) for account, (held, charged) in sorted(moves.items())])
-    assert moved == len(moves), "an account of the floor ran dry"
+    wire.update(_MOVE, [(account, held, charged) for account, (held, charged) in sorted(moves.items())])
     if holds:
         wire.insert(_HOLDS, holds)
     if closed:
         wire.update(_CLOSE, closed)
     wire.insert(_ENTRIES, entries)
+    wire.confirm()  # raises where an account ran dry
     wire.commit()
 
 

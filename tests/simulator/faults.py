@@ -105,15 +105,18 @@ class FaultyWire:
             self._read = True
         return self._between("select", lambda: self._inner.select(statement, rows))
 
-    def update(self, statement: Statement, rows: Sequence[Row]) -> int:
+    def update(self, statement: Statement, rows: Sequence[Row]) -> None:
         self._start()
         self._wrote = True
-        return self._between("update", lambda: self._inner.update(statement, rows))
+        self._between("update", lambda: self._inner.update(statement, rows))
 
-    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> int:
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None:
         self._start()
         self._wrote = True
-        return self._between("insert", lambda: self._inner.insert(insert, rows, shared, dumped))
+        self._between("insert", lambda: self._inner.insert(insert, rows, shared, dumped))
+
+    def confirm(self) -> None:
+        self._inner.confirm()  # "commit before" is the point right behind it
 
     def _between(self, name: str, call: Callable[[], T]) -> T:
         self._struck(f"{name} before")

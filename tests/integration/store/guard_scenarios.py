@@ -245,6 +245,8 @@ def accounts_are_locked_in_id_order(books: Books) -> None:
         return  # one lock on the whole database has no order
     keys = [["account-1"], ["account-0"]]
     with _wire(books.database) as holder, _wire(books.database) as waiter, books.database.writing() as watcher:
+        holder.begin()
+        waiter.begin()
         holder.select(sql.LOCK_ACCOUNTS, [["account-0"]])
         waiting = threading.Thread(target=lambda: waiter.select(sql.LOCK_ACCOUNTS, keys))
         waiting.start()

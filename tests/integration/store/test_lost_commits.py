@@ -71,11 +71,14 @@ class LossyWire:
     def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
         return self._inner.select(statement, rows)
 
-    def update(self, statement: Statement, rows: Sequence[Row]) -> int:
-        return self._inner.update(statement, rows)
+    def update(self, statement: Statement, rows: Sequence[Row]) -> None:
+        self._inner.update(statement, rows)
 
-    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> int:
-        return self._inner.insert(insert, rows, shared, dumped)
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None:
+        self._inner.insert(insert, rows, shared, dumped)
+
+    def confirm(self) -> None:
+        self._inner.confirm()
 
 
 class OvertakenWire(LossyWire):

@@ -1,12 +1,16 @@
-"""The writer's wire: what it binds once for two rows is written as two, in their order."""
+"""The writer's wire: what it binds once for two rows is written as two, in their order; what is not as demanded ends the batch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import psycopg
+import pytest
 from sqlalchemy import text
 
 from quota.store import statements as sql
 from quota.store.database import Database
-from quota.store.wire import open_wire
+from quota.store.wire import Interference, Wire, open_wire
 from quota.store.working_set import Entry
 
 _COLUMNS = "link, txn_id, account_id, bucket, amount, hold_id, usage_ref, kind, at_us, actor"
@@ -22,9 +26,91 @@ def test_mirrored_entries_are_written_as_they_were_planned(database: Database) -
         entries.append((f"u:{number}", "account-1", "charged", -7, hold, "a:b", "charge", number, "person"))
     wire = open_wire(database)
     wire.begin()
-    assert wire.insert(sql.MIRROR_ENTRIES, entries, (5,)) == len(entries)
+    wire.insert(sql.MIRROR_ENTRIES, entries, (5,))
+    wire.confirm()
     wire.commit()
     wire.close()
     with database.reading() as connection:
         written = connection.execute(text(f"SELECT {_COLUMNS} FROM entry ORDER BY seq"))
         assert [tuple(row) for row in written] == [(5, *entry) for entry in entries]
+
+
+_ENTRY: Entry = ("h:1", "account-0", "held", 1, "hold-1", None, "hold", 1, "person")
+_USAGE = ("bench", "event-1", "hold-1", 0, 0, 0, 1, 1, 0, 0, "{}", "hash")
+
+
+def _usage(wire: Wire) -> None:
+    wire.insert(sql.ADD_USAGES, [_USAGE], (1,))
+
+
+def _settles_no_hold(wire: Wire) -> None:
+    wire.update(sql.SETTLE_HOLDS, [("no-hold", 1, 1, 0, 0, 0, 0, 1)])
+
+
+def _settles_no_hold_and_repeats_a_usage(wire: Wire) -> None:
+    _settles_no_hold(wire)
+    _usage(wire)
+
+
+def _reads_behind_a_usage_that_is_there(wire: Wire) -> None:
+    _usage(wire)
+    wire.select(sql.HOLDS, [["hold-1"]])
+
+
+def _breaks_a_check_and_goes_on(wire: Wire) -> None:
+    wire.insert(sql.ADD_ENTRIES, [(*_ENTRY[:2], "no-bucket", *_ENTRY[3:])], (1,))
+    _usage(wire)
+
+
+def _between_entries(wire: Wire, change: Callable[[Wire], None]) -> None:
+    wire.insert(sql.ADD_ENTRIES, [_ENTRY], (1,))
+    change(wire)
+    wire.insert(sql.ADD_ENTRIES, [_ENTRY], (1,))
+    wire.confirm()
+
+
+@pytest.mark.parametrize(
+    "change", [_usage, _settles_no_hold, _settles_no_hold_and_repeats_a_usage, _reads_behind_a_usage_that_is_there]
+)
+def test_a_batch_that_was_overtaken_writes_nothing_and_the_next_goes_on(
+    database: Database, change: Callable[[Wire], None]
+) -> None:
+    wire = open_wire(database)
+    wire.begin()
+    _usage(wire)
+    wire.confirm()
+    wire.commit()
+    wire.begin()
+    with pytest.raises(Interference):
+        _between_entries(wire, change)
+    wire.rollback()
+    assert _entries(database) == 0
+    wire.begin()
+    wire.insert(sql.ADD_ENTRIES, [_ENTRY], (1,))
+    wire.confirm()
+    wire.commit()
+    wire.close()
+    assert _entries(database) == 1
+
+
+def test_what_postgresql_rejects_is_told_and_nothing_behind_it_is_written(
+    new_postgres_database: Callable[[], Database],
+) -> None:
+    database = new_postgres_database()
+    wire = open_wire(database)
+    wire.begin()
+    with pytest.raises(psycopg.errors.CheckViolation):
+        _between_entries(wire, _breaks_a_check_and_goes_on)
+    wire.rollback()
+    wire.begin()
+    _usage(wire)  # its key is new: it was skipped
+    wire.confirm()
+    wire.commit()
+    wire.close()
+    assert _entries(database) == 0
+    database.close()
+
+
+def _entries(database: Database) -> int:
+    with database.reading() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM entry")).scalar_one())

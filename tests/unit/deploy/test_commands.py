@@ -24,6 +24,12 @@ def test_developer_commands_keep_their_name_as_first_argument() -> None:
     assert "test" in call.requirements
 
 
+def test_a_benchmark_installs_the_model_only_where_it_may_start_a_portal() -> None:
+    assert plan(["bench", "ledger", "--engine", "sqlite"]).requirements == ("test",)
+    for words in (["bench"], ["bench", "--help"], ["bench", "startup"]):
+        assert "model" in plan(words).requirements
+
+
 def test_a_command_on_the_books_goes_to_the_quota_service() -> None:
     call = plan(["verify", "--data", "here"])
     assert (call.module, call.arguments) == ("deploy.onehost.quota_command", ("verify", "--data", "here"))

@@ -43,10 +43,16 @@ STUB_LIMITS = Limits(context_tokens=4096, default_output_tokens=64, template_tok
 
 
 def stub_model(
-    *urls: str, name: str = "stub", limits: Limits = STUB_LIMITS, weight: str = "1", key: str = "", total_s: int = 30
+    *urls: str,
+    name: str = "stub",
+    limits: Limits = STUB_LIMITS,
+    weight: str = "1",
+    key: str = "",
+    connect_s: int = 60,
+    total_s: int = 120,
 ) -> Model:
-    """A model on these servers."""
-    servers = tuple(Server(Target(url, key, 2, 10, total_s), "test", "cpu", "here") for url in urls)
+    """A model on these servers. On a busy machine the event loop that gateway and servers share stands still for seconds."""
+    servers = tuple(Server(Target(url, key, connect_s, 60, total_s), "test", "cpu", "here") for url in urls)
     return Model(name, name, name.title(), "none", limits, Fraction(weight), servers)
 
 

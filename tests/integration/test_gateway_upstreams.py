@@ -143,7 +143,7 @@ class Names:
 
 @asynccontextmanager
 async def named_gateway(folder: Path, port: int, names: Names, *allowed: str) -> AsyncIterator[Running]:
-    model = stub_model(f"http://models.example.org:{port}/v1")
+    model = stub_model(f"http://models.example.org:{port}/v1", connect_s=2)
     upstreams = HttpUpstreams(allowed, resolve=names.resolve)
     async with running_gateway(folder, Models([model]), upstreams=upstreams) as gateway:
         yield gateway

@@ -27,7 +27,7 @@ async def test_a_name_that_leads_inside_is_not_called() -> None:
     """The name is looked up once and the connection goes to the address that was checked."""
     listener = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
-    target = Target(f"http://localhost:{port}/v1", "", 2, 2, 2)
+    target = Target(f"http://localhost:{port}/v1", "", 60, 60, 60)
     async with HttpUpstreams() as upstreams:
         with pytest.raises(NotReached):
             await upstreams.post(target, "/chat/completions", b"{}", streamed=False)

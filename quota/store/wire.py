@@ -8,6 +8,7 @@ unpacks one JSON text, so that a batch is one plan, and gets the changes one aft
 from __future__ import annotations
 
 import itertools
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -97,9 +98,10 @@ def open_wire(database: Database) -> Wire:
 class SqliteWire:
     """Rows are bound as VALUES in statements for few numbers of rows: each is compiled once and cached, whatever the batch's size.
 
-    What is joined comes in 2^k rows, the remainder filled up with rows of NULL, which no key equals; what is inserted in a multiple
-    of 32 and the remainder, since after each statement the writer waits for its turn of the interpreter. Of a mirrored pair one row is
-    bound, since binding is a third of what a row costs. The widest statement, 512 holds, stays well under SQLite's 32,766 parameters.
+    What is joined comes in 2^k rows, the remainder filled up with rows of NULL, which no key equals, and a row alone in no table; what
+    is inserted in a multiple of 32 and the remainder, since after each statement the writer waits for its turn of the interpreter. Of
+    a mirrored pair one row is bound, since binding is a third of what a row costs. The widest statement, 512 holds, stays well under
+    SQLite's 32,766 parameters.
     """
 
     _LARGEST: Final = 512
@@ -149,10 +151,28 @@ class SqliteWire:
         return [rows[start : start + self._LARGEST] for start in range(0, len(rows), self._LARGEST)]
 
     def _run(self, statement: Statement, rows: Sequence[Row]) -> sqlite3.Cursor:
+        if len(rows) == 1:
+            return self._connection.execute(
+                self._of_one_row(statement), dict(zip(statement.rows.columns, rows[0], strict=True))
+            )
         size = 1 << (len(rows) - 1).bit_length()
         filling = (None,) * ((size - len(rows)) * len(statement.rows.columns))
         values = (*itertools.chain.from_iterable(rows), *filling)
         return self._connection.execute(self._text(statement, size), values)
+
+    def _of_one_row(self, statement: Statement) -> str:
+        """With the row's values in the place of `d.` columns: SQLite makes a temporary table of a row, two for an UPDATE."""
+        text = self._texts.get((id(statement), 1))
+        if text is None:
+            sql = statement.sql.replace("(SELECT id FROM {rows} k)", "(:id)").replace(
+                " FROM {rows} d WHERE ", " WHERE "
+            )
+            sql = re.sub(r"SELECT (.*) WHERE 1 = 1", r"VALUES (\1)", sql)
+            if "{rows}" not in sql:
+                sql = re.sub(r"\bd\.(?=\w)", ":", sql)
+            source = f"(SELECT {', '.join(f':{name} AS {name}' for name in statement.rows.columns)})"
+            text = self._texts[id(statement), 1] = sql.format(rows=source, **self._WORDS)
+        return text
 
     def _text(self, statement: Statement, size: int) -> str:
         text = self._texts.get((id(statement), size))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy import text
 
 from quota.store import statements as sql
-from quota.store.database import Database
-from quota.store.wire import Interference, Wire, open_wire
+from quota.store.database import Database, dedicated
+from quota.store.wire import Interference, SqliteWire, Statement, Wire, open_wire
 from quota.store.working_set import Entry
+from tests.ledgers import open_books, sqlite_database
 
 _COLUMNS = "link, txn_id, account_id, bucket, amount, hold_id, usage_ref, kind, at_us, actor"
 
@@ -114,3 +116,48 @@ def test_what_postgresql_rejects_is_told_and_nothing_behind_it_is_written(
 def _entries(database: Database) -> int:
     with database.reading() as connection:
         return int(connection.execute(text("SELECT count(*) FROM entry")).scalar_one())
+
+
+def _move(wire: Wire, accounts: Sequence[str], held: int, charged: int) -> None:
+    wire.update(sql.MOVE_ACCOUNTS, [(account, held, charged, 1, 0, 0) for account in accounts])
+    wire.confirm()
+
+
+def test_one_row_is_changed_and_read_as_several_are(database: Database) -> None:
+    one, *two = open_books(database, 100, 100, 100).accounts
+    wire = open_wire(database)
+    for accounts in ([one], two):
+        wire.begin()
+        _move(wire, accounts, 60, 5)
+        _move(wire, accounts, -60, 60)
+        wire.commit()
+        wire.begin()
+        with pytest.raises(Interference):
+            _move(wire, accounts, 36, 0)  # 35 are left
+        wire.rollback()
+    wire.begin()
+    alone = wire.select(sql.LOCK_ACCOUNTS, [[one]])
+    others = wire.select(sql.LOCK_ACCOUNTS, [[account] for account in two])
+    wire.commit()
+    wire.close()
+    assert [row[0] for row in (*alone, *others)] == [one, *two]
+    assert {tuple(row)[1:] for row in others} == {tuple(alone[0])[1:]}
+    assert tuple(alone[0])[5:8] == (100, 65, 0)
+
+
+def test_one_row_makes_no_temporary_table_of_sqlite(tmp_path: Path) -> None:
+    connection = dedicated(sqlite_database(tmp_path))
+    wire = SqliteWire(connection)
+    ran: list[str] = []
+    connection.set_trace_callback(ran.append)
+
+    def tables_made(statement: Statement, rows: int) -> int:
+        ran.clear()
+        wire.select(statement, [[None] * len(statement.rows.columns)] * rows)
+        return sum(step[1] == "OpenEphemeral" for step in connection.execute(f"EXPLAIN {ran[-1]}"))
+
+    guarded = (sql.MOVE_ACCOUNTS, sql.MOVE_LIMITS, sql.SETTLE_HOLDS, sql.CHANGE_HOLDS, sql.MOVE_HEAD)
+    for statement in (sql.LOCK_ACCOUNTS, *guarded):
+        assert tables_made(statement, 1) == 0
+        assert tables_made(statement, 2) > 0
+    connection.close()

@@ -71,6 +71,7 @@ c.LocalSpawner.stop_grace_s = 10
 c.Spawner.poll_interval = 1
 # A notebook that was still starting when the hub died waits for the hub's API, and the hub waits for the notebook: end that.
 c.JupyterHub.init_spawners_timeout = 1
+c.Spawner.http_timeout = 150  # after which the hub that finds a session ends it
 """
 OPTIONS = {"project": "p1", "profile": "gpu1", "runtime_s": 600}
 

@@ -143,7 +143,7 @@ class SlurmSession(JobSession, Spawner):
                 raise self._ended_early(ending(job))
             elif stage is Phase.RUNNING:
                 running_since = running_since or time.monotonic()
-                if await self._has_address(job, record) and self._wanted().port:
+                if await self._has_address(job, record) and self._wanted().port and self._listens.is_set():
                     return self._wanted().address, self._wanted().port
                 await self._while_it_begins(running_since, record)
             else:

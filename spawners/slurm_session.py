@@ -41,7 +41,7 @@ class JobSession(SessionTraits):
     _record: JobRecord | None = None
     _starting = False
     _status: int | None = None  # the exit status of a session whose end was seen
-    _listens = AnyTrait()  # set once the session's port is known
+    _listens = AnyTrait()  # set once the session's port is known and on disk
     _writing = AnyTrait()
 
     @default("_listens")

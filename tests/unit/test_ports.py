@@ -20,6 +20,9 @@ def block_of(port: int) -> int:
 def test_a_port_that_somebody_listens_on_is_passed_over() -> None:
     given = [ports.free_port() for _ in range(3)]
     with socket.socket() as server:
+        server.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # ended connections of the block's holder before may linger
         server.bind(("127.0.0.1", given[1]))
         server.listen()
         again = {ports.free_port() for _ in range(ports.BLOCKS.step)}

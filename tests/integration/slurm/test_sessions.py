@@ -18,6 +18,7 @@ from jupyterhub.spawner import SpawnException
 from spawners.batch import SbatchSpawner, command_queue, stock_parse_job_id
 from spawners.delegate import BackendUnreachable
 from spawners.job_queue import RestQueue
+from spawners.job_records import JobRecord, JobRecords
 from spawners.session_traits import StopUnconfirmedError
 from spawners.slurm import SlurmRestSpawner
 from spawners.slurm_commands import Commands
@@ -193,6 +194,37 @@ async def test_a_session_whose_stop_is_not_seen_has_no_credential_of_the_hubs_an
     assert ended == [spawner.api_token]
     assert await again.find_running() is None  # told to end by that look, if it had not been
     assert ended == [spawner.api_token] * 2
+    await under_test.end()
+
+
+async def test_a_session_has_started_once_its_port_is_on_disk(
+    slurm22: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, take_port = JobRecords.write, SlurmRestSpawner.take_port
+
+    async def late(self: SlurmRestSpawner, port: int) -> bool:
+        async def has_address() -> bool:
+            record = JobRecords(under_test.data).read(hold_id)
+            return record is not None and bool(record.address)
+
+        await eventually(has_address, within_s=PATIENCE_S, what="the node's address is known")
+        return await take_port(self, port)
+
+    def slowly(self: JobRecords, record: JobRecord) -> None:
+        if record.port:
+            time.sleep(3)  # the disk's: looks at the job go on meanwhile
+        write(self, record)
+
+    monkeypatch.setattr(SlurmRestSpawner, "take_port", late)
+    monkeypatch.setattr(JobRecords, "write", slowly)
+    under_test = rest(slurm22, tmp_path)
+    hold_id = under_test.hold_id()
+    spawner = under_test.spawner(hold_id)
+    _, port = await spawner.start()
+    record = JobRecords(under_test.data).read(hold_id)
+    assert record is not None
+    assert record.port == port
+    await spawner.stop()
     await under_test.end()
 
 

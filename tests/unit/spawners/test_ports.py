@@ -17,6 +17,9 @@ def test_ports_that_were_given_come_last_and_taken_ones_not_at_all() -> None:
     first = [free_port() for _ in range(len(CANDIDATES) // 2)]
     with socket.socket() as other:
         taken = free_port()
+        other.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # an ended connection of an earlier server's may linger
         other.bind((LOOPBACK, taken))
         other.listen()
         rest = [free_port() for _ in range(len(CANDIDATES) // 2 - 100)]  # others' servers are passed over

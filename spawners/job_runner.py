@@ -211,10 +211,7 @@ def listener(port: int) -> int | None:
 
 
 def free_port(address: str, first: int, last: int) -> int:
-    """A port that nobody listens on; 0 where there is none.
-
-    Where `first` is 0 it is above those that outgoing connections get: the session listens seconds later, and one of them could have it by then.
-    """
+    """A port that nobody listens on; 0 where there is none. Where `first` is 0, as `spawners.ports` has it: this file is alone on its node."""
     candidates = range(first, last + 1) if first else range(61_000, 65_000)
     start = int.from_bytes(os.urandom(2), "big") % len(candidates)
     for port in [*candidates[start:], *candidates[:start]]:

@@ -1,8 +1,8 @@
 """Ports of 127.0.0.1 for servers that listen a while after their port was chosen: a notebook's, a formgrader's.
 
-The system's own choice is a port of the range from which outgoing connections take theirs: on a busy machine one of these had it before the
-server listened, which then ended. Invariants: the ports are above that range (ip_local_port_range, 32768 to 60999); one process gives the same
-port again only after all the others.
+The system's own choice is a port of the range from which outgoing connections take theirs: on a busy machine one of these had it before
+the server listened, which then ended. Invariants: the ports are above Linux's default range (a host that widens ip_local_port_range keeps
+them out of it by ip_local_reserved_ports); one process gives the same port again only after all the others.
 """
 
 import contextlib

@@ -48,7 +48,9 @@ class HttpAnswer:
         while not self.status:
             if self._error is not None:
                 raise self._error
-            self._waiter = self._connection.loop.create_future()
+            self._waiter = (
+                self._connection.loop.create_future()
+            )  # here and below: a method would be a coroutine more a request
             await self._waiter
 
     async def read(self, limit_bytes: int) -> bytes:
@@ -250,9 +252,8 @@ class Connection(asyncio.Protocol):
             answer.headers.clear()
             return
         headers = answer.headers
-        if (
-            self._head_bytes > _HEAD_BYTES_MAX and _size_bytes(headers) > _HEAD_BYTES_MAX
-        ):  # the first counts what else came
+        # The first counts what else came, and is at hand.
+        if self._head_bytes > _HEAD_BYTES_MAX and _size_bytes(headers) > _HEAD_BYTES_MAX:
             self._broken(answer, "too large a head")
         elif headers.get(b"content-encoding", b"identity") != b"identity":
             self._broken(answer, "a compressed body that was not asked for")

@@ -3,8 +3,8 @@
 Invariants: the gateway talks to public addresses only, unless the site's administrators allowed a host by name (`allow_private` in
 portal.toml); a name is resolved once a connection and the connection goes to the address that was checked, so that a name that
 changes its mind leads nowhere; redirects are not followed, proxies from the environment are not used. Nothing of the caller's
-headers goes upstream. A connection that was not read to the end of its answer is cut. After one that broke off, the next request takes a
-new connection: servers close those that idle without saying so, and what was kept beside it is as old.
+headers goes upstream. A connection that was not read to the end of its answer is cut. After one that broke off before its head, the
+next request takes a new connection: servers close those that idle without saying so, and what was kept beside it is as old.
 """
 
 from __future__ import annotations

@@ -203,7 +203,8 @@ class Gateway:
                 await exchange.end(last.data)
         finally:
             if not waits:
-                await parts.settlements.close(tally, hurry=False)
+                # Beside others it begins a batch, behind whose commit their holds gather; alone it goes with its client's next hold.
+                await parts.settlements.close(tally, hurry=len(self._open) > 1)
         return used
 
     async def _repeated(self, asked: Asked) -> Repeatable | Kept | Denied | None:

@@ -20,7 +20,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-JSON: Final = b"content-type: application/json\r\n"
+JSON_LINE: Final = b"content-type: application/json\r\n"
 _EVENTS: Final = (
     b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 )
@@ -90,7 +90,7 @@ class Exchange(ABC):
     async def answer(self, status: int, body: bytes, lines: bytes = b"") -> None:
         """Send a whole JSON answer."""
         self.started = True
-        await self.start(status, JSON + lines, len(body))
+        await self.start(status, JSON_LINE + lines, len(body))
         await self.end(body)
 
     async def deny(self, denied: Denied, lines: bytes = b"") -> None:

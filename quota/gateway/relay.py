@@ -153,7 +153,7 @@ class Relay:
                 server.failed()
             except Interrupted as error:
                 # An idle connection may have been closed under us: once more, over a new one, and only then another server.
-                again = failure is None
+                again = not isinstance(failure, Interrupted)
                 failure, other = error, server if again else request.model.least_busy([*tried, server])
             if other is None or not attempts_left:
                 break

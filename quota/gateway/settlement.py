@@ -62,7 +62,10 @@ class Settlements:
         return usage.quantity if usage is not None else 0
 
     async def close(self, tally: Tally, *, hurry: bool = True) -> None:
-        """Settle or release what was charged; where the ledger does not answer, later. Without `hurry` nobody waits for it."""
+        """Settle or release what was charged; where the ledger does not answer, later.
+
+        Without `hurry` a settlement may go with what is asked for next; a release never waits.
+        """
         admitted, usage, at = tally.admitted, tally.due, tally.over_at or self._clock.now()
         try:
             await self._close(tally, usage, at, hurry=hurry)

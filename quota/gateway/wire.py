@@ -18,7 +18,7 @@ import httptools
 
 from quota.gateway import denials
 from quota.gateway.denials import Denied
-from quota.gateway.exchange import JSON, ClientLeft, Exchange
+from quota.gateway.exchange import JSON_LINE, ClientLeft, Exchange
 
 HEAD_BYTES_MAX: Final = 32 * 1024
 _WAITING_MAX: Final = 8
@@ -127,7 +127,7 @@ class WireExchange(Exchange):
     async def answer(self, status: int, body: bytes, lines: bytes = b"") -> None:
         """Send a whole JSON answer, in one write."""
         self.started = self.over = True
-        head = self._head_of(status, JSON + lines, len(body))
+        head = self._head_of(status, JSON_LINE + lines, len(body))
         self._connection.write(head + body if self.method != "HEAD" else head)
         self._connection.finished(self)
 

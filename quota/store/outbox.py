@@ -53,13 +53,13 @@ class Outbox:
             bundle.hurries = True
             loop.call_soon(self._look, loop, bundle, 0, TURNS_MAX)
         elif not bundle.hurries and bundle.timer is None:
-            bundle.timer = loop.call_later(LINGER_S, self._hand_over, loop)
+            bundle.timer = loop.call_later(LINGER_S, self._hand_over, loop, bundle)
         return ticket
 
     def flush(self) -> None:
         """Hand over what waits, before the writer closes."""
-        for loop in list(self._waiting):
-            self._hand_over(loop)
+        for loop, bundle in list(self._waiting.items()):
+            self._hand_over(loop, bundle)
 
     def _look(self, loop: asyncio.AbstractEventLoop, bundle: _Bundle, known: int, turns_left: int) -> None:
         """At the end of a turn: hand over, or let the next turn add to what this one brought."""
@@ -69,11 +69,13 @@ class Outbox:
             return
         if bundle.timer is not None:
             bundle.timer.cancel()
-        self._hand_over(loop)
+        self._hand_over(loop, bundle)
 
-    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
-        bundle = self._waiting.pop(loop, None)
-        for ticket, error in self._writer.submit_all(bundle.asked) if bundle is not None else ():
+    def _hand_over(self, loop: asyncio.AbstractEventLoop, bundle: _Bundle) -> None:
+        if self._waiting.get(loop) is not bundle:  # its timer or a flush was before
+            return
+        del self._waiting[loop]
+        for ticket, error in self._writer.submit_all(bundle.asked):
             loop.call_soon_threadsafe(_refuse, ticket, error)
 
 

@@ -255,7 +255,7 @@ class PostgresWire:
 
     def begin(self) -> None:
         self._pipeline.enter_context(self._connection.pipeline())
-        self._connection.execute("BEGIN")
+        self._connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")  # whatever a site has made its default
 
     def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
         with self._explained():
@@ -278,6 +278,7 @@ class PostgresWire:
         self._sent.clear()
 
     def commit(self) -> None:
+        assert not self._sent, "changes that nobody confirmed"
         self._pipeline.close()
         self._connection.commit()
 

@@ -356,6 +356,5 @@ async def test_a_notebooks_stream_tells_the_last_minutes_in_time_and_does_not_ho
         assert 1800 not in steps  # of what was missed before, the nearest at most
         assert -0.1 <= steps[120] - (ends_s - 120) <= 60
         assert process.end(signal.SIGTERM) == 0
-        assert (
-            "graceful shutdown exceeded" not in process.log
-        )  # uvicorn's word where an open stream cost the 10 s that it waits
+        # uvicorn's word where an open stream cost the 10 s that it waits
+        assert "graceful shutdown exceeded" not in process.log

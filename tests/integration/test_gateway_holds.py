@@ -7,6 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 
 import aiohttp
@@ -14,8 +15,10 @@ import pytest
 from openai import RateLimitError
 from openai.types.chat import ChatCompletionMessageParam
 
-from quota.domain.hold import HoldState
+from quota.domain.hold import Hold, HoldState, Usage
+from quota.domain.ids import HoldId
 from quota.gateway.models import Limits, Models
+from quota.store.ledger import LedgerStore
 from tests.integration.gateway_service import Running, running_gateway, stub_model
 from tests.integration.upstream_stub import Asked, Stub, piece, report, stub_server, whole
 from tests.waiting import PATIENCE_S, eventually
@@ -237,3 +240,40 @@ async def test_stopping_settles_what_runs(tmp_path: Path, stub: Stub) -> None:
         assert not await gateway.open_holds()
         assert (await gateway.tokens()).held == 0
         await asking
+
+
+async def test_a_settlement_begins_a_batch_beside_other_requests_and_goes_with_the_next_hold_alone(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle, hurried, go_on = LedgerStore.settle, list[bool](), asyncio.Event()
+
+    async def noted(
+        self: LedgerStore, hold_id: HoldId, at: datetime, usage: Usage | None = None, *, hurry: bool = True
+    ) -> Hold:
+        hurried.append(hurry)
+        return await settle(self, hold_id, at, usage, hurry=hurry)
+
+    async def the_first_waits(asked: Asked) -> None:
+        if len(stub.requests) == 1:
+            await go_on.wait()
+        await asked.json(whole())
+
+    monkeypatch.setattr(LedgerStore, "settle", noted)
+    stub.script = the_first_waits
+    async with running_gateway(tmp_path, Models([stub_model(stub.url)])) as gateway, gateway.sdk(max_retries=0) as sdk:
+        waits = asyncio.create_task(sdk.chat.completions.create(model="stub", messages=MESSAGES))
+
+        async def asked_once() -> bool:
+            return len(stub.requests) == 1
+
+        await eventually(asked_once, within_s=PATIENCE_S, what="the first request is under way")
+        await sdk.chat.completions.create(model="stub", messages=MESSAGES)
+        for left in (1, 0):
+
+            async def settled(left: int = left) -> bool:
+                return len(hurried) == 2 - left and len(await gateway.open_holds()) == left
+
+            await eventually(settled, within_s=PATIENCE_S, what="one more is settled")
+            go_on.set()
+        await waits
+    assert hurried == [True, False]

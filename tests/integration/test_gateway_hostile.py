@@ -308,6 +308,24 @@ async def test_another_server_takes_over_before_the_first_byte(tmp_path: Path) -
             assert [server.busy for server in model.servers] == [0, 0, 0]
 
 
+async def test_an_idle_connection_that_was_closed_is_no_failure_behind_a_server_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    async def until_asked_again(asked: Asked) -> None:
+        await asked.json(whole())
+        await asked.hung_up.wait()
+
+    async with stub_server(until_asked_again) as there:
+        model = stub_model(there.url, "http://127.0.0.1:9/v1")
+        async with running_gateway(tmp_path, Models([model])) as gateway, gateway.sdk(max_retries=0) as sdk:
+            for _ in range(4):
+                model.servers[1].busy, model.servers[1].avoid_until_s = -1, 0.0  # so that it is asked first
+                answer = await sdk.chat.completions.create(
+                    model="stub", messages=[{"role": "user", "content": "hello"}]
+                )
+                assert answer.choices[0].message.content == "one two three"
+
+
 async def test_a_look_at_the_servers_tells_those_that_answer_from_those_that_do_not(tmp_path: Path) -> None:
     async with stub_server() as good, stub_server(_nothing) as gone, stub_server(answering("503 x", {})) as loading:
         models = Models([stub_model(good.url, gone.url, loading.url, "http://127.0.0.1:9/v1")])

@@ -290,13 +290,11 @@ async def test_a_course_gets_its_groups_and_formgrader_without_a_hub_restart_and
         os.kill(portal.pid("jupyterhub -f"), signal.SIGKILL)
 
         async def hub_is_back() -> bool:
-            if (
-                begun_hubs(portal) == begun
-            ):  # it answers long before its start is over, which can still fail on a busy machine
+            # It answers long before its start is over, which can still fail on a busy machine.
+            if begun_hubs(portal) == begun:
                 return False
-            with contextlib.suppress(
-                AssertionError, aiohttp.ClientError, TimeoutError
-            ):  # none runs yet, or it does not serve
+            # None runs yet, or it does not serve.
+            with contextlib.suppress(AssertionError, aiohttp.ClientError, TimeoutError):
                 return portal.pid("jupyterhub -f") != hub_pid and (await pi.hub("GET", "/users/pi"))[0] == 200
             return False
 

@@ -121,9 +121,8 @@ def test_slurmrestd_and_the_commands_tell_the_same_free_gpus(
     name = new_id()
     job_id = client.submit(job(name), name, ANN.login)
     seen(lambda: client.job(job_id), lambda one: one.running)
-    seen(
-        lambda: cluster.run("squeue", "-h", "-o", "%i").split(), lambda ids: ids == [str(job_id)]
-    )  # others' have ended
+    # Others' have ended.
+    seen(lambda: cluster.run("squeue", "-h", "-o", "%i").split(), lambda ids: ids == [str(job_id)])
     for nodes in (client.nodes(), commands.nodes()):
         assert [(one.name, one.total(GPU_TYPE), one.free("none")) for one in nodes] == [("gpu1", 4, 0), ("gpu2", 4, 0)]
         assert sum(one.free(GPU_TYPE) for one in nodes) == sum(one.free("") for one in nodes) == 7

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from quota.store import statements as sql
 from quota.store.database import Database, dedicated
-from quota.store.wire import Interference, SqliteWire, Statement, Wire, open_wire
+from quota.store.wire import Interference, PostgresWire, SqliteWire, Statement, Wire, open_wire
 from quota.store.working_set import Entry
 from tests.ledgers import open_books, sqlite_database
 
@@ -110,6 +110,33 @@ def test_what_postgresql_rejects_is_told_and_nothing_behind_it_is_written(
     wire.commit()
     wire.close()
     assert _entries(database) == 0
+    database.close()
+
+
+def test_a_sites_own_isolation_level_is_not_the_writers(new_postgres_database: Callable[[], Database]) -> None:
+    database = new_postgres_database()
+    with database.writing() as connection:
+        name = connection.execute(text("SELECT current_database()")).scalar_one()
+        connection.execute(text(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'serializable'"))
+    connection = dedicated(database)
+    assert isinstance(connection, psycopg.Connection)
+    wire = PostgresWire(connection)
+    wire.begin()
+    assert connection.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
+    wire.rollback()
+    wire.close()
+    database.close()
+
+
+def test_changes_that_nobody_confirmed_are_not_committed(new_postgres_database: Callable[[], Database]) -> None:
+    database = new_postgres_database()
+    wire = open_wire(database)
+    wire.begin()
+    _usage(wire)
+    with pytest.raises(AssertionError):
+        wire.commit()
+    wire.rollback()
+    wire.close()
     database.close()
 
 

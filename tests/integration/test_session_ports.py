@@ -1,16 +1,11 @@
-"""Ports for servers that listen later."""
+"""Ports for servers that listen a while after their port was chosen."""
 
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
+from spawners import job_runner
 from spawners.ports import CANDIDATES, LOOPBACK, free_port
-
-
-def test_a_port_is_none_that_an_outgoing_connection_could_get() -> None:
-    _, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-    assert last < CANDIDATES.start
 
 
 def test_ports_that_were_given_come_last_and_taken_ones_not_at_all() -> None:
@@ -27,3 +22,14 @@ def test_ports_that_were_given_come_last_and_taken_ones_not_at_all() -> None:
     assert len(set(first)) == len(first)
     assert set(first).isdisjoint(rest)
     assert taken not in whole_round
+
+
+def test_a_job_without_a_range_of_ports_chooses_among_the_same_ones() -> None:
+    assert all(job_runner.free_port(LOOPBACK, 0, 0) in CANDIDATES for _ in range(200))
+    taken = free_port()
+    assert job_runner.free_port(LOOPBACK, taken, taken) == taken
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind((LOOPBACK, taken))
+        other.listen()
+        assert job_runner.free_port(LOOPBACK, taken, taken) == 0

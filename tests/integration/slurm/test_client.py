@@ -181,8 +181,8 @@ def test_a_job_that_comes_while_no_node_is_up_waits_for_one(client: SlurmClient,
     try:
         job_id = client.submit(job(name), name, ANN.login)
         assert not client.job(job_id).ended
-        # Other reasons may stand there first, "Priority" until the scheduler has looked at it.
-        seen(lambda: client.job(job_id), lambda one: one.reason.startswith("ReqNodeNotAvail"))
+        waiting = seen(lambda: client.job(job_id), lambda one: bool(one.reason))  # ReqNodeNotAvail, Resources, Priority
+        assert (waiting.ended, waiting.never_starts) == (False, False)
     finally:
         for node in cluster.options.node_names:
             cluster.run("scontrol", "update", f"nodename={node}", "state=resume")

@@ -48,9 +48,8 @@ class HttpAnswer:
         while not self.status:
             if self._error is not None:
                 raise self._error
-            self._waiter = (
-                self._connection.loop.create_future()
-            )  # here and below: a method would be a coroutine more a request
+            # Written out here and in `next_piece`: a method would be a coroutine more a request.
+            self._waiter = self._connection.loop.create_future()
             await self._waiter
 
     async def read(self, limit_bytes: int) -> bytes:

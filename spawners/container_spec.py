@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from spawners.container_settings import MIB, PROJECT_GID
 from spawners.devices import Device, Grant
+from spawners.kernel_sockets import FOLDER_VARIABLE, IN_CONTAINER, ON_SOCKETS
 from spawners.profiles import Profile
 from spawners.session_view import INSTALLED, with_view
 
@@ -117,11 +118,11 @@ def volume_body(name: str, folder: str) -> dict[str, Any]:
 def container_body(order: ContainerOrder, limits: Limits) -> dict[str, Any]:
     """The body of ContainerCreate."""
     network = network_name(order.hold_id)
-    variables = {**order.environment, **device_variables(order.devices)}
+    variables = {**order.environment, FOLDER_VARIABLE: IN_CONTAINER, **device_variables(order.devices)}
     return {
         "Image": order.image,
         "User": f"{order.uid}:{order.uid}",
-        "Cmd": [COMMAND, *order.arguments],
+        "Cmd": [COMMAND, *order.arguments, ON_SOCKETS],
         "Env": [f"{name}={value}" for name, value in sorted(variables.items())],
         "Labels": _labels(order),
         "NetworkingConfig": {"EndpointsConfig": {network: {}}},

@@ -16,10 +16,12 @@ import ctypes
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -216,6 +218,9 @@ def free_port(address: str, first: int, last: int) -> int:
     start = int.from_bytes(os.urandom(2), "big") % len(candidates)
     for port in [*candidates[start:], *candidates[:start]]:
         with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # an earlier session's ended connection may linger
             probe.bind((address, port))
             return port
     return 0
@@ -228,6 +233,7 @@ class Session:
         self._order, self._environment = order, environment
         self._child: subprocess.Popen[bytes] | None = None
         self._kill_at_ns: int | None = None
+        self._kernels = ""  # the folder of their sockets
         self.port = 0
         self.exit_status: int | None = None
 
@@ -243,6 +249,11 @@ class Session:
         place = rf"\g<1>://{order['listen']}:{self.port}"
         environment["JUPYTERHUB_SERVICE_URL"] = re.sub(r"^(https?)://[^/]*", place, url)
         argv = [*order["argv"], "--ip=" + order["listen"], f"--port={self.port}"]
+        with contextlib.suppress(
+            OSError
+        ):  # a full /tmp: they listen on TCP; why they should not: spawners.kernel_sockets
+            self._kernels = environment["JUPYTER_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="commons-", dir="/tmp")
+            argv.append("--KernelManager.transport=ipc")
         try:
             self._child = subprocess.Popen(argv, env=environment, stdin=subprocess.DEVNULL, preexec_fn=_become_session)
         except OSError as error:
@@ -278,6 +289,7 @@ class Session:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+        shutil.rmtree(self._kernels, ignore_errors=True)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._child is not None and self.exit_status is None:

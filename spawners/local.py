@@ -23,6 +23,7 @@ from traitlets import Integer, default
 
 from spawners import processes, records
 from spawners.delegate import GRACE_S, BackendUnreachable, DeadlineRefused
+from spawners.kernel_sockets import FOLDER_VARIABLE, ON_SOCKETS, make_folder
 from spawners.local_index import RunningIndex, home_name
 from spawners.ports import LOOPBACK, free_port
 from spawners.records import EndReason, Order, RecordError, RecordMissing, RecordUnreadable, SessionRecord
@@ -218,16 +219,19 @@ class LocalSpawner(SessionTraits, Spawner):
             folder.mkdir(mode=0o700)
         except FileExistsError:  # a hold pays for one session
             raise refused("The session has just ended. Start it again.", reason="hold_used", status_code=409) from None
+        kernels_folder = make_folder()
         try:
             self._index.add(self.user.name, self.hold_id)
-            self._write_order(folder)
+            self._write_order(folder, kernels_folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(kernels_folder, ignore_errors=True)
             raise
         return folder
 
-    def _write_order(self, folder: Path) -> None:
+    def _write_order(self, folder: Path, kernels_folder: str) -> None:
         self.ip, self.port = LOOPBACK, free_port()
+        on_sockets = [ON_SOCKETS] if kernels_folder else []
         request = self.resource_request
         if request is not None and not self.default_url:
             self.set_trait("default_url", _OPENS_AT.get(request.application, ""))
@@ -236,16 +240,18 @@ class LocalSpawner(SessionTraits, Spawner):
             user=self.user.name,
             server_name=self.name,
             profile="" if request is None else request.profile,
-            argv=self._argv(),
+            argv=(*self._argv(), *on_sockets),
             cwd=str(self._home),
             port=self.port,
             stop_grace_s=self.stop_grace_s,
             runtime_ms=None if request is None else request.runtime_s * 1000,
+            kernels_folder=kernels_folder,
         )
         records.write_order(folder, order)
         if self.deadline_ms:
             records.write_deadline(folder, self.deadline_ms)
-        records.write_secret(folder / records.ENVIRONMENT, json.dumps(self.get_env()).encode())
+        environment = {**self.get_env(), **({FOLDER_VARIABLE: kernels_folder} if kernels_folder else {})}
+        records.write_secret(folder / records.ENVIRONMENT, json.dumps(environment).encode())
 
     async def _judge(self) -> int | None:
         """None while the session runs, its exit status once it has ended; raises RecordUnreadable or OSError."""

@@ -54,7 +54,8 @@ class RecordUnreadable(RecordError):
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What the runner is asked to run. `runtime_ms` sets the deadline where no file `deadline` was written beforehand."""
+    """What the runner is asked to run. `runtime_ms` sets the deadline where no file `deadline` was written beforehand;
+    `kernels_folder` goes with the session."""
 
     hold_id: str
     user: str
@@ -65,6 +66,7 @@ class Order:
     port: int
     stop_grace_s: int = 60
     runtime_ms: int | None = None
+    kernels_folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ def read_order(folder: Path) -> Order:
             port=_integer(content, "port"),
             stop_grace_s=_integer({"stop_grace_s": 60, **content}, "stop_grace_s"),
             runtime_ms=_integer_or_none(content, "runtime_ms"),
+            kernels_folder=_text({"kernels_folder": "", **content}, "kernels_folder"),
         )
     except ValueError as error:
         raise RecordUnreadable(f"{folder / ORDER}: {error}") from error

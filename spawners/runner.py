@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -282,7 +283,10 @@ def main() -> int:
     os.dup2(log, 2)
     processes.become_subreaper()
     order = records.read_order(folder)
-    return Runner(folder, order).run(_take_environment(folder))
+    try:
+        return Runner(folder, order).run(_take_environment(folder))
+    finally:
+        shutil.rmtree(order.kernels_folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.waiting import PATIENCE_S
 PROGRAM = """
 import os, signal, socket, subprocess, sys, time
 if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
+open(os.environ["HOME"] + "/arguments", "w").write("\\n".join(sys.argv))
 open(os.environ["HOME"] + "/environment", "w").write("\\n".join(f"{k}={v}" for k, v in os.environ.items()))
 if "stray" in sys.argv:
     subprocess.Popen(["setsid", "sleep", "600"], env={"COMMONS_HOLD_ID": "stray-of-" + os.environ["HOME"]})
@@ -184,6 +186,20 @@ def test_the_port_is_told_once_the_session_listens_with_its_own_credential(job: 
     assert len(hub.ports) == 1
 
 
+def test_a_sessions_kernels_have_a_folder_of_their_own_that_goes_with_it(job: JobUnderTest, hub: FakeHub) -> None:
+    job.start()
+    reached(job, lambda: hub.ports, "it runs")
+    folder = Path(job.environment()["JUPYTER_RUNTIME_DIR"])
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert len(f"{folder}/kernel-{uuid.uuid4()}-ipc-5") <= 107  # unix(7)
+    assert "--KernelManager.transport=ipc" in (job.home / "arguments").read_text().splitlines()
+    (folder / "kernel-1-ipc-1").touch()
+    assert job.process
+    job.process.terminate()
+    job.wait()
+    assert not folder.exists()
+
+
 def test_a_program_that_does_not_listen_has_no_port_to_tell(job: JobUnderTest, hub: FakeHub) -> None:
     job.start("mute", deadline_ms=soon_ms(1.5))
     assert job.wait() == 128 + signal.SIGTERM
@@ -258,9 +274,9 @@ def test_a_port_that_another_user_of_the_node_took_is_never_told(job: JobUnderTe
     job.start("mute", first_port=port, last_port=port)
     job.environment()
     listen = (
-        f"import os, socket, time; os.setuid(65534); s = socket.socket(); s.bind(('127.0.0.1', {port})); s.listen()"
+        f"import os, socket, time; os.setuid(65534); s = socket.create_server(('127.0.0.1', {port})); time.sleep(600)"
     )
-    other = subprocess.Popen([sys.executable, "-c", f"{listen}; time.sleep(600)"])
+    other = subprocess.Popen([sys.executable, "-c", listen])
     try:
         assert job.wait() == job_runner.EXIT_NO_PORT
     finally:

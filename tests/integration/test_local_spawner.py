@@ -5,6 +5,7 @@ import dataclasses
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from spawners import local, processes, records
 from spawners.delegate import DeadlineRefused
 from spawners.local import LocalSpawner
 from spawners.local_index import home_name
-from spawners.records import EndReason, RecordError, SessionRecord
+from spawners.records import EndReason, Order, RecordError, SessionRecord
 from spawners.resources import ResourceRequest
 from spawners.session_traits import HOLD_VARIABLE
 from spawners.settings import load
@@ -88,6 +89,24 @@ async def test_a_session_starts_runs_and_stops_for_certain(hub: Hub) -> None:
     assert await spawner.poll() == -signal.SIGTERM
     assert gone(kernel_pid)
     assert gone(record.runner_pid)
+
+
+async def test_a_sessions_kernels_have_a_folder_of_their_own_that_goes_with_it(hub: Hub) -> None:
+    spawner = hub.spawner()
+    await spawner.start()
+    folder = with_a_socket(records.read_order(hub.data / "sessions" / "h1"))
+    assert processes.environment(hub.record().child_pid)["JUPYTER_RUNTIME_DIR"] == str(folder)
+    await spawner.stop()
+    assert not await asyncio.to_thread(folder.exists)
+
+
+def with_a_socket(order: Order) -> Path:
+    folder = Path(order.kernels_folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert len(f"{folder}/kernel-{uuid.uuid4()}-ipc-5") <= 107  # unix(7)
+    assert "--KernelManager.transport=ipc" in order.argv
+    (folder / "kernel-1-ipc-1").touch()
+    return folder
 
 
 async def test_a_hub_that_saved_no_state_adopts_what_runs_with_its_token(hub: Hub) -> None:
@@ -215,8 +234,8 @@ def test_a_child_whose_environment_is_gone_already_has_not_begun() -> None:
 class OnFullDisk(LocalSpawner):
     """Its runners can write no record."""
 
-    def _write_order(self, folder: Path) -> None:
-        super()._write_order(folder)
+    def _write_order(self, folder: Path, kernels_folder: str) -> None:
+        super()._write_order(folder, kernels_folder)
         (folder / "record.json.tmp").mkdir()
 
 

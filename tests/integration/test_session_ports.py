@@ -24,6 +24,17 @@ def test_ports_that_were_given_come_last_and_taken_ones_not_at_all() -> None:
     assert taken not in whole_round
 
 
+def test_an_ended_connection_keeps_no_job_from_the_port_of_its_server() -> None:
+    with socket.create_server((LOOPBACK, free_port())) as server:
+        port = server.getsockname()[1]
+        client = socket.create_connection((LOOPBACK, port))
+        served, _ = server.accept()
+        served.close()  # who closes first keeps the connection for a minute (TIME_WAIT)
+        assert client.recv(1) == b""
+        client.close()
+    assert job_runner.free_port(LOOPBACK, port, port) == port
+
+
 def test_a_job_without_a_range_of_ports_chooses_among_the_same_ones() -> None:
     assert all(job_runner.free_port(LOOPBACK, 0, 0) in CANDIDATES for _ in range(200))
     taken = free_port()

@@ -94,6 +94,7 @@ async def test_a_notebook_sees_its_gpu_its_home_and_the_portal_and_nothing_else_
     project_id = await made(running, project, pi)
     await asyncio.gather(pi.start(project_id), researcher.start(project_id, profile="gpu2"))
     kernel = await Kernel(pi).open()
+    assert (await kernel.sockets()).startswith("/tmp/jupyter/")
     mine, other = running.only_container("pi"), running.only_container("researcher")
     held = [set(json.loads(one.labels[spec.DEVICES])) for one in (mine, other)]
     assert [len(one) for one in held] == [1, 2]

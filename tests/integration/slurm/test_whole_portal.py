@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -154,6 +155,7 @@ def login_of(cluster: SlurmCluster, account: str) -> str:
 async def test_a_notebook_cannot_submit_change_or_outlive_what_its_hold_pays_for(place: Place, pi: Person) -> None:
     await pi.start(place.project, server="jail")
     kernel = await Kernel(pi, "jail").open()
+    assert stat.S_IMODE(Path(await kernel.sockets()).parent.stat().st_mode) & 0o777 == 0o700
     account = f"cc-{place.project}"
 
     async def said(*words: str) -> str:

@@ -15,11 +15,12 @@ def test_a_session_is_shut_in_and_gets_exactly_its_devices() -> None:
     assert spec.container_body(order(), LIMITS) == {
         "Image": IMAGE,
         "User": "20001:20001",
-        "Cmd": ["jupyterhub-singleuser", "--log-level=INFO"],
+        "Cmd": ["jupyterhub-singleuser", "--log-level=INFO", "--KernelManager.transport=ipc"],
         "Env": [
             "COMMONS_DEVICE_NODES=/dev/nvidia1",
             "COMMONS_GPU_UUIDS=GPU-11111111",
             "HOME=/home/cc-20001",
+            "JUPYTER_RUNTIME_DIR=/tmp/jupyter",
         ],
         "Labels": {
             "org.compute-commons.hold": "h1",

@@ -31,7 +31,7 @@ from quota.settings import SettingsError, database_from_environment
 from quota.store.checkpoints import hash_of, turned_back
 from quota.store.database import Database, open_database
 from quota.store.grants import GrantRefused
-from quota.store.history import LedgerHash, entries, ledger_hash, unhurried
+from quota.store.history import LedgerHash, ledger_hash, postings, unhurried
 from quota.store.instants import from_us
 from quota.store.migrate import NotTheOwner, migrate
 from quota.store.move import MoveRefused, move
@@ -43,7 +43,7 @@ _COLUMNS: Final = (
     "project", "seq", "at", "kind", "allocation_id", "unit", "delta_awarded", "delta_held", "delta_charged", "actor", "hold_id",
     "from", "to", "quantity", "estimated", "code", "reason",
 )  # fmt: skip
-_ENTRY_COLUMNS: Final = (
+_POSTING_COLUMNS: Final = (
     "seq", "link", "txn_id", "account_id", "bucket", "amount", "hold_id", "usage_ref", "kind", "at", "actor",
 )  # fmt: skip
 # The full-width signs are what some spreadsheets take for the plain ones.
@@ -176,12 +176,11 @@ def run_export(database: Database, options: argparse.Namespace) -> int:
 
 
 def run_ledger_export(database: Database, options: argparse.Namespace) -> int:
-    """Print every entry, oldest first, as CSV or JSON lines."""
-    write = _csv_writer(_ENTRY_COLUMNS) if options.csv else _json_line
-    for row in entries(database):
-        values = row._asdict()
-        values["at"] = from_us(row.at_us).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # exact: the hash is made over it
-        write({name: values[name] for name in _ENTRY_COLUMNS})
+    """Print every entry, oldest first, a line for each bucket that it moves, as CSV or JSON lines."""
+    write = _csv_writer(_POSTING_COLUMNS) if options.csv else _json_line
+    for values in postings(database):
+        at = from_us(values["at_us"]).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # exact: the hash is made over it
+        write({name: at if name == "at" else values[name] for name in _POSTING_COLUMNS})
     return 0
 
 
@@ -274,7 +273,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_ledger_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    export = commands.add_parser("export", help="every entry, oldest first, as JSON lines")
+    export = commands.add_parser(
+        "export", help="every entry, oldest first, a line for each bucket that it moves, as JSON lines"
+    )
     form = export.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON lines (the default)")
     form.add_argument("--csv", action="store_true", help="as CSV with a header")

@@ -311,7 +311,7 @@ def locked_account(connection: Connection, account_id: str) -> Row[Any]:
 
 
 def write_entries(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Append entries (without `link`) under the next link of the store's chain."""
+    """Append entries (without `link`; without `contra` where there is none) under the next link of the store's chain."""
     head = connection.execute(
         select(ledger_epoch.c.links, ledger_epoch.c.head_hash).where(ledger_epoch.c.id == STORE_EPOCH).with_for_update()
     ).one()
@@ -323,9 +323,9 @@ def write_entries(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> No
         .values(epoch=STORE_EPOCH, n=n, prev_hash=head.head_hash, hash=new_hash, entries=len(rows), usages=0)
         .returning(ledger_link.c.id)
     ).scalar_one()
-    names = ("txn_id", "account_id", "bucket", "amount", "hold_id", "usage_ref", "kind", "at_us", "actor")
+    names = ("txn_id", "account_id", "bucket", "amount", "hold_id", "usage_ref", "kind", "at_us", "actor", "contra")
     for row in rows:
-        connection.execute(entry.insert().values(link=link, **dict(zip(names, row, strict=True))))
+        connection.execute(entry.insert().values(link=link, **dict(zip(names, row, strict=False))))
 
 
 def balance_of(row: Row[Any]) -> Balance:

@@ -31,6 +31,7 @@ from quota.store.tables import (
     hold,
     ledger_epoch,
     ledger_link,
+    posting,
     refund,
 )
 from quota.store.verify_chains import Cut
@@ -161,8 +162,10 @@ def turned_back(database: Database, kept: Mapping[int, str]) -> list[Finding]:
 def misstated(connection: Connection, base: Base) -> Iterator[Finding]:
     """In what the entries up to a checkpoint differ from what it says: for those who read the whole history anyway."""
     sums: dict[str, list[int]] = {}
-    query = select(entry.c.account_id, entry.c.bucket, func.sum(entry.c.amount)).where(entry.c.seq <= base.cut.seq)
-    for account_id, bucket, amount in connection.execute(query.group_by(entry.c.account_id, entry.c.bucket)):
+    query = select(posting.c.account_id, posting.c.bucket, func.sum(posting.c.amount)).where(
+        posting.c.seq <= base.cut.seq
+    )
+    for account_id, bucket, amount in connection.execute(query.group_by(posting.c.account_id, posting.c.bucket)):
         if bucket != "pool":
             add(sums.setdefault(account_id, [0, 0, 0]), bucket, int(amount))
     for account_id in sorted({*sums, *base.accounts}):

@@ -24,9 +24,11 @@ def grant_service(connection: Connection, role: str) -> None:
     _check(connection, role)
     quote = connection.dialect.identifier_preparer.quote
     schema, named = quote(connection.execute(text("SELECT current_schema()")).scalar_one()), quote(role)
-    for table in inspect(connection).get_table_names():
-        rights = "SELECT" if table == _VERSIONS else "SELECT, INSERT"
-        if table != _VERSIONS and table not in APPEND_ONLY:
+    inspector = inspect(connection)
+    only_read = {_VERSIONS, *inspector.get_view_names()}
+    for table in (*inspector.get_table_names(), *inspector.get_view_names()):
+        rights = "SELECT" if table in only_read else "SELECT, INSERT"
+        if table not in only_read and table not in APPEND_ONLY:
             rights += ", UPDATE, DELETE"
         connection.exec_driver_sql(f"REVOKE ALL ON {quote(table)} FROM PUBLIC, {named}")
         connection.exec_driver_sql(f"GRANT {rights} ON {quote(table)} TO {named}")

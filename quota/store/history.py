@@ -1,4 +1,4 @@
-"""The ledger's history as a stream of entries, and its hash: what two databases must agree on to hold the same books.
+"""The ledger's history as a stream of postings, and its hash: what two databases must agree on to hold the same books.
 
 Invariant: both read one snapshot and hold a page of it in memory. The hash covers what was recorded and leaves out what a database
 numbered by itself (seq, link, epoch), so that it is the same for the same history on either engine.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -33,14 +33,23 @@ class LedgerHash:
     usages: int
 
 
-def entries(database: Database) -> Iterator[Row[Any]]:
-    """Every entry in the order of `seq`, page by page out of one snapshot. Raises Unavailable."""
+def postings(database: Database) -> Iterator[Mapping[str, Any]]:
+    """Every entry in the order of `seq`, each bucket that it moves by itself, page by page out of one snapshot. Raises Unavailable."""
     with database.reading() as connection:
         unhurried(connection)
         last = 0
         while page := connection.execute(_after(last)).all():
-            yield from page
+            for row in page:
+                yield from _sides(row)
             last = page[-1].seq
+
+
+def _sides(row: Row[Any]) -> Iterator[Mapping[str, Any]]:
+    said = row._asdict()
+    contra = said.pop("contra")
+    yield said
+    if contra is not None:
+        yield said | {"bucket": contra, "amount": -row.amount}
 
 
 def ledger_hash(connection: Connection) -> LedgerHash:

@@ -9,11 +9,27 @@ from __future__ import annotations
 
 from typing import Final
 
-from sqlalchemy import Boolean, Column, Index, PrimaryKeyConstraint, Table, Text, UniqueConstraint, false, text
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
 
 from quota.store.columns import check, int_column, metadata, serial_column, text_column
 
 _AMOUNT_MAX: Final = 2**62
+# An entry with a contra bucket moves its amount from that bucket of the account: it sums to zero by itself. Without, the other side of
+# the transaction is an entry of its own, on another account (an award out of the pool) or, up to revision 0015, on the same.
+CONTRA: Final = (
+    "contra IS NULL OR (contra IN ('available', 'held', 'charged') AND contra <> bucket AND bucket <> 'pool')"
+)
 
 account = Table(
     "account",
@@ -200,11 +216,15 @@ entry = Table(
     text_column("kind"),
     int_column("at_us"),
     text_column("actor"),
+    text_column("contra", null=True),
     Index(None, "account_id", "seq"),
     check("bucket", "bucket IN ('available', 'held', 'charged', 'pool')"),
     check("amount", "amount <> 0"),
+    check("contra", CONTRA),
     sqlite_autoincrement=True,
 )
+# A view: each entry as the postings that it stands for, one a bucket, under its seq. No table: outside `metadata`.
+posting = Table("posting", MetaData(), *(Column(one.name, one.type) for one in entry.columns if one.name != "contra"))
 adjustment = Table(
     "adjustment",
     metadata,

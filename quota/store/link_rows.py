@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, text
 _AT_ONCE: Final = 2_000
 _BEYOND: Final = 2**62
 _ENTRIES: Final = (
-    "SELECT link, txn_id, account_id, bucket, amount, hold_id, usage_ref, kind, at_us, actor, seq FROM entry "
+    "SELECT link, txn_id, account_id, bucket, amount, hold_id, usage_ref, kind, at_us, actor, contra, seq FROM entry "
     "WHERE seq > {after_seq} AND seq <= {to_seq} {within} ORDER BY link, seq"
 )
 _USAGES: Final = (

@@ -112,7 +112,7 @@ class MonthRows:
             return
         yield "ledger_link", {name: getattr(link, name) for name in _LINK}
         for row in entries:
-            yield "entry", row._asdict()
+            yield "entry", _entry(row)
         for row in usages:
             yield "usage_record", row._asdict() | {"estimated": bool(row.estimated)}
         yield from self._records(entries)
@@ -141,3 +141,9 @@ class MonthRows:
                 self.findings.append(Finding(table.name, record_id, "is gone; its entries tell of it"))
             else:
                 yield table.name, {str(name): value for name, value in record._asdict().items()}
+
+
+def _entry(row: Row[Any]) -> Mapping[str, Any]:
+    """Contra only where there is one: files of months before that column stay what the ledger says, to the byte."""
+    said = row._asdict()
+    return said if row.contra is not None else {name: value for name, value in said.items() if name != "contra"}

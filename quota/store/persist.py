@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter, neg
+from operator import attrgetter
 from typing import Final
 
 from quota.store import statements as sql
 from quota.store.chain import dumped_link_hash
 from quota.store.json_text import dump_rows
 from quota.store.wire import Insert, Row, Statement, Wire
-from quota.store.working_set import Entry, HoldRow, WorkingSet, as_row
+from quota.store.working_set import HoldRow, WorkingSet, as_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,6 @@ class Head:
 as_placed: Final[Callable[[HoldRow], Row]] = attrgetter(*sql.PLACED_COLUMNS)
 as_change: Final[Callable[[HoldRow], Row]] = attrgetter(*sql.CHANGE_HOLDS.rows.columns)
 as_settled: Final[Callable[[HoldRow], Row]] = attrgetter(*sql.SETTLE_HOLDS.rows.columns)
-_TXN: Final[Callable[[Entry], str]] = itemgetter(0)
-_AMOUNT: Final[Callable[[Entry], int]] = itemgetter(3)
 
 
 def persist(wire: Wire, ws: WorkingSet, head: Head) -> Head:
@@ -117,17 +115,8 @@ def _write_link(wire: Wire, ws: WorkingSet, head: Head) -> Head:
     _guarded(wire, sql.MOVE_HEAD, [(new.epoch, new.n, new.hash)])
     link = wire.select(sql.ADD_LINK, [row])[0][0]
     _insert(wire, sql.ADD_USAGES, usages, (link,), measured)
-    entries = sql.MIRROR_ENTRIES if _in_pairs(ws.entries) else sql.ADD_ENTRIES
-    _insert(wire, entries, ws.entries, (link,), said)
+    _insert(wire, sql.ADD_ENTRIES, ws.entries, (link,), said)
     return new
-
-
-def _in_pairs(entries: Sequence[Entry]) -> bool:
-    """Whether each transaction has two entries, which then differ in bucket and sign alone; an overrun has three."""
-    firsts, seconds = entries[::2], entries[1::2]
-    return [*map(_TXN, firsts)] == [*map(_TXN, seconds)] and [*map(_AMOUNT, firsts)] == [
-        *map(neg, map(_AMOUNT, seconds))
-    ]
 
 
 def _guarded(wire: Wire, statement: Statement, rows: Sequence[Row]) -> bool:

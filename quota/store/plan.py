@@ -137,8 +137,7 @@ def _set_aside(ws: WorkingSet, hold: HoldRow, amount: int, txn_id: str, kind: st
     account = ws.accounts[hold.account_id]
     account.move(held=amount, charged=0)
     account.takes = True
-    ws.entries.append((txn_id, account.id, "available", -amount, hold.id, None, kind, at_us, hold.actor))
-    ws.entries.append((txn_id, account.id, "held", amount, hold.id, None, kind, at_us, hold.actor))
+    ws.entries.append((txn_id, account.id, "available", -amount, hold.id, None, kind, at_us, hold.actor, "held"))
 
 
 def _top_up(ws: WorkingSet, op: TopUp) -> Hold | Refused:
@@ -199,8 +198,7 @@ def _withdraw(ws: WorkingSet, op: Withdraw) -> Hold:
     account = ws.accounts[hold.account_id]
     account.move(held=-rest, charged=0)
     txn_id = f"w:{hold.id}:{op.line_id}"
-    ws.entries.append((txn_id, account.id, "held", -rest, hold.id, None, "withdraw", op.at_us, hold.actor))
-    ws.entries.append((txn_id, account.id, "available", rest, hold.id, None, "withdraw", op.at_us, hold.actor))
+    ws.entries.append((txn_id, account.id, "held", -rest, hold.id, None, "withdraw", op.at_us, hold.actor, "available"))
     for use in ws.hold_limits.get(hold.id, ()):
         limit = ws.limits[use.limit_id]
         back = min(rest, use.amount - use.charged)
@@ -277,9 +275,11 @@ def _spend(ws: WorkingSet, hold: HoldRow, usage: UsageRow, at_us: int) -> None:
     account.move(held=-within, charged=usage.amount)
     account.overruns = account.overruns or usage.overrun > 0
     txn_id = f"u:{ref}"
-    for bucket, amount in (("available", -usage.overrun), ("held", -within), ("charged", usage.amount)):
-        if amount != 0:
-            ws.entries.append((txn_id, account.id, bucket, amount, hold.id, ref, "charge", at_us, hold.actor))
+    for bucket, amount in (("available", usage.overrun), ("held", within)):
+        if amount > 0:
+            ws.entries.append(
+                (txn_id, account.id, bucket, -amount, hold.id, ref, "charge", at_us, hold.actor, "charged")
+            )
     if hold.line_count > 1 or usage.overrun > 0:
         _spend_lines(ws, hold, usage, at_us)
     hold.charged += usage.amount
@@ -343,8 +343,7 @@ def _close(ws: WorkingSet, hold: HoldRow, state: HoldState, at_us: int, txn_id: 
     if rest > 0:
         account = ws.accounts[hold.account_id]
         account.move(held=-rest, charged=0)
-        ws.entries.append((txn_id, account.id, "held", -rest, hold.id, None, kind, at_us, hold.actor))
-        ws.entries.append((txn_id, account.id, "available", rest, hold.id, None, kind, at_us, hold.actor))
+        ws.entries.append((txn_id, account.id, "held", -rest, hold.id, None, kind, at_us, hold.actor, "available"))
     for use in ws.hold_limits.get(hold.id, ()):
         ws.limits[use.limit_id].move(held=use.charged - use.amount, charged=0)
     hold.state = STORED[state]

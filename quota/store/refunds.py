@@ -71,8 +71,8 @@ class SqlRefunds:
         if refusal is not None:
             return refusal
         self._move(row.id, hold_id, amount)
-        made = (f"f:{refund_id}", row.id, hold_id, to_us(at), actor)
-        write_entries(self._connection, [_entry(made, "charged", -amount), _entry(made, "available", amount)])
+        given = (f"f:{refund_id}", row.id, "charged", -amount, hold_id, None, "refund", to_us(at), actor, "available")
+        write_entries(self._connection, [given])
         after = Balance(before.unit, before.awarded, before.charged - amount, before.held)
         self._audit(
             actor=actor,
@@ -121,11 +121,6 @@ class SqlRefunds:
                 .where(hold_limit.c.hold_id == hold_id, hold_limit.c.limit_id == limit_id)
                 .values(amount=hold_limit.c.amount - amount, charged=hold_limit.c.charged - amount)
             )
-
-
-def _entry(made: tuple[str, str, str, int, str], bucket: str, amount: int) -> tuple[Any, ...]:
-    txn_id, account_id, hold_id, at_us, actor = made
-    return (txn_id, account_id, bucket, amount, hold_id, None, "refund", at_us, actor)
 
 
 def _known(row: Row[Any], said: str, unit: Unit) -> Adjusted | Refused:

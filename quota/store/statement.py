@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +23,7 @@ from quota.service.ports import StatementLine
 from quota.store.instants import from_us, from_us_or_none
 from quota.store.tables import account, adjustment, entry, hold, person, person_data, refund, usage_record
 
-_ENTRIES_A_LINE: Final = 3  # an overrun touches all three buckets
+_ENTRIES_A_LINE: Final = 3  # an overrun's, of before revision 0016; two since
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,12 @@ def _by(connection: Connection, table: Table, column: str, ids: set[str]) -> dic
 
 def _line(group: Sequence[Row[Any]], unit: Unit, around: _Around) -> StatementLine:
     first = group[-1]
-    moved = {row.bucket: row.amount for row in group}
-    held, charged = moved.get("held", 0), moved.get("charged", 0)
+    moved: Counter[str] = Counter()
+    for row in group:
+        moved[row.bucket] += row.amount
+        if row.contra is not None:
+            moved[row.contra] -= row.amount
+    held, charged = moved["held"], moved["charged"]
     usage = around.usages.get(first.usage_ref) if first.usage_ref is not None else None
     on_hold = around.holds.get(first.hold_id) if first.hold_id is not None else None
     change = around.adjustments.get(first.txn_id[2:]) if first.hold_id is None else None
@@ -110,7 +115,7 @@ def _line(group: Sequence[Row[Any]], unit: Unit, around: _Around) -> StatementLi
         kind=first.kind,
         allocation_id=AllocationId(first.account_id),
         unit=unit,
-        delta_awarded=moved.get("available", 0) + held + charged,
+        delta_awarded=moved["available"] + held + charged,
         delta_held=held,
         delta_charged=charged,
         actor=PersonId(first.actor),

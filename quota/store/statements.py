@@ -6,7 +6,6 @@ database, and a hold or usage record goes in only once. `persist` compares the c
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from quota.store.wire import Insert, Rows, Statement
@@ -149,11 +148,10 @@ ADD_ENTRIES: Final = Insert(
     "entry",
     {
         "txn_id": _T, "account_id": _T, "bucket": _T, "amount": _I, "hold_id": _T, "usage_ref": _T, "kind": _T, "at_us": _I,
-        "actor": _T,
+        "actor": _T, "contra": _T,
     },
     shared={"link": _I},
 )  # fmt: skip
-MIRROR_ENTRIES: Final = replace(ADD_ENTRIES, mirrored=("bucket", "amount"))  # where each transaction has two
 
 # -- the chain: one link a batch, each writer its own -------------------------------------------------------------------------------
 

@@ -76,7 +76,7 @@ def link_findings(found: LinkRows) -> Iterator[Finding]:
 
 def _link(link: Row[Any], entries: list[Row[Any]], usages: list[Row[Any]]) -> Iterator[Finding]:
     seqs = f"{entries[0].seq} to {entries[-1].seq}" if entries else "none"
-    said = [[*row][1:-1] for row in entries]
+    said = [_said(row) for row in entries]
     measured = [[int(value) if isinstance(value, bool) else value for value in row][1:] for row in usages]
     if len(entries) != link.entries:
         yield Finding("entry", seqs, f"{len(entries)} entries under link {link.id}, which covers {link.entries}")
@@ -86,6 +86,12 @@ def _link(link: Row[Any], entries: list[Row[Any]], usages: list[Row[Any]]) -> It
         )
     elif link_hash(link.prev_hash, said, measured) != link.hash:
         yield Finding("entry", seqs, f"these entries or their usage are not what link {link.id} was made over")
+
+
+def _said(row: Row[Any]) -> list[Any]:
+    """An entry as its link's hash covers it: `contra` where there is one, so that what came before that column still holds."""
+    said = [*row][1:-1]
+    return said if said[-1] is not None else said[:-1]
 
 
 def _audit(connection: Connection, start: tuple[int, str]) -> Iterator[Finding]:

@@ -55,7 +55,7 @@ _BOOKS: Final = (
     Check(
         "entry",
         "the transaction's entries do not sum to zero",
-        "SELECT e.txn_id, SUM(e.amount) FROM entry e JOIN account a ON a.id = e.account_id "
+        "SELECT e.txn_id, SUM(e.amount) FROM entry e JOIN account a ON a.id = e.account_id WHERE e.contra IS NULL "
         "GROUP BY e.txn_id, a.unit HAVING SUM(e.amount) <> 0",
         Scope.ENTRIES,
     ),
@@ -79,7 +79,7 @@ _BOOKS: Final = (
     Check(
         "adjustment",
         "does not equal its entries",
-        "WITH e AS MATERIALIZED (SELECT substr(txn_id, 3) AS id, account_id, SUM(amount) AS amount FROM entry "
+        "WITH e AS MATERIALIZED (SELECT substr(txn_id, 3) AS id, account_id, SUM(amount) AS amount FROM posting "
         "WHERE bucket = 'available' AND kind IN ('deposit', 'adjustment') GROUP BY txn_id, account_id) "
         "SELECT j.id, j.delta FROM adjustment j {left} JOIN e ON e.id = j.id AND e.account_id = j.account_id "
         "WHERE CASE WHEN j.refusal_code IS NULL THEN j.delta ELSE 0 END <> COALESCE(e.amount, 0)",
@@ -90,7 +90,7 @@ _CORRECTIONS: Final = (
     Check(
         "refund",
         "does not equal its entries",
-        "WITH e AS MATERIALIZED (SELECT substr(txn_id, 3) AS id, account_id, hold_id, SUM(amount) AS amount FROM entry "
+        "WITH e AS MATERIALIZED (SELECT substr(txn_id, 3) AS id, account_id, hold_id, SUM(amount) AS amount FROM posting "
         "WHERE bucket = 'available' AND kind = 'refund' GROUP BY txn_id, account_id, hold_id) "
         "SELECT r.id, r.amount FROM refund r {left} JOIN e ON e.id = r.id AND e.account_id = r.account_id "
         "AND e.hold_id = r.hold_id WHERE CASE WHEN r.refusal_code IS NULL THEN r.amount ELSE 0 END <> COALESCE(e.amount, 0)",
@@ -131,7 +131,7 @@ _CACHES: Final = (
         "awarded, charged or held is not the fold of its entries",
         "WITH sums AS (SELECT account_id, SUM(CASE WHEN bucket = 'available' THEN amount ELSE 0 END) AS available, "
         "SUM(CASE WHEN bucket = 'held' THEN amount ELSE 0 END) AS held, "
-        "SUM(CASE WHEN bucket = 'charged' THEN amount ELSE 0 END) AS charged FROM entry GROUP BY account_id) "
+        "SUM(CASE WHEN bucket = 'charged' THEN amount ELSE 0 END) AS charged FROM posting GROUP BY account_id) "
         "SELECT a.id, a.awarded - COALESCE(s.available + s.held + s.charged, 0) FROM account a "
         "LEFT JOIN sums s ON s.account_id = a.id WHERE a.kind = 'allocation' "
         "AND (a.awarded <> COALESCE(s.available + s.held + s.charged, 0) OR a.held <> COALESCE(s.held, 0) "
@@ -164,7 +164,7 @@ _CACHES: Final = (
     Check(
         "hold",
         "its only line is not what its entries set aside",
-        "WITH e AS MATERIALIZED (SELECT hold_id, SUM(amount) AS amount FROM entry "
+        "WITH e AS MATERIALIZED (SELECT hold_id, SUM(amount) AS amount FROM posting "
         "WHERE bucket = 'held' AND kind = 'hold' GROUP BY hold_id) "
         "SELECT h.id, h.amount FROM hold h {left} JOIN e ON e.hold_id = h.id "
         "WHERE h.line_count = 1 AND h.amount <> COALESCE(e.amount, 0)",
@@ -175,7 +175,7 @@ _CACHES: Final = (
         "amount or charged does not follow from its entries",
         "SELECT h.id, h.amount FROM hold h LEFT JOIN (SELECT hold_id, "
         "SUM(CASE WHEN bucket = 'held' THEN amount ELSE 0 END) AS held, "
-        "SUM(CASE WHEN bucket = 'charged' AND kind <> 'refund' THEN amount ELSE 0 END) AS charged FROM entry WHERE hold_id IS NOT NULL "
+        "SUM(CASE WHEN bucket = 'charged' AND kind <> 'refund' THEN amount ELSE 0 END) AS charged FROM posting WHERE hold_id IS NOT NULL "
         "GROUP BY hold_id) e ON e.hold_id = h.id WHERE h.charged <> COALESCE(e.charged, 0) "
         "OR COALESCE(e.held, 0) <> CASE WHEN h.state = 'held' THEN h.amount - h.charged ELSE 0 END",
         Scope.HISTORY,
@@ -190,7 +190,7 @@ _CACHES: Final = (
         "hold_line",
         "does not equal its entries",
         "WITH e AS MATERIALIZED (SELECT line_txn AS txn_id, SUM(amount) AS amount FROM (SELECT amount, kind, "
-        "CASE WHEN kind = 'withdraw' THEN 't' || substr(txn_id, 2) ELSE txn_id END AS line_txn FROM entry "
+        "CASE WHEN kind = 'withdraw' THEN 't' || substr(txn_id, 2) ELSE txn_id END AS line_txn FROM posting "
         "WHERE bucket = 'held' AND kind IN ('hold', 'top_up', 'withdraw')) moved GROUP BY line_txn {began}) "
         "SELECT l.hold_id, l.line_id FROM hold_line l {left} JOIN e "
         "ON e.txn_id = CASE WHEN l.kind = 'hold' THEN 'h:' || l.hold_id ELSE 't:' || l.hold_id || ':' || l.line_id END "
@@ -212,7 +212,7 @@ _USAGE: Final = (
         "usage_record",
         "does not equal the charge that it explains",
         "WITH e AS MATERIALIZED (SELECT usage_ref, SUM(CASE WHEN bucket = 'charged' THEN amount ELSE 0 END) AS amount, "
-        "MIN(hold_id) AS hold_id FROM entry WHERE usage_ref IS NOT NULL GROUP BY usage_ref) "
+        "MIN(hold_id) AS hold_id FROM posting WHERE usage_ref IS NOT NULL GROUP BY usage_ref) "
         "SELECT u.source || ':' || u.event_id, u.amount FROM usage_record u "
         "LEFT JOIN e ON e.usage_ref = u.source || ':' || u.event_id "
         "WHERE u.amount <> COALESCE(e.amount, 0) OR u.hold_id <> COALESCE(e.hold_id, u.hold_id)",
@@ -223,7 +223,7 @@ _USAGE: Final = (
         "is a charge without its usage record",
         "SELECT ref, 'no record' FROM (SELECT usage_ref AS ref FROM entry WHERE usage_ref IS NOT NULL "
         "EXCEPT SELECT source || ':' || event_id FROM usage_record) missing "
-        "UNION ALL SELECT CAST(seq AS TEXT), 'no reference' FROM entry WHERE bucket = 'charged' AND usage_ref IS NULL AND kind <> 'refund'",
+        "UNION ALL SELECT CAST(seq AS TEXT), 'no reference' FROM posting WHERE bucket = 'charged' AND usage_ref IS NULL AND kind <> 'refund'",
         Scope.ENTRIES,
     ),
     Check(

@@ -32,17 +32,17 @@ _OF_HOLDS: Final = (
     "usage_record AS (SELECT * FROM {main}.usage_record WHERE hold_id IN (SELECT id FROM touched))"
 )
 _OF_ENTRIES: Final = (
-    "entry AS (SELECT * FROM {main}.entry WHERE seq > {seq}), "
+    "entry AS (SELECT * FROM {main}.entry WHERE seq > {seq}), posting AS (SELECT * FROM {main}.posting WHERE seq > {seq}), "
     "usage_record AS (SELECT * FROM {main}.usage_record WHERE link > {link})"
 )
 _VIEWS: Final = {Scope.ENTRIES: _OF_ENTRIES, Scope.HOLDS: f"{_TOUCHED}, {_OF_HOLDS}"}
-_BY_ACCOUNT: Final = "SELECT account_id, bucket, SUM(amount) FROM entry WHERE seq > {seq} GROUP BY account_id, bucket"
+_BY_ACCOUNT: Final = "SELECT account_id, bucket, SUM(amount) FROM posting WHERE seq > {seq} GROUP BY account_id, bucket"
 _BY_HOLD: Final = (
     "SELECT h.id, h.state, h.amount, h.charged, COALESCE(e.held, 0), COALESCE(e.charged, 0), e.corrections "
     "FROM {main}.hold h JOIN (SELECT hold_id, SUM(CASE WHEN bucket = 'held' THEN amount ELSE 0 END) AS held, "
     "SUM(CASE WHEN bucket = 'charged' AND kind <> 'refund' THEN amount ELSE 0 END) AS charged, "
     "MIN(CASE WHEN kind = 'refund' THEN 1 ELSE 0 END) AS corrections "
-    "FROM entry WHERE seq > {seq} AND hold_id IS NOT NULL GROUP BY hold_id) e ON e.hold_id = h.id"
+    "FROM posting WHERE seq > {seq} AND hold_id IS NOT NULL GROUP BY hold_id) e ON e.hold_id = h.id"
 )
 
 

@@ -34,8 +34,7 @@ class Rows:
 class Insert:
     """Rows for a table; with `once`, a key that exists means that another writer was there.
 
-    `shared` columns have one value for all rows, given once; `fixed` ones have the SQL value that stands here. With `mirrored`, rows
-    come in pairs that differ in those two columns alone: the first, whatever it is, and the second, an amount with the other sign.
+    `shared` columns have one value for all rows, given once; `fixed` ones have the SQL value that stands here.
     """
 
     table: str
@@ -43,7 +42,6 @@ class Insert:
     once: bool = False
     shared: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, str] = field(default_factory=dict)
-    mirrored: tuple[str, str] | None = None
 
     @property
     def names(self) -> str:
@@ -99,9 +97,8 @@ class SqliteWire:
     """Rows are bound as VALUES in statements for few numbers of rows: each is compiled once and cached, whatever the batch's size.
 
     What is joined comes in 2^k rows, the remainder filled up with rows of NULL, which no key equals, and a row alone in no table; what
-    is inserted in a multiple of 32 and the remainder, since after each statement the writer waits for its turn of the interpreter. Of
-    a mirrored pair one row is bound, since binding is a third of what a row costs. The widest statement, 512 holds, stays well under
-    SQLite's 32,766 parameters.
+    is inserted in a multiple of 32 and the remainder, since after each statement the writer waits for its turn of the interpreter. The
+    widest statement, 512 holds, stays well under SQLite's 32,766 parameters.
     """
 
     _LARGEST: Final = 512
@@ -134,15 +131,13 @@ class SqliteWire:
         demand(sum(self._run(statement, some).rowcount for some in self._pieces(rows)), rows, statement.sql)
 
     def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None:
-        count, start, asked = 0, 0, rows
-        if insert.mirrored is not None:
-            rows = _pairs(insert, rows)
+        count, start = 0, 0
         while (left := len(rows) - start) > 0:
             size = min(self._LARGEST, left - left % self._STEP or left)
             values = (*shared, *itertools.chain.from_iterable(rows[start : start + size]))
             count += self._connection.execute(self._insert(insert, size), values).rowcount
             start += size
-        demand(count, asked, insert.table)
+        demand(count, rows, insert.table)
 
     def confirm(self) -> None:
         """Each change was looked at when it was made."""
@@ -188,38 +183,15 @@ class SqliteWire:
         if text is None:
             # Only what is shared has a number: SQLite searches its numbered parameters one by one.
             shared = [f"?{at}" for at in range(1, len(insert.shared) + 1)]
-            if insert.mirrored is None:
-                each = ", ".join((*shared, *"?" * len(insert.columns), *insert.fixed.values()))
-                rows = f"VALUES {', '.join([f'({each})'] * size)}"
-            else:
-                rows = _mirrored(insert, shared, size)
-            text = f"INSERT INTO {insert.table} ({insert.names}) {rows}"
+            each = ", ".join((*shared, *"?" * len(insert.columns), *insert.fixed.values()))
+            text = f"INSERT INTO {insert.table} ({insert.names}) VALUES {', '.join([f'({each})'] * size)}"  # noqa: S608
             text += " ON CONFLICT DO NOTHING" if insert.once else ""
             self._texts[id(insert), size] = text
         return text
 
 
-def _mirrored(insert: Insert, shared: Sequence[str], size: int) -> str:
-    """Both rows of each pair, one after the other: SQLite runs the loops of a CROSS JOIN as they are written."""
-    assert insert.mirrored is not None
-    differs, amount = insert.mirrored
-    said = {name: f"d.column{at}" for at, name in enumerate(insert.columns, start=1)}
-    said[differs] = f"CASE side.column1 WHEN 1 THEN {said[differs]} ELSE d.column{len(said) + 1} END"
-    said[amount] = f"side.column1 * {said[amount]}"
-    each = ", ".join((*shared, *said.values(), *insert.fixed.values()))
-    pairs = f"(VALUES {_values(len(said) + 1, size)}) d"
-    return f"SELECT {each} FROM {pairs} CROSS JOIN (VALUES (1), (-1)) side"  # noqa: S608
-
-
 def _values(columns: int, rows: int) -> str:
     return ", ".join([f"({', '.join('?' * columns)})"] * rows)
-
-
-def _pairs(insert: Insert, rows: Sequence[Row]) -> list[Row]:
-    """Mirrored rows by twos: the first, and behind it what the second has where they differ."""
-    assert insert.mirrored is not None
-    differs = list(insert.columns).index(insert.mirrored[0])
-    return [(*one, other[differs]) for one, other in zip(rows[::2], rows[1::2], strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,8 +237,6 @@ class PostgresWire:
         self._send(self._text(statement), (dump_rows(rows).decode(),), rows, statement.sql)
 
     def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None:
-        if insert.mirrored is not None:
-            dumped = dump_rows(_pairs(insert, rows))
         values = (*shared, (dump_rows(rows) if dumped is None else dumped).decode())
         self._send(self._insert(insert), values, rows, insert.table, once=insert.once)
 
@@ -322,18 +292,11 @@ class PostgresWire:
         text = self._texts.get(id(insert))
         if text is None:
             said = {name: f"d.{name}" for name in insert.columns}
-            columns, sides = dict(insert.columns), ""
-            if insert.mirrored is not None:
-                differs, amount = insert.mirrored
-                columns["other"] = columns[differs]
-                said |= {differs: "side.said", amount: "side.amount"}
-                # LATERAL: both rows of a pair follow each other, whatever else the planner thinks of.
-                sides = f", LATERAL (VALUES (d.{differs}, d.{amount}), (d.other, -d.{amount})) AS side (said, amount)"
             each = ", ".join(
                 (*(f"%s::{kind}" for kind in insert.shared.values()), *said.values(), *insert.fixed.values())
             )
             ordered = "jsonb_array_elements(%s::jsonb) WITH ORDINALITY AS t(r, n) ORDER BY n"
-            rows = f"(SELECT {_columns(columns)} FROM {ordered}) d{sides}"  # noqa: S608
+            rows = f"(SELECT {_columns(insert.columns)} FROM {ordered}) d"  # noqa: S608
             text = f"INSERT INTO {insert.table} ({insert.names}) SELECT {each} FROM {rows}".encode()  # noqa: S608
             self._texts[id(insert)] = text
         return text

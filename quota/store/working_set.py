@@ -195,8 +195,8 @@ class RefusedLine:
     refusal_params: str
 
 
-Entry = tuple[str, str, str, int, str | None, str | None, str, int, str]
-"""txn_id, account_id, bucket, amount, hold_id, usage_ref, kind, at_us, actor"""
+Entry = tuple[str, str, str, int, str | None, str | None, str, int, str, str]
+"""txn_id, account_id, bucket, amount, hold_id, usage_ref, kind, at_us, actor, contra"""
 
 
 @dataclass(slots=True)

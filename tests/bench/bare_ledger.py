@@ -1,7 +1,8 @@
-"""The floor that the ledger is measured against: the same group commit with nothing but a conditional balance, hold and entries.
+"""The floors that the ledger is measured against: group commit with nothing but a conditional balance, hold and entries.
 
 No idempotency, no refusals, no lines, no usage, no chain: a queue, one writer, set-based statements, futures resolved after COMMIT.
-`one_per_op` is the other floor: one transaction an operation.
+`JsonWire` sends them as the floor of facts/ledger.md does, one after the other with their rows as JSON; over `open_wire` the same loop
+gets whatever makes the ledger's own statements cheaper, too. `one_per_op` is the other floor: one transaction an operation.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import asyncio
 import threading
 import time
 from collections import deque
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
+import psycopg
 from sqlalchemy import text
 
-from quota.store.database import Database
-from quota.store.wire import Insert, Rows, Statement, Wire, open_wire
+from quota.store.database import Database, dedicated
+from quota.store.json_text import dump_rows
+from quota.store.wire import Insert, Row, Rows, Statement, Wire, demand
 
 _T, _I = "text", "bigint"
 _TABLES: Final = (
@@ -40,7 +44,6 @@ _HOLDS: Final = Insert(
 _ENTRIES: Final = Insert(
     "bare_entry",
     {"txn_id": _T, "account_id": _T, "bucket": _T, "amount": _I, "hold_id": _T, "at_us": _I},
-    mirrored=("bucket", "amount"),  # as the ledger's: the floor gets what makes the ledger's rows cheaper
 )
 Op = tuple[str, str, int, bool]
 """hold id, account id, amount, whether it is a settle"""
@@ -88,11 +91,56 @@ def write(wire: Wire, ops: list[Op]) -> None:
     wire.commit()
 
 
+class JsonWire:
+    """A connection without art: each statement waited for, its rows one JSON text that the database takes apart."""
+
+    def __init__(self, database: Database) -> None:
+        self._connection = dedicated(database)
+        self._sqlite = database.is_sqlite
+        if isinstance(self._connection, psycopg.Connection):
+            self._connection.autocommit = True
+            self._connection.prepare_threshold = 1
+
+    def begin(self) -> None:
+        self._connection.execute("BEGIN IMMEDIATE" if self._sqlite else "BEGIN")
+
+    def update(self, statement: Statement, rows: Sequence[Row]) -> None:
+        self._run(statement.sql.format(rows=self._unpacked(statement.rows.columns)), rows)
+
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None:
+        self._run(f"INSERT INTO {insert.table} ({insert.names}) SELECT * FROM {self._unpacked(insert.columns)} d", rows)
+
+    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
+        raise NotImplementedError  # the bare loop reads nothing
+
+    def confirm(self) -> None:
+        """Each change was looked at when it was made."""
+
+    def commit(self) -> None:
+        self._connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        self._connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _run(self, sql: str, rows: Sequence[Row]) -> None:
+        demand(self._connection.execute(sql, (dump_rows(rows).decode(),)).rowcount, rows, sql)
+
+    def _unpacked(self, columns: Mapping[str, str]) -> str:
+        if self._sqlite:
+            each = ", ".join(f"value ->> {at} AS {name}" for at, name in enumerate(columns))
+            return f"(SELECT {each} FROM json_each(?))"
+        each = ", ".join(f"(value ->> {at})::{kind} AS {name}" for at, (name, kind) in enumerate(columns.items()))
+        return f"(SELECT {each} FROM jsonb_array_elements(%s::jsonb) AS t(value))"
+
+
 class BareLedger:
     """Group commit, bare."""
 
-    def __init__(self, database: Database) -> None:
-        self._wire = open_wire(database)
+    def __init__(self, database: Database, connect: Callable[[Database], Wire] = JsonWire) -> None:
+        self._wire = connect(database)
         self._waiting: deque[tuple[Op, asyncio.Future[None]]] = deque()
         self._wake = threading.Condition()
         self._closing = False
@@ -134,7 +182,7 @@ def _resolve(futures: list[asyncio.Future[None]]) -> None:
 
 def one_per_op(database: Database, ops: list[Op]) -> float:
     """Operations a second with one transaction each."""
-    wire = open_wire(database)
+    wire = JsonWire(database)
     began_s = time.perf_counter()
     for op in ops:
         write(wire, [op])

@@ -13,13 +13,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from quota.domain.ids import new_id
 from quota.gateway_main import tune_interpreter
 from quota.store.database import Database
 from quota.store.migrate import migrate
 from quota.store.verify import verify
+from quota.store.wire import open_wire
 from tests import ledgers
 from tests.bench import ledger_history, ledger_http, slow_fsync
 from tests.bench.bare_ledger import make_tables, one_per_op
@@ -73,13 +74,15 @@ def _rounds(database: Database, engine: str, seconds: float, rounds: int, result
         for accounts in (1, ledger_history.ACCOUNTS):
             load = Load(clients, accounts)
             counted = rounds if clients == GOAL_CLIENTS else 1
-            pairs = [_pair(database, books, load, seconds) for _ in range(counted)]
+            taken = [_round(database, books, load, seconds) for _ in range(counted)]
             name = f"{engine}_{clients}_clients" + ("" if accounts == 1 else f"_{accounts}_accounts")
-            _note(result, name, *pairs[-1])
+            _note(result, name, taken[-1])
             if clients == GOAL_CLIENTS:
-                ratio = statistics.median(ours.ops_per_s / bare.ops_per_s for bare, ours in pairs)
-                cpu = statistics.median(bare.cpu_us / ours.cpu_us for bare, ours in pairs)
+                ratio = statistics.median(one.ours.ops_per_s / one.bare.ops_per_s for one in taken)
                 result.goals.append(Goal(f"{name}_ledger_over_bare_loop_ratio", ratio, 0.7, Better.HIGHER))
+                own = statistics.median(one.ours.ops_per_s / one.on_own_wire.ops_per_s for one in taken)
+                result.figures[f"{name}_ledger_over_bare_loop_on_its_own_wire_ratio"] = round(own, 2)
+                cpu = statistics.median(one.bare.cpu_us / one.ours.cpu_us for one in taken)
                 result.figures[f"{name}_bare_over_ledger_cpu_ratio"] = round(cpu, 2)
     refusing = asyncio.run(ledger_round(database, books, Load(GOAL_CLIENTS, refused_percent=20), seconds))
     result.figures[f"{engine}_500_clients_20_percent_refused_ops_per_s"] = round(refusing.ops_per_s)
@@ -89,13 +92,24 @@ def _rounds(database: Database, engine: str, seconds: float, rounds: int, result
     result.goals.append(Goal(f"{engine}_findings_of_verify", len(findings), 0, Better.LOWER))
 
 
-def _pair(database: Database, books: ledgers.Books, load: Load, seconds: float) -> tuple[Rate, Rate]:
-    bare = asyncio.run(bare_round(database, books, load, seconds))
-    return bare, asyncio.run(ledger_round(database, books, load, seconds))
+class _Round(NamedTuple):
+    bare: Rate
+    on_own_wire: Rate  # the bare loop with the ledger's own statements' speed
+    ours: Rate
 
 
-def _note(result: BenchResult, name: str, bare: Rate, ours: Rate) -> None:
+def _round(database: Database, books: ledgers.Books, load: Load, seconds: float) -> _Round:
+    return _Round(
+        asyncio.run(bare_round(database, books, load, seconds)),
+        asyncio.run(bare_round(database, books, load, seconds, open_wire)),
+        asyncio.run(ledger_round(database, books, load, seconds)),
+    )
+
+
+def _note(result: BenchResult, name: str, taken: _Round) -> None:
+    bare, ours = taken.bare, taken.ours
     result.figures[f"{name}_bare_ops_per_s"] = round(bare.ops_per_s)
+    result.figures[f"{name}_bare_on_own_wire_ops_per_s"] = round(taken.on_own_wire.ops_per_s)
     result.figures[f"{name}_ledger_ops_per_s"] = round(ours.ops_per_s)
     result.figures[f"{name}_bare_cpu_us"] = round(bare.cpu_us, 1)
     result.figures[f"{name}_ledger_cpu_us"] = round(ours.cpu_us, 1)

@@ -40,11 +40,10 @@ _USAGES: Final = (
     "payload_hash, link) SELECT 'past', {id}, {id}, 0, 0, 0, 1000, 1000, 0, {false}, '{{}}', '', :link FROM {numbers}"
 )
 _ENTRIES: Final = (
-    "INSERT INTO entry (link, txn_id, account_id, bucket, amount, hold_id, usage_ref, kind, at_us, actor) "
-    "SELECT :link, CASE WHEN m.charge THEN 'u\\:past:' ELSE 'h:' END || {id}, {account}, m.bucket, m.amount, {id}, "
-    "CASE WHEN m.charge THEN 'past:' || {id} END, CASE WHEN m.charge THEN 'charge' ELSE 'hold' END, 0, :actor FROM {numbers}, "
-    "(SELECT {false} AS charge, 'available' AS bucket, -1000 AS amount UNION ALL SELECT {false}, 'held', 1000 "
-    "UNION ALL SELECT {true}, 'held', -1000 UNION ALL SELECT {true}, 'charged', 1000) m"
+    "INSERT INTO entry (link, txn_id, account_id, bucket, amount, hold_id, usage_ref, kind, at_us, actor, contra) "
+    "SELECT :link, CASE WHEN m.charge THEN 'u\\:past:' ELSE 'h:' END || {id}, {account}, m.bucket, -1000, {id}, "
+    "CASE WHEN m.charge THEN 'past:' || {id} END, CASE WHEN m.charge THEN 'charge' ELSE 'hold' END, 0, :actor, m.contra FROM {numbers}, "
+    "(SELECT {false} AS charge, 'available' AS bucket, 'held' AS contra UNION ALL SELECT {true}, 'held', 'charged') m"
 )
 _SERIES: Final = {
     True: "(WITH RECURSIVE n(i) AS (SELECT :first UNION ALL SELECT i + 1 FROM n WHERE i < :last) SELECT i FROM n) n",
@@ -68,7 +67,7 @@ def _patient(connection: Connection) -> None:
 
 
 def grow(database: Database, books: ledgers.Books, entries: int, first: int = 0) -> int:
-    """Add a past of `entries` entries; the number of holds that it has."""
+    """Add a past of `entries` entries, each bucket counted as in double entry (four a hold); the number of holds that it has."""
     last = first + entries // 4
     with database.writing() as connection:
         _patient(connection)

@@ -12,8 +12,9 @@ from quota.domain.hold import HoldOrder, Usage
 from quota.domain.ids import HoldId, new_ordered_id
 from quota.store.database import Database
 from quota.store.ledger import LedgerStore
+from quota.store.wire import Wire
 from tests import ledgers
-from tests.bench.bare_ledger import BareLedger
+from tests.bench.bare_ledger import BareLedger, JsonWire
 
 AMOUNT: Final = 1000
 _TOO_MUCH: Final = 10**17
@@ -44,9 +45,11 @@ def _orders(books: ledgers.Books, load: Load) -> Callable[[int], HoldOrder]:
     return lambda n: templates[n % len(templates)]._replace(id=HoldId(new_ordered_id()))
 
 
-async def bare_round(database: Database, books: ledgers.Books, load: Load, seconds: float) -> Rate:
+async def bare_round(
+    database: Database, books: ledgers.Books, load: Load, seconds: float, connect: Callable[[Database], Wire] = JsonWire
+) -> Rate:
     """The floor."""
-    ledger, order_of = BareLedger(database), _orders(books, load)
+    ledger, order_of = BareLedger(database, connect), _orders(books, load)
 
     async def pair(number: int) -> None:
         order = order_of(number)

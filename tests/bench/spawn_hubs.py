@@ -18,9 +18,10 @@ from jupyterhub import __version__
 
 from spawners import processes
 from tests.bench import stock_hub, stub_server
-from tests.integration.hub_process import Browser, HubProcess, until
+from tests.integration.hub_process import Browser, HubProcess
 from tests.people import Person
 from tests.portal import ROOT, Portal
+from tests.waiting import until
 from tests.world import awarded_project
 
 WHO: Final = "pi"

@@ -8,10 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import httpx
 from jupyterhub import __version__
@@ -23,21 +21,9 @@ from tests.bench import stub_server
 from tests.integration.fake_quota import FakeQuota
 from tests.portal import ROOT
 from tests.ports import free_port
-from tests.waiting import PATIENCE_S, says_something
+from tests.waiting import PATIENCE_S, until
 
-T = TypeVar("T")
 NODE: Final = ROOT / ".tools" / "node"
-
-
-def until(look: Callable[[], T | None], *, within_s: float, what: str) -> T:
-    """The first answer of `look` that says something, as `tests.waiting.eventually` has it."""
-    end = time.monotonic() + within_s
-    while True:
-        found = look()
-        if found is not None and says_something(found):
-            return found
-        assert time.monotonic() < end, f"not within {within_s} s: {what}"
-        time.sleep(0.1)
 
 
 SITE = """

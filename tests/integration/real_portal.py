@@ -21,9 +21,9 @@ from quota.store.database import Database
 from quota.store.verify import verify
 from spawners import records
 from spawners.records import SessionRecord
-from tests.integration.hub_process import STUBS, HubProcess, until
+from tests.integration.hub_process import STUBS, HubProcess
 from tests.portal import ROOT, Portal
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 _SITE: Final = """
 import asyncio, os

@@ -17,8 +17,8 @@ from quota.domain.errors import RefusalCode, Refused, Unavailable
 from quota.domain.ids import HoldId
 from quota.service.session_ports import StopOrder
 from spawners import records
-from tests.integration.hub_process import SITE, STUBS, Browser, HubProcess, until
-from tests.waiting import PATIENCE_S, eventually
+from tests.integration.hub_process import SITE, STUBS, Browser, HubProcess
+from tests.waiting import PATIENCE_S, eventually, until
 
 HOUR_MS = 3_600_000
 OPTIONS: dict[str, Any] = {"project": "p1", "profile": "gpu1", "runtime_s": 3600}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.integration.fake_quota import Fault
-from tests.integration.hub_process import Browser, HubProcess, text_of, until
-from tests.waiting import PATIENCE_S
+from tests.integration.hub_process import Browser, HubProcess, text_of
+from tests.waiting import PATIENCE_S, until
 
 HOUR_MS = 3_600_000
 OPTIONS: dict[str, Any] = {"project": "p1", "profile": "gpu1", "runtime_s": 7200}

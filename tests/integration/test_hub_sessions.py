@@ -11,8 +11,8 @@ import pytest
 
 from spawners import processes, records
 from tests.integration.fake_quota import Fault
-from tests.integration.hub_process import SITE, STUBS, Browser, HubProcess, until
-from tests.waiting import PATIENCE_S
+from tests.integration.hub_process import SITE, STUBS, Browser, HubProcess
+from tests.waiting import PATIENCE_S, until
 
 HOUR_MS = 3_600_000
 OPTIONS: dict[str, Any] = {"project": "p1", "profile": "gpu1", "runtime_s": 3600}

@@ -21,9 +21,8 @@ import pytest
 
 from spawners import job_runner, processes
 from spawners.job_spec import RUNNER
-from tests.integration.hub_process import until
 from tests.ports import free_port
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 PROGRAM = """
 import os, signal, socket, subprocess, sys, time

@@ -15,9 +15,9 @@ from spawners import processes, records
 from spawners.local import LocalSpawner
 from spawners.session_traits import HOLD_VARIABLE
 from tests.delegate_contract import BackendUnderTest, DelegateContract
-from tests.integration.test_local_runner import FOREVER, eventually
+from tests.integration.test_local_runner import FOREVER
 from tests.integration.test_local_spawner import Hub
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
 PROGRAMS = {"polite": FOREVER, "deaf": DEAF, "broken": "print('no licence'); raise SystemExit(3)"}
@@ -84,7 +84,7 @@ class _Ready(LocalSpawner):
         address = await super().start()
         if "SIG_IGN" in "".join(self.cmd):
             log = self._folder / records.LOG
-            await asyncio.to_thread(eventually, lambda: log.read_text() or None)
+            await asyncio.to_thread(until, log.read_text, what="it says that it hears nothing")
         return address
 
 

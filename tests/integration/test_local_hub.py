@@ -21,9 +21,9 @@ import pytest
 from spawners import processes, records
 from spawners.records import EndReason, SessionRecord
 from spawners.session_traits import HOLD_VARIABLE
-from tests.integration.test_local_runner import ROOT, eventually, gone
+from tests.integration.test_local_runner import ROOT, gone
 from tests.ports import free_port
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 CONFIG = """
 import os
@@ -101,7 +101,7 @@ class RealHub:
         command = [sys.executable, "-m", "jupyterhub", "-f", str(self.data / "config.py")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=log, stderr=log)
-        eventually(self._up)
+        until(self._up, what="the hub answers")
 
     def _up(self) -> bool:
         assert self.process is not None
@@ -122,7 +122,7 @@ class RealHub:
             server = self.server(name)
             return server if server is not None and server["ready"] else None
 
-        return eventually(look)
+        return until(look, what=f"the server {name!r} is ready")
 
     def server(self, name: str = "") -> dict[str, Any] | None:
         answer = self.api.get("/users/ada")
@@ -221,10 +221,10 @@ def test_a_notebook_outlives_killed_hubs_and_stops_for_certain(hub: RealHub) -> 
     assert hub.server_tokens() == 1
 
     assert hub.api.delete("/users/ada/server").status_code in (202, 204)
-    eventually(lambda: hub.server() is None)
+    until(lambda: hub.server() is None, what="the server has stopped")
     assert hub.record("h0").end_reason is EndReason.STOPPED
     assert all(gone(pid) for pid in children)
-    eventually(lambda: hub.server_tokens() == 0)  # the hub's last step of a stop
+    until(lambda: hub.server_tokens() == 0, what="the server's token is gone")  # the hub's last step of a stop
     assert (hub.data / "admitted").read_text() == "x"
     notebook.close()
 
@@ -236,15 +236,15 @@ def test_the_hub_notices_that_a_named_server_ended_by_itself(hub: RealHub) -> No
     assert found is not None
     hold_id = found.hold_id
     os.kill(found.child_pid, signal.SIGTERM)
-    eventually(lambda: not (hub.server("second") or {}).get("ready"))
-    record = eventually(lambda: hub.record(hold_id) if hub.record(hold_id).ended else None)
+    until(lambda: not (hub.server("second") or {}).get("ready"), what="the hub has noticed")
+    record = until(lambda: hub.record(hold_id) if hub.record(hold_id).ended else None, what="its end is recorded")
     assert record.end_reason is EndReason.EXITED
 
 
 def test_a_hub_killed_in_the_middle_of_a_start_takes_the_session_up(hub: RealHub) -> None:
     with ThreadPoolExecutor(1) as pool:
         request = pool.submit(hub.api.post, "/users/ada/servers/third", json=OPTIONS)
-        record = eventually(lambda: hub.find("third"))
+        record = until(lambda: hub.find("third"), what="the session has a record")
         hub.kill()
         with contextlib.suppress(httpx.TransportError):
             request.result()
@@ -252,6 +252,6 @@ def test_a_hub_killed_in_the_middle_of_a_start_takes_the_session_up(hub: RealHub
     hub.ready("third")
     assert records.is_alive(record)
     assert hub.api.delete("/users/ada/servers/third").status_code in (202, 204)
-    eventually(lambda: not (hub.server("third") or {}).get("ready"))
-    assert eventually(lambda: (hub.find("third") or record).end_reason) is EndReason.STOPPED
-    eventually(lambda: hub.server_tokens() == 0)  # the hub's last step of a stop
+    until(lambda: not (hub.server("third") or {}).get("ready"), what="the server has stopped")
+    assert until(lambda: (hub.find("third") or record).end_reason, what="its end is recorded") is EndReason.STOPPED
+    until(lambda: hub.server_tokens() == 0, what="the server's token is gone")  # the hub's last step of a stop

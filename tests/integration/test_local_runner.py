@@ -6,16 +6,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from spawners import processes, records
 from spawners.records import EndReason, Order, RecordMissing, RecordUnreadable, SessionRecord
 from spawners.session_traits import HOLD_VARIABLE
-from tests.waiting import PATIENCE_S, says_something
+from tests.waiting import PATIENCE_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
 FOREVER = "import time; time.sleep(600)"
@@ -34,18 +34,6 @@ TELLS = (
 )
 LATE_MS = 8_000  # of a busy machine; nearer than the ten seconds between two proofs of life
 FACTOR = 1 if os.environ.get("COMMONS_FULL") == "1" else 20
-T = TypeVar("T")
-
-
-def eventually(look: Callable[[], T | None], within_s: float = PATIENCE_S) -> T:
-    """The first answer that says something, as `tests.waiting.eventually` has it."""
-    give_up = time.monotonic() + within_s
-    while time.monotonic() < give_up:
-        found = look()
-        if found is not None and says_something(found):
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {within_s} s")
 
 
 def now_ms() -> int:
@@ -75,14 +63,14 @@ class Session:
             return None
 
     def running(self) -> SessionRecord:
-        return eventually(self.record)
+        return until(self.record, what="the runner writes its record")
 
     def ended(self) -> SessionRecord:
         def look() -> SessionRecord | None:
             record = self.record()
             return record if record is not None and record.ended else None
 
-        return eventually(look)
+        return until(look, what="the session has ended")
 
     def said(self) -> str:
         """The first line that the program printed."""
@@ -92,7 +80,7 @@ class Session:
             first, newline, _ = path.read_text().partition("\n") if path.exists() else ("", "", "")
             return first if newline else None
 
-        return eventually(look)
+        return until(look, what="the program prints a line")
 
     def terminate(self) -> None:
         assert self.process is not None
@@ -183,8 +171,10 @@ def test_a_session_whose_runner_is_killed_dies_and_its_record_keeps_the_last_pro
     record = session.start(FOREVER).running()
     assert session.process is not None
     session.process.kill()
-    eventually(lambda: gone(record.child_pid))
-    eventually(lambda: not records.is_alive(record))  # the runner is a zombie of this test until it is waited for
+    until(lambda: gone(record.child_pid), what="the program is gone")
+    until(
+        lambda: not records.is_alive(record), what="the runner is gone"
+    )  # it is a zombie of this test until it is waited for
     session.process.wait()
     assert not records.is_alive(record)
     left = session.running()
@@ -199,7 +189,7 @@ def test_at_the_end_of_its_runtime_a_session_is_told_and_has_a_whole_minute_befo
     hasty = ("-m", "tests.integration.hasty_runner", str(FACTOR))
     record = session.start(TELLS, runner=hasty, runtime_ms=3000 * FACTOR // 2).running()
     told_s = float(session.said())
-    eventually(lambda: gone(record.child_pid))
+    until(lambda: gone(record.child_pid), what="the program is gone")
     gone_s = time.monotonic()
     over, deadline_ms = session.ended(), records.read_deadline_ms(session.folder)
     assert (over.end_reason, over.exit_status) == (EndReason.DEADLINE, -signal.SIGKILL)
@@ -230,7 +220,7 @@ def test_an_extended_deadline_is_followed_and_nonsense_changes_nothing(session: 
     records.write_deadline(session.folder, old_ms)
     record = session.start(FOREVER).running()
     records.write_deadline(session.folder, now_ms() + 600_000)
-    eventually(lambda: now_ms() > old_ms + 500)
+    until(lambda: now_ms() > old_ms + 500, what="the old deadline is over")
     for nonsense in ("", "soon", "-1", "１", "1e3", "9" * 30):
         (session.folder / records.DEADLINE).write_text(nonsense)
         assert records.read_deadline_ms(session.folder) is None
@@ -257,9 +247,9 @@ def test_a_full_disk_ends_no_session_and_its_end_is_written_once_there_is_room(s
     obstacle.mkdir()
     ends_ms = now_ms()
     gate.touch()
-    eventually(lambda: gone(record.child_pid))
+    until(lambda: gone(record.child_pid), what="the program is gone")
     log = session.folder / records.LOG
-    eventually(lambda: "the end cannot be written" in log.read_text())
+    until(lambda: "the end cannot be written" in log.read_text(), what="the runner says so")
     assert records.is_alive(record)
     room_ms = now_ms()
     obstacle.rmdir()
@@ -305,6 +295,9 @@ def test_the_log_of_a_session_that_prints_without_end_keeps_its_last_part(sessio
     code = "import time; print('x' * 9 * 2**20); print('the last', flush=True); time.sleep(60)"
     session.start(code)
     log = session.folder / records.LOG
-    eventually(lambda: log.exists() and log.stat().st_size < 2 * 2**20 and b"the last\n" in log.read_bytes())
+    until(
+        lambda: log.exists() and log.stat().st_size < 2 * 2**20 and b"the last\n" in log.read_bytes(),
+        what="the log is cut",
+    )
     assert log.read_bytes().startswith((b"runner: what stood here was cut", b"x"))
     assert session.running().ended is False

@@ -22,8 +22,8 @@ from spawners.records import EndReason, Order, RecordError, SessionRecord
 from spawners.resources import ResourceRequest
 from spawners.session_traits import HOLD_VARIABLE
 from spawners.settings import load
-from tests.integration.test_local_runner import DEAF, FOREVER, GARBAGE, ROOT, WITH_KERNEL, eventually, gone, now_ms
-from tests.waiting import PATIENCE_S
+from tests.integration.test_local_runner import DEAF, FOREVER, GARBAGE, ROOT, WITH_KERNEL, gone, now_ms
+from tests.waiting import PATIENCE_S, until
 
 
 class Hub:
@@ -83,7 +83,7 @@ async def test_a_session_starts_runs_and_stops_for_certain(hub: Hub) -> None:
     assert (order.user, order.server_name, order.profile, order.runtime_ms) == ("ada", "work", "gpu1", 600_000)
     assert f"--port={record.port}" in order.argv
     log = hub.data / "sessions" / "h1" / records.LOG
-    kernel_pid = int(eventually(lambda: log.read_text() or None))
+    kernel_pid = int(until(log.read_text, what="the session says its kernel's pid"))
     await spawner.stop()
     assert hub.record().end_reason is EndReason.STOPPED
     assert await spawner.poll() == -signal.SIGTERM
@@ -164,12 +164,12 @@ async def test_what_a_killed_runner_left_is_cleared_away_when_the_hub_looks(hub:
     spawner = hub.spawner(code=WITH_KERNEL)
     await spawner.start()
     log = hub.data / "sessions" / "h1" / records.LOG
-    kernel_pid = int(eventually(lambda: log.read_text() or None))
+    kernel_pid = int(until(log.read_text, what="the session says its kernel's pid"))
     record = hub.record()
     processes.send_signal(record.runner_pid, record.runner_started, signal.SIGKILL)
-    await asyncio.to_thread(eventually, lambda: not records.is_alive(record))
+    await asyncio.to_thread(until, lambda: not records.is_alive(record), what="the runner is gone")
     assert await spawner.poll() == 0
-    await asyncio.to_thread(eventually, lambda: gone(kernel_pid))
+    await asyncio.to_thread(until, lambda: gone(kernel_pid), what="the kernel is gone")
 
 
 async def test_a_session_keeps_no_secret_of_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,9 @@ def test_a_child_whose_environment_is_gone_already_has_not_begun() -> None:
     try:
         record = SessionRecord("h1", "ada", "work", 1, 1, processes.boot_id(), leaving.pid, 1, 1, 1)
         assert not local._has_begun(record)
-        assert eventually(lambda: local._has_begun(dataclasses.replace(record, child_pid=begun.pid)) or None)
+        assert until(
+            lambda: local._has_begun(dataclasses.replace(record, child_pid=begun.pid)), what="the child has begun"
+        )
     finally:
         for process in (leaving, begun):
             process.kill()
@@ -250,7 +252,7 @@ async def test_a_start_whose_runner_fails_is_refused_and_leaves_no_folder(hub: H
 async def test_a_deadline_set_by_admission_stops_the_session(hub: Hub) -> None:
     spawner = hub.spawner(deadline_ms=now_ms() + 8000)
     await spawner.start()
-    await asyncio.to_thread(eventually, lambda: hub.record().ended)
+    await asyncio.to_thread(until, lambda: hub.record().ended, what="the session has ended")
     assert hub.record().end_reason is EndReason.DEADLINE
     assert await spawner.poll() == -signal.SIGTERM
 
@@ -259,11 +261,11 @@ async def test_a_session_that_was_told_to_end_takes_no_later_deadline(hub: Hub) 
     spawner = hub.spawner(code=DEAF)
     await spawner.start()
     log = hub.data / "sessions" / "h1" / records.LOG
-    await asyncio.to_thread(eventually, lambda: "deaf" in log.read_text())
+    await asyncio.to_thread(until, lambda: "deaf" in log.read_text(), what="the program is deaf")
     due_ms = now_ms() + 3000
     await spawner.set_deadline(due_ms)
     assert await spawner.poll() is None
-    await asyncio.to_thread(eventually, lambda: now_ms() > due_ms)
+    await asyncio.to_thread(until, lambda: now_ms() > due_ms, what="the deadline is over")
     with pytest.raises(DeadlineRefused):
         await spawner.set_deadline(now_ms() + 3_600_000)
 

@@ -13,8 +13,8 @@ import pytest
 from spawners import deadlines, processes
 from spawners.deadlines import Deadline
 from spawners.watchdog import Watchdog
-from tests.integration.test_local_runner import DEAF, FOREVER, ROOT, eventually
-from tests.waiting import PATIENCE_S
+from tests.integration.test_local_runner import DEAF, FOREVER, ROOT
+from tests.waiting import PATIENCE_S, until
 
 Sleeper = Callable[[str], subprocess.Popen[str]]
 
@@ -65,7 +65,7 @@ def test_a_session_ends_at_its_deadline_and_its_file_goes_once_it_is_gone(watchd
     deadlines.write(watchdog, Deadline("hold-1", "process", target(process), began_ms + 500))
     assert process.wait(PATIENCE_S) == -15
     assert now_ms() >= began_ms + 500
-    eventually(lambda: deadlines.read(watchdog, "hold-1") is None)
+    until(lambda: deadlines.read(watchdog, "hold-1") is None, what="the deadline is forgotten")
 
 
 def test_a_deaf_session_is_killed_after_the_grace_and_not_before(watchdog: Path, sleeper: Sleeper) -> None:

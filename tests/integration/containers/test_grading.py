@@ -21,7 +21,7 @@ from tests.engine.site import ContainerSite
 from tests.integration.exchange_process import ExchangeProcess
 from tests.integration.hostile_submissions import HOSTILE, QUICK, score_only_what_is_right
 from tests.integration.paid_course import PaidCourse, container_grading
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 FULL = os.environ.get("COMMONS_FULL") == "1"
 NAMES = tuple(HOSTILE) if FULL else QUICK
@@ -90,10 +90,7 @@ def test_hostile_answers_in_containers_score_nothing_and_cost_no_more_than_their
     limit_ms = (table_of(site)[0].runtime + 90) * 1000
     assert all(0 < one.charged <= one.amount == limit_ms for one in room.holds() if one.id in charged)
     assert room.verified() == []
-    end = time.monotonic() + PATIENCE_S
-    while runs_there(site):
-        assert time.monotonic() < end, "a run's container stays"
-        time.sleep(0.1)
+    until(lambda: not runs_there(site), what="every run's container is removed")
 
 
 @pytest.mark.full
@@ -137,11 +134,9 @@ def test_a_container_that_somebody_removes_takes_nobodys_points(room: PaidCourse
 
 def _remove_the_next(site: ContainerSite) -> None:
     """As an administrator does it, while the submission's `sleep` runs."""
-    end = time.monotonic() + PATIENCE_S
-    while not (there := [one for one in runs_there(site) if _sleeps(one)]):
-        assert time.monotonic() < end, "no run's container started"
-        time.sleep(0.05)
-    there[0].remove(force=True)
+    until(lambda: [one for one in runs_there(site) if _sleeps(one)], what="a run's container sleeps")[0].remove(
+        force=True
+    )
 
 
 def _sleeps(container: Any) -> bool:

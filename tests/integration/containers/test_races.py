@@ -17,8 +17,8 @@ from tests.engine.engine import Engine
 from tests.engine.images import Images
 from tests.engine.sessions import Sessions
 from tests.engine.site import ContainerSite
-from tests.integration.hub_process import Browser, HubProcess, text_of, until
-from tests.waiting import PATIENCE_S
+from tests.integration.hub_process import Browser, HubProcess, text_of
+from tests.waiting import PATIENCE_S, until
 
 ROUNDS: Final = 50 if os.environ.get("COMMONS_FULL") == "1" else 5
 STARTERS: Final = (("pi", ""), ("pi", "two"), ("pi", "three"), ("researcher", ""), ("researcher", "two"))

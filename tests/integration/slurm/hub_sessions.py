@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.integration.hub_process import SITE, Browser, HubProcess, until
+from tests.integration.hub_process import SITE, Browser, HubProcess
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.offices import running_signer, signer_settings
 from tests.integration.slurm.options import ANN, PARTITION, PORTAL_ACCOUNT
 from tests.integration.slurm.portal_file import PROJECT, open_python, slurm_portal
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 HOUR_MS = 3_600_000
 # A start is answered as pending after a second: jobs wait here on purpose, and JupyterHub would keep who asks for ten.

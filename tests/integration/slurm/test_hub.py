@@ -11,12 +11,12 @@ import httpx
 import psutil
 import pytest
 
-from tests.integration.hub_process import Browser, HubProcess, until
+from tests.integration.hub_process import Browser, HubProcess
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.cut_in import Proxy
 from tests.integration.slurm.hub_sessions import jobs, new_hold, partition, says, start, state, stopped
 from tests.integration.slurm.options import ANN, BEN, PORTAL_ACCOUNT
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 
 def test_a_person_without_an_account_on_this_machine_runs_a_notebook_as_themselves(

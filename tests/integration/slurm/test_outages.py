@@ -13,12 +13,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.integration.hub_process import Browser, HubProcess, until
+from tests.integration.hub_process import Browser, HubProcess
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.cut_in import OUTAGES, Proxy
 from tests.integration.slurm.hub_sessions import jobs, new_hold, partition, start, state, stopped
 from tests.integration.slurm.options import PORTAL_ACCOUNT
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 FULL = os.environ.get("COMMONS_FULL") == "1"
 RESTD_S = 300 if FULL else 4  # several polls of a session, which the hub looks at each second here

@@ -4,8 +4,8 @@
     GET  /hub/api/commons/deadline  → {"deadline_ms": 1795599999000}; 0: the runtime from the job's own start
 
 Invariants: one integer is all that a job can change, in its own session only and only while the hub waits for it; the credential is
-that session's own server token, not any of the same person; a body longer than LARGEST_BODY_BYTES is not even parsed. batchspawner's stock route,
-which copies any posted key onto the spawner, stays a 404 (hub.pages).
+that session's own server token, not any of the same person, and who has no token of the hub's takes no turn; a body longer than
+LARGEST_BODY_BYTES is not even parsed. batchspawner's stock route, which copies any posted key onto the spawner, stays a 404 (hub.pages).
 """
 
 import hmac
@@ -33,8 +33,11 @@ class _JobHandler(APIHandler):
         self._turn = turn
 
     async def prepare(self) -> None:
-        """Jobs that start at once ask at once: everybody else is answered between two of them."""
-        await self._turn()
+        """Jobs that start at once ask at once: everybody else is answered between two of them. A stranger does not wait in line:
+        starts stand in it, and would wait for whoever sends enough requests.
+        """
+        if self.get_token() is not None:
+            await self._turn()
         await super().prepare()
 
     def own_spawner(self) -> Any:

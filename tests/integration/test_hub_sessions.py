@@ -15,12 +15,24 @@ from tests.integration.hub_process import SITE, STUBS, Browser, HubProcess
 from tests.waiting import PATIENCE_S, until
 
 HOUR_MS = 3_600_000
+# While the file is there, nobody's turn comes.
+HELD_TURNS = """
+from hub.turns import Turns
+take = Turns.take
+
+async def held(turns):
+    while (DATA / "standing").exists():
+        await asyncio.sleep(0.02)
+    await take(turns)
+
+Turns.take = held
+"""
 OPTIONS: dict[str, Any] = {"project": "p1", "profile": "gpu1", "runtime_s": 3600}
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    one = HubProcess(tmp_path_factory.mktemp("hub") / "data", site=SITE + STUBS)
+    one = HubProcess(tmp_path_factory.mktemp("hub") / "data", site=SITE + STUBS + HELD_TURNS)
     one.quota.book.available = {"p1": 100 * HOUR_MS}
     one.quota.book.payers = {"pi": ["p1"], "researcher": ["p1"]}
     try:
@@ -137,3 +149,17 @@ def test_a_start_cancelled_while_it_is_pending_gives_its_hold_back(hub: HubProce
     until(lambda: set(book.holds) - before, within_s=PATIENCE_S, what="the slow hold is placed")
     until(lambda: not set(book.open_holds()) - before, within_s=PATIENCE_S, what="it is given back")
     assert hub.live_sessions() == []
+
+
+def test_a_stranger_who_asks_as_a_job_does_waits_in_no_line_and_makes_none_longer(hub: HubProcess) -> None:
+    url, standing = f"{hub.url}hub/api/commons/deadline", hub.data / "standing"
+    known = {"Authorization": f"token {hub.secret('launcher_api_token')}"}
+    standing.touch()
+    try:
+        for stranger in ({}, {"Authorization": "token " + "0" * 32}):
+            assert httpx.get(url, headers=stranger, timeout=PATIENCE_S).status_code == 403
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.get(url, headers=known, timeout=2)
+    finally:
+        standing.unlink()
+    assert httpx.get(url, headers=known, timeout=PATIENCE_S).status_code == 403  # of no session

@@ -25,7 +25,7 @@ from quota.gateway.model_request import ModelRequest
 from quota.gateway.models import Server
 from quota.gateway.tally import Outcome, Tally
 from quota.gateway.usage import read_report
-from quota.service.upstreams import Answer, Interrupted, NotReached, TimedOut, TooLarge, UpstreamError, Upstreams
+from quota.service.upstreams import Answer, Interrupted, NotReached, TimedOut, TooLarge, UpstreamError, Upstreams, ask
 
 log = logging.getLogger("quota.gateway")
 EVENTS: Final = "text/event-stream"
@@ -112,9 +112,7 @@ class Relay:
             return denials.no_server(request.model.name)
         try:
             async with asyncio.timeout(_COUNT_DEADLINE_S):
-                answer = await self._upstreams.post(
-                    server.target, request.endpoint.value, request.forwarded(0), streamed=False
-                )
+                answer = await ask(self._upstreams, server.target, request.endpoint, request.forwarded(0))
                 try:
                     body = await answer.read(_REFUSAL_BYTES_MAX)
                 finally:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from quota.gateway.dialects import Endpoint
 from quota.gateway.model_request import ModelRequest
 from quota.gateway.models import Tokenizer
-from quota.service.upstreams import Target, UpstreamError, Upstreams
+from quota.service.upstreams import Target, UpstreamError, Upstreams, ask
 
 _DEADLINE_S: Final = 5.0
 _ANSWER_BYTES_MAX: Final = 16 * 2**20
@@ -65,7 +65,7 @@ async def _vllm(request: ModelRequest, fields: dict[str, Any], root: Target, ups
 
 async def _asked(root: Target, path: str, body: dict[str, Any], upstreams: Upstreams) -> dict[str, Any]:
     """A JSON answer. Raises UpstreamError, ValueError, TypeError."""
-    answer = await upstreams.post(root, path, json.dumps(body, ensure_ascii=False).encode(), streamed=False)
+    answer = await ask(upstreams, root, path, json.dumps(body, ensure_ascii=False).encode())
     try:
         if answer.status != 200:
             raise ValueError(f"status {answer.status}")

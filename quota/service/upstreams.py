@@ -64,7 +64,18 @@ class Answer(Protocol):
 
 class Upstreams(Protocol):
     async def post(self, target: Target, path: str, body: bytes, *, streamed: bool) -> Answer:
-        """Send a JSON body to `path` under the target. Raises NotReached, Interrupted, TimedOut."""
+        """Send a JSON body to `path` under the target. Raises NotReached, Interrupted, TimedOut.
+
+        Servers close idle connections without saying so: after Interrupted the next request goes over a new one.
+        """
 
     async def healthy(self, target: Target) -> bool:
         """Whether the server answers a question for its models without failing."""
+
+
+async def ask(upstreams: Upstreams, target: Target, path: str, body: bytes) -> Answer:
+    """As `post`, for a question that may be asked twice: once more where the connection breaks off before an answer."""
+    try:
+        return await upstreams.post(target, path, body, streamed=False)
+    except Interrupted:
+        return await upstreams.post(target, path, body, streamed=False)

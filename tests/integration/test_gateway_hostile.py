@@ -349,6 +349,22 @@ async def test_an_idle_connection_that_was_closed_is_no_failure(world: World) ->
     assert (await world.gateway.tokens()).charged == 36
 
 
+@pytest.mark.parametrize(("broken", "outcome"), [(1, 200), (2, 502)], ids=["one", "the next as well"])
+async def test_a_count_of_tokens_over_an_idle_connection_that_was_closed_is_asked_for_once_more(
+    world: World, broken: int, outcome: int
+) -> None:
+    async def breaking(asked: Asked) -> None:
+        if 1 < len(world.stub.requests) <= 1 + broken:
+            asked.writer.close()
+            return
+        await asked.json({"input_tokens": 32})
+
+    world.stub.script = breaking
+    assert [(await world.ask(path="/messages/count_tokens"))[0] for _ in range(2)] == [200, outcome]
+    assert len(world.stub.requests) == 3
+    assert (await world.gateway.tokens()).charged == 0
+
+
 async def test_many_idle_connections_that_were_closed_are_no_failure(world: World) -> None:
     async def until_asked_again(asked: Asked) -> None:
         body = json.dumps(whole()).encode()

@@ -189,10 +189,11 @@ LONG = [{"role": "user", "content": "the sea and the hills " * 20}]  # 440 bytes
 
 
 class Tokenizing:
-    """A server with `/tokenize` at its root; `says` is its answer, or a status."""
+    """A server with `/tokenize` at its root; `says` is its answer, or a status. It breaks off the first `broken` questions."""
 
-    def __init__(self, says: object, *, chats: bool = True) -> None:
+    def __init__(self, says: object, *, chats: bool = True, broken: int = 0) -> None:
         self.says = says
+        self.broken = broken
         self.chats = chats
         self.asked: list[Asked] = []
 
@@ -201,7 +202,9 @@ class Tokenizing:
             await well_behaved(asked)
             return
         self.asked.append(asked)
-        if isinstance(self.says, int):
+        if len(self.asked) <= self.broken:
+            asked.writer.close()
+        elif isinstance(self.says, int):
             await asked.json({"error": "no"}, status=f"{self.says} No")
         elif "messages" in asked.body and not self.chats:  # SGLang counts prompts only
             await asked.json({"detail": "prompt: Field required"}, status="422 Unprocessable Entity")
@@ -247,6 +250,16 @@ async def test_a_count_that_nobody_can_believe_leaves_the_bound_by_bytes(tmp_pat
         assert (answer[0], code_of(answer)) == (429, "insufficient_quota")
         assert len(server.asked) == 1
         await nothing_happened(gateway)
+
+
+@pytest.mark.parametrize(("broken", "status"), [(1, 200), (2, 429)], ids=["one", "the next as well"])
+async def test_a_server_that_closed_an_idle_connection_is_asked_for_the_count_once_more(
+    tmp_path: Path, broken: int, status: int
+) -> None:
+    server = Tokenizing({"count": 85}, broken=broken)
+    async with tight_gateway(tmp_path, server) as gateway:
+        assert (await ask(gateway, max_tokens=20, messages=LONG))[0] == status
+        assert len(server.asked) == 2
 
 
 async def test_a_server_that_counts_prompts_only_leaves_the_bound_of_a_conversation(tmp_path: Path) -> None:

@@ -68,8 +68,11 @@ class LedgerStore:
         self.writer.start()
 
     def close(self) -> None:
-        """Commit what waits and stop; blocks until it is done."""
+        """Commit what waits and stop; blocks until it is done. Where a loop goes on meanwhile, leave the `async with` instead."""
         self._outbox.flush()
+        self._stop()
+
+    def _stop(self) -> None:
         self.writer.close()
         self._readers.shutdown()
 
@@ -80,7 +83,8 @@ class LedgerStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self.close)
+        self._outbox.flush()  # on the loop, where no `put` comes between; what is asked for from now on may be refused
+        await asyncio.to_thread(self._stop)
 
     def fenced(self, fence: Fence) -> LedgerStore:
         """The same writer; what is asked for here counts only while `fence` is in force."""

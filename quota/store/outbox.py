@@ -32,7 +32,7 @@ class _Bundle:
 
 
 class Outbox:
-    """Of one writer; used from event loops, flushed from any thread."""
+    """Of one writer; used from event loops, and flushed where none of them runs meanwhile."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from contextlib import suppress
 
 from sqlalchemy import text
 
+from quota.domain.errors import Unavailable
 from quota.domain.hold import Hold, HoldState
 from quota.domain.ids import HoldId
 from quota.store.database import Database
 from quota.store.ledger import LedgerStore
+from quota.store.operations import Operation
 from quota.store.outbox import LINGER_S, TURNS_MAX
 from quota.store.verify import verify
+from quota.store.writer import Ticket
 from tests import ledgers
 from tests.waiting import PATIENCE_S
 
@@ -100,6 +105,31 @@ async def test_a_close_commits_what_was_asked_a_moment_before(database: Database
     ledger.close()
     asked.close()
     assert count(database, "hold WHERE id = 'hold-last'") == 1
+
+
+async def test_an_end_hands_over_on_the_loop_and_what_comes_meanwhile_is_answered(database: Database) -> None:
+    """From another thread a hand-over could meet what the loop asks for in this moment."""
+    books = ledgers.open_books(database, 100_000)
+    threads: set[int] = set()
+    late: list[asyncio.Future[Hold]] = []
+    async with LedgerStore(database) as ledger:
+        take = ledger.writer.submit_all
+
+        def taken(asked: Sequence[tuple[Operation, Ticket]]) -> Sequence[tuple[Ticket, Unavailable]]:
+            threads.add(threading.get_ident())
+            return take(asked)
+
+        ledger.writer.submit_all = taken  # type: ignore[method-assign]
+        last = asyncio.ensure_future(ledger.place_hold(books.order(5, hold_id="hold-last")))
+        await asyncio.sleep(0)  # asked, and its turn is not over
+        asyncio.get_running_loop().call_soon(
+            lambda: late.append(asyncio.ensure_future(ledger.place_hold(books.order(5, hold_id="hold-late"))))
+        )
+    assert (await last).state is HoldState.HELD
+    [answer] = await asyncio.gather(*late, return_exceptions=True)
+    assert isinstance(answer, Hold | Unavailable)
+    assert threads == {threading.get_ident()}
+    assert count(database, "hold WHERE id = 'hold-late'") == isinstance(answer, Hold)
 
 
 async def test_what_was_asked_counts_though_nobody_waits_any_more(database: Database) -> None:

@@ -55,12 +55,14 @@ class HttpAnswer:
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body. Raises TooLarge, Interrupted, TimedOut."""
         pieces, size = [], 0
-        while piece := await self.next_piece():
+        while True:
+            piece = await self.next_piece()
             size += len(piece)
             if size > limit_bytes:
                 raise TooLarge(f"more than {limit_bytes} bytes")
             pieces.append(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if self.complete and not self._pieces:
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def next_piece(self) -> bytes:
         """What has come since the last piece; empty at the end. Raises Interrupted, TimedOut."""

@@ -105,7 +105,9 @@ class Gateway:
         try:
             asked = await self._understood(exchange)
             if asked is not None:
-                await self._guarded(exchange, asked)
+                await self._metered(exchange, asked)
+        except Exception:  # a process edge, as in `_guarded`
+            await _broken(exchange)
         finally:
             self._open.pop(task, None)
 

@@ -31,6 +31,7 @@ _UNMETERED: Final = frozenset({
 _PRINTED: Final = frozenset(
     {"documents", "chat_template_kwargs", "response_format", "json_schema", "guided_json", "structured_outputs"}
 )
+_OFFERED: Final = frozenset({"tools", "functions"})  # of a conversation
 _CAPS: Final = frozenset({"max_tokens", "max_completion_tokens", "max_output_tokens"})
 Fields = dict[str, Any]
 
@@ -78,7 +79,8 @@ def _chat(fields: Fields, limits: Limits) -> Shape:
         if "tool_calls" in message or "function_call" in message:
             shape.extra += _calls(message)
     shape.extra += limits.template_tokens + len(messages) * limits.message_tokens
-    shape.extra += _tools(fields, "tools", limits) + _tools(fields, "functions", limits)
+    for name in _OFFERED.intersection(fields):
+        shape.extra += _tools(fields, name, limits)
     return shape
 
 

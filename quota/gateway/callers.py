@@ -108,9 +108,8 @@ class Callers:
 
     async def _with_share(self, caller: Caller) -> Caller:
         at, believed_s = self._doors.clock.now(), BELIEVED_S + _CLOCK_SLACK_S
-        return replace(
-            caller, share=await token_share(self._doors.store, caller.project, caller.person, at, believed_s)
-        )
+        share = await token_share(self._doors.store, caller.project, caller.person, at, believed_s)
+        return caller if share == NO_SHARE else replace(caller, share=share)
 
     async def _look_up(self, key: str, project: str) -> Caller | Denied | None:
         hold_id = verify_session_key(self._doors.secret, key)
@@ -220,4 +219,4 @@ def key_of(authorization: bytes | None, api_key: bytes | None = None) -> str | N
     if authorization is None or len(authorization) > 512 or not authorization.isascii():
         return None
     scheme, _, key = authorization.decode().partition(" ")
-    return key.strip() if scheme.lower() in ("bearer", "token") and key.strip() else None
+    return key.strip() or None if scheme.lower() in ("bearer", "token") else None

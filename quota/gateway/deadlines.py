@@ -17,27 +17,24 @@ class Deadlines:
     """The relays under way on one event loop."""
 
     def __init__(self) -> None:
-        self._open: set[Deadline] = set()
+        self.open: set[Deadline] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     def within(self, seconds: float) -> Deadline:
         """A deadline that ends after `seconds`, or when it is cut."""
         return Deadline(self, seconds)
 
-    def add(self, deadline: Deadline) -> None:
-        self._open.add(deadline)
+    def begin(self, deadline: Deadline) -> None:
+        self.open.add(deadline)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
-
-    def remove(self, deadline: Deadline) -> None:
-        self._open.discard(deadline)
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         now_s = loop.time()
-        for deadline in [one for one in self._open if one.ends_s <= now_s]:
+        for deadline in [one for one in self.open if one.ends_s <= now_s]:
             deadline.cut()
-        self._timer = loop.call_later(TICK_S, self._tick) if self._open else None
+        self._timer = loop.call_later(TICK_S, self._tick) if self.open else None
 
 
 class Deadline:
@@ -58,7 +55,7 @@ class Deadline:
         assert task is not None
         self._task, self._cancelling = task, task.cancelling()
         self.ends_s = task.get_loop().time() + self._seconds
-        self._deadlines.add(self)
+        self._deadlines.begin(self)
         return self
 
     def cut(self) -> None:
@@ -71,6 +68,6 @@ class Deadline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         task, self._task = self._task, None
-        self._deadlines.remove(self)
+        self._deadlines.open.discard(self)
         if self._cut and task is not None and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise TimeoutError from error

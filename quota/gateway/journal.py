@@ -34,6 +34,7 @@ _COUNTS: Final = struct.Struct("<qq")
 _STATE_AT: Final = 64
 _COUNTS_AT: Final = 72
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+_EMPTY: Final = bytes(_SLOT.size)
 SUFFIX: Final = ".journal"
 
 
@@ -79,7 +80,7 @@ class Slot:
 
     def free(self) -> None:
         """The hold is closed."""
-        self._journal.memory[self._at : self._at + _SLOT.size] = bytes(_SLOT.size)
+        self._journal.memory[self._at : self._at + len(_EMPTY)] = _EMPTY
         self._journal.give_back(self._at)
 
 

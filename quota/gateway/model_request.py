@@ -158,6 +158,8 @@ def _cap(names: tuple[str, ...], fields: dict[str, Any], limits: Limits) -> int:
 def _stream_options(fields: dict[str, Any], *, streamed: bool) -> bool:
     """Ask for usage in every stream; whether the client asked for it too."""
     options = fields.get("stream_options")
+    if options is None and not streamed:
+        return False
     if options is not None and not isinstance(options, dict):
         refuse("stream_options", "'stream_options' must be an object.")
     wants_usage = flag(options or {}, "include_usage")

@@ -39,11 +39,6 @@ class Coffer:
         self.awarded, self.charged, self.held = balance.awarded, balance.charged, balance.held
         self.available = balance.available
 
-    def move(self, held: int, charged: int) -> None:
-        self.held += held
-        self.charged += charged
-        self.available -= held + charged
-
     def active(self, at: datetime) -> bool:
         return self.allocation.state_at(at) is AllocationState.ACTIVE
 
@@ -54,29 +49,34 @@ class Purse:
     def __init__(self, allocations: Sequence[Allocation], read_at_s: float) -> None:
         self._coffers = {one.id: Coffer(one) for one in allocations if one.unit is Unit.TOKENS}
         self._active: list[Coffer] | None = None
+        self._paying: list[Coffer] = []
         self.read_at_s = read_at_s
 
     def _active_at(self, at: datetime) -> list[Coffer]:
-        """Those that are active; asked once a reading, which is a second old at most where it matters."""
+        """Those that are active, and with them those that pay; asked once a reading, which is a second old at most where it matters."""
         if self._active is None:
             self._active = [one for one in self._coffers.values() if one.active(at)]
+            self._paying = [one for one in self._active if not one.allocation.frozen]
         return self._active
 
     def payer(self, amount: int, at: datetime) -> Coffer | None:
         """The allocation to place a hold of `amount` on, as `quota.domain.project.payer` chooses it; None where none is active."""
-        active = [one for one in self._active_at(at) if not one.allocation.frozen]
-        if len(active) < 2:
-            return active[0] if active else None
-        able = [one for one in active if one.available >= amount]
+        self._active_at(at)
+        paying = self._paying
+        if len(paying) < 2:
+            return paying[0] if paying else None
+        able = [one for one in paying if one.available >= amount]
         if able:
             return min(able, key=lambda one: (one.allocation.ends_at, one.allocation.id))
-        return max(active, key=lambda one: (one.available, one.allocation.id))
+        return max(paying, key=lambda one: (one.available, one.allocation.id))
 
     def move(self, allocation_id: AllocationId, *, held: int = 0, charged: int = 0) -> None:
         """Take in what this process did since."""
         known = self._coffers.get(allocation_id)
         if known is not None:
-            known.move(held, charged)
+            known.held += held
+            known.charged += charged
+            known.available -= held + charged
 
     def header_lines(self, at: datetime, *, as_limit: bool) -> bytes:
         """The balance for the client, over all active allocations; as its limit of tokens, too, where the key has none of its own."""

@@ -167,7 +167,7 @@ class Relay:
             slot.sent(request.prompt_estimate)
         server.busy += 1
         try:
-            return await self._upstreams.post(server.target, request.endpoint.value, body, streamed=request.streamed)
+            return await self._upstreams.post(server.target, request.endpoint, body, streamed=request.streamed)
         except BaseException as error:
             server.busy -= 1
             if isinstance(error, NotReached):

@@ -76,18 +76,18 @@ class Tally:
         """The record to settle with, for the `counts` of this moment; None where the hold is released."""
         if counts is None:
             return None
-        admitted, server = self.admitted, self.server or self.admitted.server
+        admitted, server, tokens = self.admitted, self.server or self.admitted.server, counts.total
         return Usage(
             source=SOURCE,
             event_id=admitted.hold_id,
             hold_id=admitted.hold_id,
             from_at=admitted.at,
             to_at=max(at, admitted.at),
-            quantity=counts.total,
-            amount=admitted.price.down(counts.total),
+            quantity=tokens,
+            amount=admitted.price.down(tokens),
             estimated=self.estimated,
             payload={
-                "outcome": self.outcome.value,
+                "outcome": str(self.outcome),
                 "prompt_tokens": counts.prompt,
                 "cached_tokens": counts.cached,
                 "output_tokens": counts.output,

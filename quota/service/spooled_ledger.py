@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 from quota.domain.errors import IdConflict, QuotaError, Refused, Spooled, Unavailable, Unknown, WrongState
 from quota.domain.fence import Fence
@@ -20,6 +21,7 @@ from quota.domain.ids import HoldId
 from quota.service.ledger_ports import Ledger, Spool, SpooledChange, SpooledVerb
 
 log = logging.getLogger("quota.spool")
+T = TypeVar("T")
 
 
 class SpooledLedger:
@@ -38,30 +40,31 @@ class SpooledLedger:
         other._ledger, other._keeps = self._ledger.fenced(fence), False
         return other
 
-    async def charge(self, usage: Usage) -> Charged:
+    def charge(self, usage: Usage) -> Coroutine[None, None, Charged]:
         """As the ledger does. Raises Spooled where the usage is kept for later."""
-        self._refuse_to_overtake(usage.hold_id)
-        try:
-            return await self._ledger.charge(usage)
-        except Unavailable as error:
-            change = SpooledChange(SpooledVerb.CHARGE, usage.hold_id, usage.to_at, usage)
-            raise await self._kept(change, error) from error
+        return self._made_or_kept(
+            usage.hold_id,
+            lambda: self._ledger.charge(usage),
+            lambda: SpooledChange(SpooledVerb.CHARGE, usage.hold_id, usage.to_at, usage),
+        )
 
-    async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None, *, hurry: bool = True) -> Hold:
+    def settle(
+        self, hold_id: HoldId, at: datetime, usage: Usage | None = None, *, hurry: bool = True
+    ) -> Coroutine[None, None, Hold]:
         """As the ledger does. Raises Spooled where the settlement is kept for later."""
-        self._refuse_to_overtake(hold_id)
-        try:
-            return await self._ledger.settle(hold_id, at, usage, hurry=hurry)
-        except Unavailable as error:
-            raise await self._kept(SpooledChange(SpooledVerb.SETTLE, hold_id, at, usage), error) from error
+        return self._made_or_kept(
+            hold_id,
+            lambda: self._ledger.settle(hold_id, at, usage, hurry=hurry),
+            lambda: SpooledChange(SpooledVerb.SETTLE, hold_id, at, usage),
+        )
 
-    async def release(self, hold_id: HoldId, at: datetime, reason: str) -> Hold:
+    def release(self, hold_id: HoldId, at: datetime, reason: str) -> Coroutine[None, None, Hold]:
         """As the ledger does. Raises Spooled where the release is kept for later."""
-        self._refuse_to_overtake(hold_id)
-        try:
-            return await self._ledger.release(hold_id, at, reason)
-        except Unavailable as error:
-            raise await self._kept(SpooledChange(SpooledVerb.RELEASE, hold_id, at, reason=reason), error) from error
+        return self._made_or_kept(
+            hold_id,
+            lambda: self._ledger.release(hold_id, at, reason),
+            lambda: SpooledChange(SpooledVerb.RELEASE, hold_id, at, reason=reason),
+        )
 
     async def replay(self) -> int:
         """Make what is kept, oldest first, until the ledger does not answer; returns how many changes are done with."""
@@ -77,6 +80,16 @@ class SpooledLedger:
             if count:
                 log.info("%d changes out of the spool are made", count)
             return count
+
+    async def _made_or_kept(
+        self, hold_id: HoldId, ask: Callable[[], Awaitable[T]], change: Callable[[], SpooledChange]
+    ) -> T:
+        """What the ledger answers to a change of a hold; where it does not, the change is kept. Raises Spooled."""
+        self._refuse_to_overtake(hold_id)
+        try:
+            return await ask()
+        except Unavailable as error:
+            raise await self._kept(change(), error) from error
 
     async def _kept(self, change: SpooledChange, error: Unavailable) -> Spooled:
         """Keep what the ledger did not answer; what to tell whoever asked. Raises Unavailable where it is not kept."""
@@ -134,16 +147,16 @@ class SpooledLedger:
 
     # -- what is never spooled --------------------------------------------------------------------------------------------------
 
-    async def place_hold(self, order: HoldOrder) -> Hold:
-        return await self._ledger.place_hold(order)
+    def place_hold(self, order: HoldOrder) -> Coroutine[None, None, Hold]:
+        return self._ledger.place_hold(order)
 
-    async def top_up(
+    def top_up(
         self, hold_id: HoldId, line_id: str, amount: int, at: datetime, lease_until: datetime
-    ) -> Hold | Refused:
-        return await self._ledger.top_up(hold_id, line_id, amount, at, lease_until)
+    ) -> Coroutine[None, None, Hold | Refused]:
+        return self._ledger.top_up(hold_id, line_id, amount, at, lease_until)
 
-    async def withdraw(self, hold_id: HoldId, line_id: str, at: datetime) -> Hold:
-        return await self._ledger.withdraw(hold_id, line_id, at)
+    def withdraw(self, hold_id: HoldId, line_id: str, at: datetime) -> Coroutine[None, None, Hold]:
+        return self._ledger.withdraw(hold_id, line_id, at)
 
     async def charge_many(self, usages: Sequence[Usage]) -> Sequence[Charged | QuotaError]:
         """As the ledger does; nothing is kept: the meter bills the exact gap later. What waits is not overtaken."""
@@ -157,11 +170,11 @@ class SpooledLedger:
         self._refuse_to_overtake(hold_id)
         return await self._ledger.expire(hold_id, at, reason)
 
-    async def extend_lease(self, hold_id: HoldId, lease_until: datetime) -> Hold:
-        return await self._ledger.extend_lease(hold_id, lease_until)
+    def extend_lease(self, hold_id: HoldId, lease_until: datetime) -> Coroutine[None, None, Hold]:
+        return self._ledger.extend_lease(hold_id, lease_until)
 
-    async def hold(self, hold_id: HoldId) -> Hold | None:
-        return await self._ledger.hold(hold_id)
+    def hold(self, hold_id: HoldId) -> Coroutine[None, None, Hold | None]:
+        return self._ledger.hold(hold_id)
 
-    async def open_holds(self, kind: HoldKind) -> Sequence[Hold]:
-        return await self._ledger.open_holds(kind)
+    def open_holds(self, kind: HoldKind) -> Coroutine[None, None, Sequence[Hold]]:
+        return self._ledger.open_holds(kind)

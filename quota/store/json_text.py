@@ -22,7 +22,8 @@ def dump(value: Mapping[str, object]) -> str:
     """An object as it is stored: keys in a fixed order, no spaces, characters as they are."""
     if not value:
         return "{}"
-    if _is_flat(value):
+    # Texts, integers, booleans and None only: floats are written differently by the two.
+    if type(value) is dict and _FLAT.issuperset(map(type, value.values())):
         try:
             return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
         except TypeError:  # an integer beyond 64 bits, half a surrogate
@@ -48,8 +49,3 @@ def load(text: str) -> dict[str, Any]:
 @lru_cache(maxsize=4_096)
 def _loaded(text: str) -> Any:
     return json.loads(text)  # orjson reads an integer beyond 64 bits as a float
-
-
-def _is_flat(value: Mapping[str, object]) -> bool:
-    """Texts, integers, booleans and None only: floats are written differently by the two."""
-    return type(value) is dict and _FLAT.issuperset(map(type, value.values()))

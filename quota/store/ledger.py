@@ -137,7 +137,7 @@ class LedgerStore:
 
     async def settle(self, hold_id: HoldId, at: datetime, usage: Usage | None = None, *, hurry: bool = True) -> Hold:
         """Charge `usage` if given, then close the hold; both in one transaction."""
-        answer = await self._send(ops.settle(hold_id, to_us(at), usage), hurry=hurry)
+        answer = await self._send(ops.settle(hold_id, at, usage), hurry=hurry)
         assert isinstance(answer, Hold)
         return answer
 

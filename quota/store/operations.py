@@ -6,6 +6,7 @@ later replay compute nothing anew.
 
 from __future__ import annotations
 
+from datetime import datetime
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -110,21 +111,29 @@ def charge(usage: Usage) -> Charge:
     if to_us_ < from_us:
         raise Invalid([("to_at", "ends_before_start")])
     payload = dump(usage.payload) if usage.payload else "{}"
-    instants, counts = (str(from_us), str(to_us_)), (str(usage.quantity), str(usage.amount))
+    hold_id, begin, end, quantity, amount = (
+        usage.hold_id,
+        str(from_us),
+        str(to_us_),
+        str(usage.quantity),
+        str(usage.amount),
+    )
     # Texts with their lengths before them, so that none can be read as two.
     said = (
-        f"{len(usage.hold_id)}:{usage.hold_id}{len(instants[0])}:{instants[0]}{len(instants[1])}:{instants[1]}"
-        f"{len(counts[0])}:{counts[0]}{len(counts[1])}:{counts[1]}"
+        f"{len(hold_id)}:{hold_id}{len(begin)}:{begin}{len(end)}:{end}{len(quantity)}:{quantity}{len(amount)}:{amount}"
         f"{'4:True' if usage.estimated else '5:False'}{len(payload)}:{payload}"
     )
     return made(Charge, (usage, from_us, to_us_, payload, sha256(said.encode()).hexdigest()))
 
 
-def settle(hold_id: str, at_us: int, usage: Usage | None) -> Settle:
+def settle(hold_id: str, at: datetime, usage: Usage | None) -> Settle:
     """Raises Invalid for usage of another hold, and as `charge` does."""
-    if usage is not None and usage.hold_id != hold_id:
+    if usage is None:
+        return made(Settle, (hold_id, to_us(at), None))
+    if usage.hold_id != hold_id:
         raise Invalid([("hold_id", "malformed")])
-    return made(Settle, (hold_id, at_us, None if usage is None else charge(usage)))
+    charged = charge(usage)
+    return made(Settle, (hold_id, charged.to_us if usage.to_at is at else to_us(at), charged))
 
 
 def top_up(hold_id: str, line_id: str, amount: int, at_us: int, lease_until_us: int) -> TopUp:

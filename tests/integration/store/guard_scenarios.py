@@ -90,13 +90,13 @@ def charges_a_hold_that_another_closed(books: Books) -> None:
 
 def settles_a_hold_that_another_charged(books: Books) -> None:
     _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
-    settle = ops.settle("hold-0001", to_us(ledgers.NOW), None)
+    settle = ops.settle("hold-0001", ledgers.NOW, None)
     stale_plan_is_refused(books, settle, lambda: _do(books, lambda one: one.charge(usage("hold-0001", "event-1", 0))))
 
 
 def settles_a_hold_that_another_topped_up(books: Books) -> None:
     _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
-    settle = ops.settle("hold-0001", to_us(ledgers.NOW), None)
+    settle = ops.settle("hold-0001", ledgers.NOW, None)
     top_up: Step = lambda one: one.top_up(HoldId("hold-0001"), "t1", 0, ledgers.NOW, LEASE)  # noqa: E731
     stale_plan_is_refused(books, settle, lambda: _do(books, top_up))
 
@@ -117,7 +117,7 @@ def releases_a_hold_that_another_topped_up(books: Books) -> None:
 def settles_a_hold_that_another_settled(books: Books) -> None:
     _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
     _do(books, lambda one: one.place_hold(books.order(50, hold_id="hold-0002")))
-    settle = ops.settle("hold-0001", to_us(ledgers.NOW), None)
+    settle = ops.settle("hold-0001", ledgers.NOW, None)
     stale_plan_is_refused(books, settle, lambda: _do(books, lambda one: one.settle(HoldId("hold-0001"), ledgers.NOW)))
 
 
@@ -125,7 +125,7 @@ def settles_a_hold_whose_top_up_another_took_back(books: Books) -> None:
     _do(books, lambda one: one.place_hold(books.order(20, hold_id="hold-0001")))
     _do(books, lambda one: one.place_hold(books.order(50, hold_id="hold-0002")))
     _do(books, lambda one: one.top_up(HoldId("hold-0001"), "t1", 10, ledgers.NOW, LEASE))
-    settle = ops.settle("hold-0001", to_us(ledgers.NOW), None)
+    settle = ops.settle("hold-0001", ledgers.NOW, None)
     withdraw: Step = lambda one: one.withdraw(HoldId("hold-0001"), "t1", ledgers.NOW)  # noqa: E731
     stale_plan_is_refused(books, settle, lambda: _do(books, withdraw))
 

@@ -36,7 +36,7 @@ def test_an_interval_that_ends_before_it_starts_is_invalid() -> None:
 
 def test_a_hold_is_settled_with_its_own_usage_only() -> None:
     with pytest.raises(Invalid):
-        ops.settle("hold-0002", 0, USAGE)
+        ops.settle("hold-0002", NOW, USAGE)
 
 
 def test_a_limit_is_named_once() -> None:

@@ -266,6 +266,8 @@ class LocalSpawner(SessionTraits, Spawner):
         if not record.ended:
             killed = await asyncio.to_thread(processes.kill_marked, HOLD_VARIABLE, self.hold_id)
             self.log.error("The runner of session %s is gone; %s processes of it were killed", self.hold_id, killed)
+            with contextlib.suppress(RecordError):
+                shutil.rmtree(records.read_order(self._folder).kernels_folder, ignore_errors=True)
         return record.exit_status or 0
 
     async def _await_record(self, folder: Path) -> SessionRecord:

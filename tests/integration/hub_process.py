@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +14,10 @@ import httpx
 from jupyterhub import __version__
 
 from deploy.onehost.data_folder import DataFolder
-from spawners import processes, records
-from spawners.session_traits import HOLD_VARIABLE
+from spawners import records
 from tests.bench import stub_server
 from tests.integration.fake_quota import FakeQuota
+from tests.killed import kill_sessions
 from tests.portal import ROOT
 from tests.ports import free_port
 from tests.waiting import PATIENCE_S, until
@@ -160,13 +159,7 @@ class HubProcess:
     def end(self) -> None:
         self.kill_hub()
         self.kill_proxy()
-        for folder in (self.data / "sessions").glob("*"):
-            try:
-                record = records.read(folder)
-                processes.send_signal(record.runner_pid, record.runner_started, signal.SIGKILL)
-            except records.RecordError:
-                pass
-            processes.kill_marked(HOLD_VARIABLE, folder.name)
+        kill_sessions(self.data)
         if self.fake is not None:
             self.fake.stop()
 

@@ -17,6 +17,7 @@ from spawners.session_traits import HOLD_VARIABLE
 from tests.delegate_contract import BackendUnderTest, DelegateContract
 from tests.integration.test_local_runner import FOREVER
 from tests.integration.test_local_spawner import Hub
+from tests.killed import kill_sessions
 from tests.waiting import PATIENCE_S, until
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
@@ -69,8 +70,7 @@ class LocalUnderTest:
         return records.read(self._sessions / hold_id).stop_reason
 
     def end(self) -> None:
-        for folder in self._sessions.glob("*"):
-            processes.kill_marked(HOLD_VARIABLE, folder.name)
+        kill_sessions(self._sessions.parent)
         for spawner in self._hub.spawners:
             if spawner._runner is not None:
                 spawner._runner.kill()

@@ -20,8 +20,8 @@ import pytest
 
 from spawners import processes, records
 from spawners.records import EndReason, SessionRecord
-from spawners.session_traits import HOLD_VARIABLE
 from tests.integration.test_local_runner import ROOT, gone
+from tests.killed import kill_sessions
 from tests.ports import free_port
 from tests.waiting import PATIENCE_S, until
 
@@ -152,10 +152,7 @@ class RealHub:
 
     def end(self) -> None:
         self.kill()
-        for folder in (self.data / "sessions").glob("*"):
-            record = records.read(folder)
-            processes.send_signal(record.runner_pid, record.runner_started, signal.SIGKILL)
-            processes.kill_marked(HOLD_VARIABLE, folder.name)
+        kill_sessions(self.data)
         self.api.close()
 
 

@@ -18,11 +18,12 @@ from spawners import local, processes, records
 from spawners.delegate import DeadlineRefused
 from spawners.local import LocalSpawner
 from spawners.local_index import home_name
-from spawners.records import EndReason, Order, RecordError, SessionRecord
+from spawners.records import EndReason, Order, SessionRecord
 from spawners.resources import ResourceRequest
 from spawners.session_traits import HOLD_VARIABLE
 from spawners.settings import load
 from tests.integration.test_local_runner import DEAF, FOREVER, GARBAGE, ROOT, WITH_KERNEL, gone, now_ms
+from tests.killed import kill_sessions
 from tests.waiting import PATIENCE_S, until
 
 
@@ -58,17 +59,11 @@ class Hub:
 def hub(tmp_path: Path) -> Iterator[Hub]:
     one = Hub(tmp_path)
     yield one
-    for folder in (tmp_path / "sessions").glob("*"):
-        try:
-            record = records.read(folder)
-        except RecordError:
-            continue
-        processes.send_signal(record.runner_pid, record.runner_started, signal.SIGKILL)
+    kill_sessions(tmp_path)
     for spawner in one.spawners:
         if spawner._runner is not None:
             spawner._runner.kill()
             spawner._runner.wait()
-    processes.kill_marked(HOLD_VARIABLE, "h1")
 
 
 async def test_a_session_starts_runs_and_stops_for_certain(hub: Hub) -> None:
@@ -170,6 +165,7 @@ async def test_what_a_killed_runner_left_is_cleared_away_when_the_hub_looks(hub:
     await asyncio.to_thread(until, lambda: not records.is_alive(record), what="the runner is gone")
     assert await spawner.poll() == 0
     await asyncio.to_thread(until, lambda: gone(kernel_pid), what="the kernel is gone")
+    assert not await asyncio.to_thread(Path(records.read_order(log.parent).kernels_folder).exists)
 
 
 async def test_a_session_keeps_no_secret_of_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,7 +274,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_ledger_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     export = commands.add_parser(
-        "export", help="every entry, oldest first, a line for each bucket that it moves, as JSON lines"
+        "export",
+        help="every entry, oldest first, a line for each bucket that it moves (both have its seq), as JSON lines",
     )
     form = export.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="as JSON lines (the default)")

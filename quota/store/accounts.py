@@ -325,7 +325,7 @@ def write_entries(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> No
     ).scalar_one()
     names = ("txn_id", "account_id", "bucket", "amount", "hold_id", "usage_ref", "kind", "at_us", "actor", "contra")
     for row in rows:
-        connection.execute(entry.insert().values(link=link, **dict(zip(names, row, strict=False))))
+        connection.execute(entry.insert().values(link=link, **dict(zip(names[: len(row)], row, strict=True))))
 
 
 def balance_of(row: Row[Any]) -> Balance:

@@ -20,13 +20,14 @@ class GrantRefused(Exception):
 
 
 def grant_service(connection: Connection, role: str) -> None:
-    """Give `role` what the service needs on every table and nothing more, in the caller's transaction. Raises GrantRefused."""
+    """Give `role` what the service needs on every table and view and nothing more, in the caller's transaction. Raises GrantRefused."""
     _check(connection, role)
     quote = connection.dialect.identifier_preparer.quote
     schema, named = quote(connection.execute(text("SELECT current_schema()")).scalar_one()), quote(role)
     inspector = inspect(connection)
-    only_read = {_VERSIONS, *inspector.get_view_names()}
-    for table in (*inspector.get_table_names(), *inspector.get_view_names()):
+    views = inspector.get_view_names()
+    only_read = {_VERSIONS, *views}
+    for table in (*inspector.get_table_names(), *views):
         rights = "SELECT" if table in only_read else "SELECT, INSERT"
         if table not in only_read and table not in APPEND_ONLY:
             rights += ", UPDATE, DELETE"

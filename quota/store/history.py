@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, Row, Select, Table, collate, select, text
+from sqlalchemy import Column, Connection, Select, Table, collate, select, text
 
 from quota.store.database import Database
+from quota.store.ledger_tables import sides
 from quota.store.tables import entry, hold, usage_record
 
 _PAGE: Final = 1_000
@@ -40,16 +41,8 @@ def postings(database: Database) -> Iterator[Mapping[str, Any]]:
         last = 0
         while page := connection.execute(_after(last)).all():
             for row in page:
-                yield from _sides(row)
+                yield from (row._asdict() | {"bucket": bucket, "amount": amount} for bucket, amount in sides(row))
             last = page[-1].seq
-
-
-def _sides(row: Row[Any]) -> Iterator[Mapping[str, Any]]:
-    said = row._asdict()
-    contra = said.pop("contra")
-    yield said
-    if contra is not None:
-        yield said | {"bucket": contra, "amount": -row.amount}
 
 
 def ledger_hash(connection: Connection) -> LedgerHash:
@@ -78,14 +71,18 @@ def _after(seq: int) -> Select[Any]:
 
 def _add(digest: Any, connection: Connection, table: Table, keys: list[Column[Any]], left_out: frozenset[str]) -> int:
     columns = [column for column in table.columns if column.name not in left_out]
+    named = [
+        column.name for column in columns if column is not entry.c.contra
+    ]  # where there is one, it is a row's last word
     # A database's own collation may order texts by language; both engines know code points.
     binary = "BINARY" if connection.dialect.name == "sqlite" else "C"
     order = [key if key is entry.c.seq else collate(key, binary) for key in keys]
     query = select(*columns).order_by(*order).execution_options(yield_per=_PAGE)
-    digest.update(json.dumps([table.name, [column.name for column in columns]]).encode())
+    digest.update(json.dumps([table.name, named]).encode())
     count = 0
     for row in connection.execute(query):
-        digest.update(b"\n" + json.dumps([*row], separators=(",", ":")).encode())
+        said = [*row] if table is not entry or row.contra is not None else [*row][:-1]
+        digest.update(b"\n" + json.dumps(said, separators=(",", ":")).encode())
         count += 1
     digest.update(f"\n{count}\n".encode())
     return count

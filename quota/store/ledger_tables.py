@@ -7,7 +7,8 @@ account's lock, and `verify` looks for orphans; a key check a row would cost mor
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 from sqlalchemy import (
     Boolean,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Index,
     MetaData,
     PrimaryKeyConstraint,
+    Row,
     Table,
     Text,
     UniqueConstraint,
@@ -25,11 +27,6 @@ from sqlalchemy import (
 from quota.store.columns import check, int_column, metadata, serial_column, text_column
 
 _AMOUNT_MAX: Final = 2**62
-# An entry with a contra bucket moves its amount from that bucket of the account: it sums to zero by itself. Without, the other side of
-# the transaction is an entry of its own, on another account (an award out of the pool) or, up to revision 0015, on the same.
-CONTRA: Final = (
-    "contra IS NULL OR (contra IN ('available', 'held', 'charged') AND contra <> bucket AND bucket <> 'pool')"
-)
 
 account = Table(
     "account",
@@ -220,11 +217,26 @@ entry = Table(
     Index(None, "account_id", "seq"),
     check("bucket", "bucket IN ('available', 'held', 'charged', 'pool')"),
     check("amount", "amount <> 0"),
-    check("contra", CONTRA),
+    check(
+        "contra",
+        "contra IS NULL OR (contra IN ('available', 'held', 'charged') AND contra <> bucket AND bucket <> 'pool')",
+    ),
+    # An entry with a contra bucket moves its amount from that bucket of the account: it sums to zero by itself. Without, the other side
+    # of the transaction is an entry of its own, on another account (an award out of the pool) or, before revision 0016, on the same.
     sqlite_autoincrement=True,
 )
-# A view: each entry as the postings that it stands for, one a bucket, under its seq. No table: outside `metadata`.
+# A view, outside `metadata`: each entry as the postings that it stands for, one a bucket, under its seq. SQLite's way to rebuild `entry`
+# is to drop it first.
 posting = Table("posting", MetaData(), *(Column(one.name, one.type) for one in entry.columns if one.name != "contra"))
+
+
+def sides(row: Row[Any]) -> Iterator[tuple[str, int]]:
+    """An entry's postings, as the view has them: bucket, and amount in its unit."""
+    yield row.bucket, row.amount
+    if row.contra is not None:
+        yield row.contra, -row.amount
+
+
 adjustment = Table(
     "adjustment",
     metadata,

@@ -21,9 +21,10 @@ from quota.domain.ids import AllocationId, HoldId, PersonId, ProjectId
 from quota.domain.units import Unit
 from quota.service.ports import StatementLine
 from quota.store.instants import from_us, from_us_or_none
+from quota.store.ledger_tables import sides
 from quota.store.tables import account, adjustment, entry, hold, person, person_data, refund, usage_record
 
-_ENTRIES_A_LINE: Final = 3  # an overrun's, of before revision 0016; two since
+_ENTRIES_A_LINE: Final = 3  # before revision 0016 an overrun was three entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +90,8 @@ def _by(connection: Connection, table: Table, column: str, ids: set[str]) -> dic
 def _line(group: Sequence[Row[Any]], unit: Unit, around: _Around) -> StatementLine:
     first = group[-1]
     moved: Counter[str] = Counter()
-    for row in group:
-        moved[row.bucket] += row.amount
-        if row.contra is not None:
-            moved[row.contra] -= row.amount
+    for bucket, amount in itertools.chain.from_iterable(map(sides, group)):
+        moved[bucket] += amount
     held, charged = moved["held"], moved["charged"]
     usage = around.usages.get(first.usage_ref) if first.usage_ref is not None else None
     on_hold = around.holds.get(first.hold_id) if first.hold_id is not None else None

@@ -67,8 +67,8 @@ def _patient(connection: Connection) -> None:
 
 
 def grow(database: Database, books: ledgers.Books, entries: int, first: int = 0) -> int:
-    """Add a past of `entries` entries, each bucket counted as in double entry (four a hold); the number of holds that it has."""
-    last = first + entries // 4
+    """Add a past of `entries` entries, two a hold; the number of holds that it has."""
+    last = first + entries // 2
     with database.writing() as connection:
         _patient(connection)
         epoch = "INSERT INTO ledger_epoch (writer, started_us, links, head_hash) VALUES ('past', 0, 1, '') RETURNING id"

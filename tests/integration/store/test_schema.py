@@ -9,15 +9,18 @@ from datetime import timedelta
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import CheckConstraint, inspect, text
+from sqlalchemy import CheckConstraint, Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from quota.domain.course import Course
 from quota.domain.exchange import Stored, UploadKind, UploadOrder
+from quota.domain.hold import Charged, Hold
 from quota.domain.ids import HoldId, PersonId, ProjectId
 from quota.domain.project import Project, ProjectState
 from quota.service.exchange_ports import UploadRow
+from quota.store.accounts import write_entries
 from quota.store.database import Database, open_database
+from quota.store.instants import to_us
 from quota.store.migrate import migrate
 from quota.store.tables import APPEND_ONLY, metadata
 from quota.store.unit_of_work import SqlTransaction
@@ -81,6 +84,12 @@ def test_what_is_written_can_be_neither_changed_nor_deleted(database: Database, 
         connection.execute(text(verb.format(table=table, column=column)))
 
 
+_ENTRY = (
+    "INSERT INTO entry (link, txn_id, account_id, bucket, amount, kind, at_us, actor, contra) "
+    "VALUES (1, 't', 'a', '{bucket}', 1, 'k', 1, 'p', '{contra}')"
+)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -91,6 +100,10 @@ def test_what_is_written_can_be_neither_changed_nor_deleted(database: Database, 
         "UPDATE hold_line SET charged = amount + 1",
         "UPDATE hold SET state = 'lost'",
         "INSERT INTO entry (link, txn_id, account_id, bucket, amount, kind, at_us, actor) VALUES (1, 't', 'a', 'lost', 1, 'k', 1, 'p')",
+        _ENTRY.format(bucket="held", contra="held"),
+        _ENTRY.format(bucket="held", contra="pool"),
+        _ENTRY.format(bucket="pool", contra="held"),
+        _ENTRY.format(bucket="held", contra="lost"),
         "INSERT INTO limit_counter (id, kind, subject, unit, cap, held) VALUES ('l', 'member', 'm', 'tokens', 1, 2)",
     ],
 )
@@ -105,19 +118,16 @@ def test_a_ledger_of_an_older_version_goes_on_after_its_migration(empty_url: str
     database = open_database(empty_url)
     migrate(database, "0007")
     books = ledgers.open_books(database, 100)
-    ledgers.run(
-        database,
-        lambda ledger: ledger.place_hold(books.order(30, hold_id="hold-0001")),
-        lambda ledger: ledger.place_hold(books.order(30, hold_id="hold-0002")),
-    )
     with database.writing() as connection:
+        for hold_id in ("hold-0001", "hold-0002"):
+            _place_as_then(connection, books, hold_id)
         connection.execute(text("INSERT INTO hold_line SELECT id, '', 'hold', amount, charged, placed_us FROM hold"))
     migrate(database)
     assert verify(database) == []
     if database.is_sqlite:  # the schema's text was changed beneath the rows
         with database.reading() as connection:
             assert connection.execute(text("PRAGMA integrity_check")).all() == [("ok",)]
-    ledgers.run(
+    answers = ledgers.run(
         database,
         lambda ledger: ledger.charge(ledgers.usage("hold-0001", "event-1", 4)),
         lambda ledger: ledger.top_up(HoldId("hold-0001"), "more", 4, ledgers.NOW, ledgers.NOW),
@@ -125,8 +135,28 @@ def test_a_ledger_of_an_older_version_goes_on_after_its_migration(empty_url: str
         lambda ledger: ledger.settle(HoldId("hold-0001"), ledgers.NOW),
         lambda ledger: ledger.settle(HoldId("hold-0002"), ledgers.NOW),
     )
+    assert [type(one) for one in answers] == [Charged, Hold, Charged, Hold, Hold]
     assert verify(database) == []
     database.close()
+
+
+def _place_as_then(connection: Connection, books: ledgers.Books, hold_id: str) -> None:
+    """A hold of 30, its entries a bucket each."""
+    account, person, at_us = books.accounts[0], books.person.id, to_us(ledgers.NOW)
+    connection.execute(
+        text(
+            "INSERT INTO hold (id, kind, state, subject, actor, project_id, account_id, unit, amount, charged, next_seq, line_count, "
+            "limit_count, placed_us, lease_until_us, body_hash, details, epoch) VALUES (:id, 'session', 'held', 'researcher/', :actor, "
+            ":project, :account, 'gpu_ms', 30, 0, 0, 1, 0, :at, :at, '', '{}', 1)"
+        ),
+        {"id": hold_id, "actor": person, "project": ledgers.PROJECT, "account": account, "at": at_us},
+    )
+    sides = (("available", -30), ("held", 30))
+    write_entries(
+        connection, [(f"h:{hold_id}", account, *side, hold_id, None, "hold", at_us, person) for side in sides]
+    )
+    moved = text("UPDATE account SET held = held + 30, version = version + 1 WHERE id = :id")
+    connection.execute(moved, {"id": account})
 
 
 def _fill(database: Database) -> None:

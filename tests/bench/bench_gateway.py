@@ -6,6 +6,7 @@ interleaved: direct, nginx (no accounting), bare ASGI with a shared aiohttp clie
 gateway, the gateway on PostgreSQL (whose server shares the other core with stub and load), the gateway behind the quota service's server
 (as one process on SQLite has it), and LiteLLM (pinned, in an environment of its own, without its database). `times_litellm_postgresql` is
 beside the goal, which counts SQLite: one core for all that a request needs.
+`…_requests_a_batch` says how large the ledger's batches were on SQLite: the fewer share one, the more CPU a request costs.
 `--without litellm nginx …` leaves some out. Three rounds of three seconds take about six minutes on an idle machine, start-ups included;
 a round ends by itself, half a minute late at most. Of the gateway's requests none may stay without an answer; LiteLLM's that do
 (`litellm_unanswered`), or that are answered with an error, are counted out. A table by load and proxy comes before the figures.
@@ -46,6 +47,7 @@ class Round:
     unanswered: int = 0
     failure: str = ""  # the last one
     cpu_s: float = 0.0
+    batches: int = 0  # of the gateway's ledger, where it is on SQLite
     latencies_s: list[float] = field(default_factory=list)
 
     @property
@@ -112,6 +114,8 @@ def _result(peers: list[Peer], found: dict[str, list[Round]]) -> BenchResult:
         figures[f"{name}_p50_ms"] = one.percentile_ms(0.5)
         figures[f"{name}_p99_ms"] = one.percentile_ms(0.99)
         figures[f"{name}_cpu_us"] = cpu_us[name]
+        if one.batches:
+            figures[f"{name}_requests_a_batch"] = one.requests / one.batches
     for load, _, _ in LOADS:
         before = middle[f"{load}_direct"]
         for peer in peers[1:]:
@@ -170,13 +174,14 @@ async def _round(peer: Peer, body: str, connections: int, seconds: float) -> Rou
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     ).encode()
     done = Round()
-    before, began = _cpu_s(peer), time.perf_counter()
+    batches, before, began = peer.batches(), _cpu_s(peer), time.perf_counter()
     await asyncio.gather(
         *[_until(peer.port, request, body is not PLAIN, began + seconds, done) for _ in range(connections)]
     )
     done.seconds -= began
     assert not done.unanswered or peer.name == "litellm", (peer.name, done.unanswered, done.failure)
     done.cpu_s = _cpu_s(peer) - before
+    done.batches = peer.batches() - batches
     return done
 
 

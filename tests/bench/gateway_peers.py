@@ -6,17 +6,19 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 import psutil
+from sqlalchemy import make_url
 
 from quota.store.database import url_for
 from tests.integration.postgres import running_postgres
@@ -39,7 +41,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Peer:
-    """Where a round sends its load, and whose CPU time it takes; `start_s` from the start of the process to its first answer."""
+    """Where a round sends its load, and whose CPU time it takes; `start_s` from the start of the process to its first answer.
+
+    `ledger` is the SQLite file of a gateway that has one.
+    """
 
     name: str
     port: int
@@ -47,6 +52,14 @@ class Peer:
     key: str
     process: psutil.Process
     start_s: float
+    ledger: Path | None = None
+
+    def batches(self) -> int:
+        """The ledger's commits so far; 0 without a ledger in a file."""
+        if self.ledger is None:
+            return 0
+        with closing(sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("SELECT max(id) FROM ledger_link").fetchone()[0])
 
     def family(self) -> list[psutil.Process]:
         return [self.process, *self.process.children(recursive=True)]
@@ -115,7 +128,9 @@ def gateway(folder: Path, upstream: Peer, core: int, kind: Kind) -> Iterator[Pee
         process = stack.enter_context(_process(argv, core))
         assert process.stdout is not None
         key = process.stdout.readline().decode().strip()
-        yield _peer(kind.value, process, port, f"/services/gateway{_PATH}", key)
+        peer = _peer(kind.value, process, port, f"/services/gateway{_PATH}", key)
+        on_sqlite = make_url(url).database if kind in (Kind.GATEWAY, Kind.EMBEDDED) else None
+        yield peer if on_sqlite is None else replace(peer, ledger=Path(on_sqlite))
 
 
 @contextmanager

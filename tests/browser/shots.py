@@ -16,6 +16,7 @@ from playwright.async_api import Browser, Page, ViewportSize, async_playwright
 from tests.browser.conftest import ARGUMENTS
 from tests.people import Kernel, Person
 from tests.portal import Portal
+from tests.waiting import PATIENCE_S, eventually
 from tests.world import awarded_project, submitted_application
 
 SIZES: dict[str, ViewportSize] = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 360, "height": 740}}
@@ -57,6 +58,13 @@ async def open_page(page: Page, url: str) -> None:
         await page.wait_for_load_state("networkidle")
 
 
+async def runs(person: Person) -> bool:
+    """Whether somebody's newest session runs by what their home says, a moment after its notebook answers."""
+    status, listed = await person.api("GET", "/sessions")
+    assert status == 200, listed
+    return bool(listed["sessions"][0]["state"] == "running")
+
+
 async def walk(portal: Portal, folder: Path) -> None:
     """Make the situation, then photograph it as PI and as admin."""
     async with Person(portal, "pi") as pi, Person(portal, "admin") as admin, async_playwright() as playwright:
@@ -68,6 +76,7 @@ async def walk(portal: Portal, folder: Path) -> None:
         assert status in (200, 201), status
         await pi.start(project)
         await (await Kernel(pi).open()).run(MODEL_CALL)
+        await eventually(lambda: runs(pi), within_s=PATIENCE_S, what="the portal knows that the session runs")
         pages = {
             "home": "services/quota/",
             "apply": "services/quota/apply",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import stat
@@ -155,7 +156,8 @@ def login_of(cluster: SlurmCluster, account: str) -> str:
 async def test_a_notebook_cannot_submit_change_or_outlive_what_its_hold_pays_for(place: Place, pi: Person) -> None:
     await pi.start(place.project, server="jail")
     kernel = await Kernel(pi, "jail").open()
-    assert stat.S_IMODE(Path(await kernel.sockets()).parent.stat().st_mode) & 0o777 == 0o700
+    kernels_folder = Path(await kernel.sockets()).parent
+    assert stat.S_IMODE(kernels_folder.stat().st_mode) & 0o777 == 0o700
     account = f"cc-{place.project}"
 
     async def said(*words: str) -> str:
@@ -197,6 +199,7 @@ async def test_a_notebook_cannot_submit_change_or_outlive_what_its_hold_pays_for
     secrets |= {"the session's token": token.encode(), "the session's key": key.encode()}
     await see_no_secret(place, own, login, secrets)
     await pi.stop("jail")
+    assert not await asyncio.to_thread(kernels_folder.exists)
 
 
 def every_secret(place: Place) -> dict[str, bytes]:

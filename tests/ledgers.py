@@ -152,7 +152,9 @@ def add_limit(database: Database, limit_id: str, kind: str, cap: int) -> None:
 def freeze(database: Database, account: AllocationId, *, frozen: bool) -> None:
     """Freeze or thaw an account."""
     with database.writing() as connection:
-        connection.execute(text("UPDATE account SET frozen = :f WHERE id = :id"), {"f": frozen, "id": account})
+        connection.execute(
+            text("UPDATE account SET frozen = :f, version = version + 1 WHERE id = :id"), {"f": frozen, "id": account}
+        )
 
 
 def run(database: Database, *steps: Callable[[LedgerStore], Awaitable[object]]) -> list[object]:

@@ -161,7 +161,8 @@ class SqlAccounts:
     def revoke(self, allocation_id: AllocationId) -> None:
         """End an allocation for good: nothing is held on it any more; late charges still post to it."""
         self._connection.execute(update(allocation).where(allocation.c.id == allocation_id).values(revoked=True))
-        self._connection.execute(update(account).where(account.c.id == allocation_id).values(frozen=True))
+        changes = {"frozen": True, "version": account.c.version + 1}
+        self._connection.execute(update(account).where(account.c.id == allocation_id).values(changes))
 
     def set_target(self, allocation_id: AllocationId, target: int | None) -> None:
         """Keep the award that was decided while use keeps the effective one higher; None: they are the same."""

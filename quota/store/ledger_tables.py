@@ -2,7 +2,8 @@
 
 Amounts are integers in their unit. `entry`, `usage_record`, `ledger_link`, `adjustment`, `refund` and `checkpoint` are append-only by
 trigger. The hot tables (hold, hold_line, usage_record, entry) carry no foreign keys: their rows are written by one module under the
-account's lock, and `verify` looks for orphans; a key check a row would cost more than the row.
+account's lock, and `verify` looks for orphans; a key check a row would cost more than the row. Whoever updates an account adds one to
+its `version`: a writer that remembers the row compares it, and nothing else, with the one that is stored.
 """
 
 from __future__ import annotations

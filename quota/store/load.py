@@ -1,7 +1,8 @@
 """Reads the working set of a batch: the holds, which name their accounts, then the accounts, locked, then what hangs on them.
 
 Invariants: balances and usage are read under the account's lock (PostgreSQL: row locks in id order, so that writers cannot
-deadlock; SQLite: BEGIN IMMEDIATE). A hold is read before; where another writer changes it in between, the guards of
+deadlock; SQLite: BEGIN IMMEDIATE). Or nothing of a batch is read, its accounts being remembered, too: then `statements.MOVE_ACCOUNTS`
+locks them, in the same order, and compares their versions. A hold is read before; where another writer changes it in between, the guards of
 `statements.CHANGE_HOLDS` notice and the batch is planned again, or, where an event was there already, it is read again.
 """
 
@@ -30,15 +31,24 @@ _WITH_USAGE: Final = (Charge, Settle)
 
 
 def load(wire: Wire, operations: Sequence[Operation], memory: Memory | None = None) -> WorkingSet:
-    """Lock and read all rows that `operations` touch; with a `memory`, holds that it has and ids that look new are not looked up."""
+    """Lock and read all rows that `operations` touch; with a `memory`, what it has and holds that look new are not looked up.
+
+    Raises InFlight where something has to be read and cannot be now.
+    """
     ws = WorkingSet()
     operations = _unfenced(wire, ws, operations)
     kinds = set(map(type, operations))
-    _load_holds(wire, ws, operations, memory)
-    account_ids: set[str] = {op.order.allocation_id for op in operations if isinstance(op, PlaceHold)}
+    placed = [op.order for op in operations if isinstance(op, PlaceHold)]
+    all_known = _load_holds(wire, ws, operations, memory)
+    account_ids: set[str] = {order.allocation_id for order in placed}
     account_ids.update([hold.account_id for hold in ws.holds.values()])
-    for row in wire.select(sql.LOCK_ACCOUNTS, _keys(account_ids)) if account_ids else []:
-        ws.accounts[row[0]] = AccountRow(*row)
+    reads = not all_known or bool(ws.fences) or any(order.limits for order in placed)
+    remembered = None if memory is None or reads else memory.accounts(account_ids)
+    if remembered is not None:  # nothing of this batch is read
+        ws.accounts.update(remembered)
+    elif account_ids:
+        for row in wire.select(sql.LOCK_ACCOUNTS, _keys(account_ids)):
+            ws.accounts[row[0]] = AccountRow(*row)
     _load_lines(
         wire, ws, [op for op in operations if isinstance(op, _OF_LINES)] if kinds.intersection(_OF_LINES) else ()
     )
@@ -46,20 +56,29 @@ def load(wire: Wire, operations: Sequence[Operation], memory: Memory | None = No
         _load_usages(wire, ws, operations)
     _load_limits(wire, ws, operations)
     ws.stored_intervals = lambda hold_id: [(row[0], row[1]) for row in wire.select(sql.INTERVALS, [[hold_id]])]
+    if memory is not None:
+        memory.taken(ws)
     return ws
 
 
-def _load_holds(wire: Wire, ws: WorkingSet, operations: Sequence[Plain], memory: Memory | None) -> None:
+def _load_holds(wire: Wire, ws: WorkingSet, operations: Sequence[Plain], memory: Memory | None) -> bool:
+    """Whether none had to be read."""
     hold_ids = {op.order.id if isinstance(op, PlaceHold) else op.hold_id for op in operations}
     if memory is not None:
-        hold_ids -= _believed(ws, operations, memory)
+        known, new = _believed(operations, memory)
+        ws.believed = known | new
+        hold_ids -= ws.believed
     if hold_ids:
         for row in wire.select(sql.HOLDS, _keys(hold_ids)):
             ws.holds[row[0]] = stored_hold(row)
+    if memory is not None:
+        for hold_id in known:
+            ws.holds[hold_id] = memory.hold(hold_id)
+    return not hold_ids
 
 
-def _believed(ws: WorkingSet, operations: Sequence[Plain], memory: Memory) -> set[str]:
-    """Ids of holds whose rows are remembered or that are taken for new: of those, each operation writes under a guard."""
+def _believed(operations: Sequence[Plain], memory: Memory) -> tuple[set[str], set[str]]:
+    """Ids of holds whose rows are remembered, and of those that are taken for new: each operation writes them under a guard."""
     new: set[str] = set()
     known: set[str] = set()
     read: set[str] = set()
@@ -70,11 +89,7 @@ def _believed(ws: WorkingSet, operations: Sequence[Plain], memory: Memory) -> se
             known.add(op.hold_id)
         else:
             read.add(op.hold_id)
-    known -= read
-    for hold_id in known:
-        ws.holds[hold_id] = memory.take(hold_id)
-    ws.believed = known | (new - read)
-    return ws.believed
+    return known - read, new - read
 
 
 def _unfenced(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) -> list[Plain]:

@@ -6,7 +6,7 @@ Invariant: each guarded statement changes exactly the rows that the plan changed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
@@ -15,7 +15,7 @@ from quota.store import statements as sql
 from quota.store.chain import dumped_link_hash
 from quota.store.json_text import dump_rows
 from quota.store.wire import Insert, Row, Statement, Wire
-from quota.store.working_set import HoldRow, WorkingSet, as_row
+from quota.store.working_set import AccountRow, HoldRow, WorkingSet, as_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,14 @@ class Head:
     hash: str
 
 
+_ID: Final[Callable[[AccountRow], str]] = attrgetter("id")
 as_placed: Final[Callable[[HoldRow], Row]] = attrgetter(*sql.PLACED_COLUMNS)
 as_change: Final[Callable[[HoldRow], Row]] = attrgetter(*sql.CHANGE_HOLDS.rows.columns)
 as_settled: Final[Callable[[HoldRow], Row]] = attrgetter(*sql.SETTLE_HOLDS.rows.columns)
 
 
 def persist(wire: Wire, ws: WorkingSet, head: Head) -> Head:
-    """Write the changes and the next link; the new head, or the same where nothing changed. Raises Interference."""
+    """Ask for the changes and the next link; the new head, or the same where nothing changed. Raises Interference."""
     wrote = _change_counters(wire, ws)
     wrote |= _write_holds(wire, ws, head)
     wrote |= _write_lines(wire, ws)
@@ -45,20 +46,23 @@ def persist(wire: Wire, ws: WorkingSet, head: Head) -> Head:
     )
     if not wrote and not ws.new_usages and not ws.entries:
         return head
-    head = _write_link(wire, ws, head)
-    wire.confirm()
-    return head
+    return _write_link(wire, ws, head)
 
 
 def _change_counters(wire: Wire, ws: WorkingSet) -> bool:
     moved = [
-        (a.id, a.d_held, a.d_charged, int(a.takes), int(a.overruns), a.version)
-        for a in ws.accounts.values()
-        if a.changed
+        (a.id, a.d_held, a.d_charged, int(a.takes), int(a.overruns), int(a.overruns or a.remembered), a.version)
+        for a in _in_lock_order(ws.accounts.values())
+        if a.touched
     ]
     limits = [(one.id, one.d_held, one.d_charged, int(one.overruns)) for one in ws.limits.values()]
     limits = [row for row in limits if row[1] or row[2]]
     return _guarded(wire, sql.MOVE_ACCOUNTS, moved) | _guarded(wire, sql.MOVE_LIMITS, limits)
+
+
+def _in_lock_order(accounts: Iterable[AccountRow]) -> list[AccountRow]:
+    """By id, as `statements.LOCK_ACCOUNTS` locks them."""
+    return sorted(accounts, key=_ID)
 
 
 def _write_holds(wire: Wire, ws: WorkingSet, head: Head) -> bool:
@@ -113,7 +117,7 @@ def _write_link(wire: Wire, ws: WorkingSet, head: Head) -> Head:
     row = (new.epoch, new.n, head.hash, new.hash, len(ws.entries), len(usages))
     # The head first: who holds its table still (checkpoints.at_rest) knows that nobody has taken a number.
     _guarded(wire, sql.MOVE_HEAD, [(new.epoch, new.n, new.hash)])
-    link = wire.select(sql.ADD_LINK, [row])[0][0]
+    link = wire.add_link(sql.ADD_LINK, row)
     _insert(wire, sql.ADD_USAGES, usages, (link,), measured)
     _insert(wire, sql.ADD_ENTRIES, ws.entries, (link,), said)
     return new

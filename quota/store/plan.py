@@ -102,6 +102,8 @@ def _place(ws: WorkingSet, op: PlaceHold, epoch: int) -> Hold:
 def _why_not(ws: WorkingSet, op: PlaceHold) -> Refused | None:
     order = op.order
     account = ws.accounts.get(order.allocation_id)
+    if account is not None:
+        account.judged = True
     if account is None or account.project_id != order.project_id or account.unit != order.unit:
         return Refused(RefusalCode.NO_ALLOCATION)
     short = _why_not_from(account, order.amount, op.at_us)

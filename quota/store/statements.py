@@ -64,10 +64,10 @@ MOVE_ACCOUNTS: Final = Statement(
     f"overdraft_limit = CASE WHEN d.overruns <> 0 THEN {{greatest}}(account.overdraft_limit, {_BEYOND}) "
     "ELSE account.overdraft_limit END "
     "FROM {rows} d WHERE account.id = d.id AND (d.takes = 0 OR NOT account.frozen) "
-    "AND CASE WHEN d.overruns <> 0 THEN account.version = d.version "
-    "ELSE d.held + d.charged <= 0 OR account.awarded - account.charged - account.held >= d.held + d.charged END",
-    Rows({"id": _T, "held": _I, "charged": _I, "takes": _I, "overruns": _I, "version": _I}),
-)
+    "AND (d.strict = 0 OR account.version = d.version) AND (d.overruns <> 0 OR d.held + d.charged <= 0 "
+    "OR account.awarded - account.charged - account.held >= d.held + d.charged)",
+    Rows({"id": _T, "held": _I, "charged": _I, "takes": _I, "overruns": _I, "strict": _I, "version": _I}),
+)  # strict: an overrun, and what was planned on a row that was remembered
 MOVE_LIMITS: Final = Statement(
     "UPDATE limit_counter SET held = limit_counter.held + d.held, charged = limit_counter.charged + d.charged, "
     "beyond_cap = CASE WHEN d.overruns <> 0 "

@@ -10,17 +10,24 @@ from __future__ import annotations
 import itertools
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import psycopg
+from psycopg.adapt import Transformer
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGresult
 
 from quota.store.database import Database, dedicated
 from quota.store.json_text import dump_rows
+from quota.store.pipeline import Pipeline
 
 Row = Sequence[Any]
+_LINK: Final = (
+    "(SELECT currval(pg_get_serial_sequence('ledger_link', 'id')))"  # of this connection, whoever else takes one
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +68,43 @@ class Interference(Exception):
     """Another writer changed what this batch was planned on; nothing was committed, plan again."""
 
 
+class InFlight(Exception):
+    """A batch that needs a read is asked for while another is unanswered: plan it once that is committed."""
+
+
 class Wire(Protocol):
+    """`begin`, reads and changes, `send`, `confirm`, `commit`; where a wire `overlaps`, the next batch up to its `send` before `confirm`.
+
+    That one goes out with the COMMIT of the one before it. Nothing of the two is in the database before its own COMMIT.
+    """
+
+    @property
+    def overlaps(self) -> bool: ...
+
     def begin(self) -> None: ...
-    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]: ...
+    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
+        """Read. Raises InFlight where a batch is sent and not confirmed."""
+
     def update(self, statement: Statement, rows: Sequence[Row]) -> None:
         """Run a statement over all rows at once. Raises Interference, here or by `confirm`, where it does not change just as many."""
+
+    def add_link(self, statement: Statement, row: Row) -> int | None:
+        """Insert a link of the chain: its number, or None, which stands for it among `shared` up to the end of this batch."""
 
     def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None:
         """Insert all rows, in their order, each with the `shared` values. Raises Interference as `update` does.
 
         `dumped` is what `dump_rows` makes of the rows, where the caller has it already.
         """
+
+    def send(self) -> None:
+        """Everything since `begin` is on its way, or goes with the COMMIT before it."""
+
+    def forget(self) -> None:
+        """Drop what was asked for since `begin` and is not sent."""
+
+    def ready(self, bell: int) -> None:
+        """Wait until there is something to confirm, or until the file descriptor `bell` can be read."""
 
     def confirm(self) -> None:
         """Every change since `begin` was made as demanded. Raises Interference; then only `rollback` may follow."""
@@ -81,9 +114,9 @@ class Wire(Protocol):
     def close(self) -> None: ...
 
 
-def demand(changed: int, rows: Sequence[Row], what: str) -> None:
+def demand(changed: int, rows: int, what: str) -> None:
     """Raise Interference where a statement changed more or fewer rows than it was given."""
-    if changed != len(rows):
+    if changed != rows:
         raise Interference(what)
 
 
@@ -101,6 +134,7 @@ class SqliteWire:
     widest statement, 512 holds, stays well under SQLite's 32,766 parameters.
     """
 
+    overlaps: Final = False
     _LARGEST: Final = 512
     _STEP: Final = 32
     _WORDS: Final = {"greatest": "max", "least": "min", "lock": "", "share": ""}
@@ -128,7 +162,7 @@ class SqliteWire:
         return [row for some in self._pieces(rows) for row in self._run(statement, some).fetchall()]
 
     def update(self, statement: Statement, rows: Sequence[Row]) -> None:
-        demand(sum(self._run(statement, some).rowcount for some in self._pieces(rows)), rows, statement.sql)
+        demand(sum(self._run(statement, some).rowcount for some in self._pieces(rows)), len(rows), statement.sql)
 
     def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None:
         count, start = 0, 0
@@ -137,7 +171,19 @@ class SqliteWire:
             values = (*shared, *itertools.chain.from_iterable(rows[start : start + size]))
             count += self._connection.execute(self._insert(insert, size), values).rowcount
             start += size
-        demand(count, rows, insert.table)
+        demand(count, len(rows), insert.table)
+
+    def add_link(self, statement: Statement, row: Row) -> int | None:
+        return int(self.select(statement, [row])[0][0])
+
+    def send(self) -> None:
+        """Each change was made and looked at when it was asked for."""
+
+    def forget(self) -> None:
+        """Nothing waits here."""
+
+    def ready(self, bell: int) -> None:
+        """Nothing is under way."""
 
     def confirm(self) -> None:
         """Each change was looked at when it was made."""
@@ -195,96 +241,139 @@ def _values(columns: int, rows: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
-    """A change that PostgreSQL has or will have, and what it must answer."""
+class _Run:
+    """A statement for PostgreSQL and how many rows it must change; None where that is not asked."""
 
-    cursor: psycopg.Cursor[Any]
-    rows: Sequence[Row]
-    what: str
-    once: bool
+    text: bytes
+    values: tuple[bytes | None, ...] = ()
+    rows: int | None = None
+    what: str = ""
+    once: bool = False
+
+
+_BEGIN: Final = _Run(b"BEGIN ISOLATION LEVEL READ COMMITTED")  # whatever a site has made its default
+_COMMIT: Final = _Run(b"COMMIT")
+_ROLLBACK: Final = _Run(b"ROLLBACK")
 
 
 class PostgresWire:
-    """From `begin` to `confirm` the connection is in libpq's pipeline mode: what changes rows is sent and not waited for, a read waits
-    for all before it. After an error PostgreSQL skips what was sent up to the end of the pipeline; COMMIT is sent once all is confirmed.
+    """A batch is sent in one go and its answers are read in one go, by `confirm`; a read waits for its rows, and for all before it.
+
+    While a batch is unanswered the next one may be planned, where that takes no read: its statements wait here and go out right behind
+    the COMMIT before them. COMMIT itself is sent only once every change of its batch was confirmed. After an error PostgreSQL skips
+    what was sent with the statement that failed.
 
     An insert that must be the first with its keys goes in plainly: ON CONFLICT DO NOTHING is a quarter of its cost. A key that exists
     ends the transaction then, which is what the count of rows would have made of it.
     """
 
+    overlaps: Final = True
     _WORDS: Final = {"greatest": "greatest", "least": "least", "lock": "FOR NO KEY UPDATE", "share": "FOR SHARE"}
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
         connection.autocommit = True  # BEGIN is sent here, with what follows it
-        connection.prepare_threshold = 1
         # Everything here is looked up by key. A plan made while a table was small must not scan it once it has grown.
         for method in ("seqscan", "hashjoin", "mergejoin", "bitmapscan"):
             connection.execute(f"SET enable_{method} = off".encode())
         self._texts: dict[int, bytes] = {}
-        self._pipeline = ExitStack()
-        self._sent: list[_Sent] = []
+        self._pipeline = Pipeline(connection)
+        self._planned: list[_Run] = []  # since `begin`, and not sent
+        self._unconfirmed: list[_Run] = []  # with the server
+        self._behind: list[_Run] = []  # the next batch, which goes with the COMMIT of this one
+        self._open = False  # whether the server has been sent a BEGIN that is not ended
 
     def begin(self) -> None:
-        self._pipeline.enter_context(self._connection.pipeline())
-        self._connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED")  # whatever a site has made its default
+        self._planned = [_BEGIN]
 
     def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
-        with self._explained():
-            return self._connection.execute(self._text(statement), (dump_rows(rows).decode(),)).fetchall()
+        if self._unconfirmed:
+            raise InFlight
+        self._planned.append(_Run(self._text(statement), (dump_rows(rows),)))
+        self.send()
+        result = self._confirmed()[-1]
+        rows_read = Transformer(self._connection)
+        rows_read.set_pgresult(result)
+        return rows_read.load_rows(0, result.ntuples, tuple)
 
     def update(self, statement: Statement, rows: Sequence[Row]) -> None:
-        self._send(self._text(statement), (dump_rows(rows).decode(),), rows, statement.sql)
+        self._planned.append(_Run(self._text(statement), (dump_rows(rows),), len(rows), statement.sql))
+
+    def add_link(self, statement: Statement, row: Row) -> int | None:
+        self.update(statement, [row])
+        return None  # `_insert` takes the number that this statement took
 
     def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None:
-        values = (*shared, (dump_rows(rows) if dumped is None else dumped).decode())
-        self._send(self._insert(insert), values, rows, insert.table, once=insert.once)
+        given = tuple(None if value is None else str(value).encode() for value in shared)
+        values = (*given, dump_rows(rows) if dumped is None else dumped)
+        self._planned.append(_Run(self._insert(insert), values, len(rows), insert.table, insert.once))
+
+    def send(self) -> None:
+        if self._unconfirmed:
+            self._behind, self._planned = self._planned, []
+        elif self._planned:
+            self._unconfirmed, self._planned, self._open = self._planned, [], True
+            self._transmit(self._unconfirmed)
+
+    def forget(self) -> None:
+        self._planned = []
+
+    def ready(self, bell: int) -> None:
+        self._pipeline.wait(bell)
 
     def confirm(self) -> None:
-        with self._explained():
-            self._pipeline.close()
-            for sent in self._sent:
-                demand(sent.cursor.rowcount, sent.rows, sent.what)
-        self._sent.clear()
+        if not self._unconfirmed:
+            self.send()
+        self._confirmed()
 
     def commit(self) -> None:
-        assert not self._sent, "changes that nobody confirmed"
-        self._pipeline.close()
-        self._connection.commit()
+        assert self._open, "nothing was sent"
+        for left in (self._unconfirmed, self._planned):
+            assert not left, "changes that nobody confirmed"
+        self._transmit([_COMMIT])
+        if self._behind:
+            self._transmit(self._behind)
+        (said,) = self._pipeline.receive()
+        if said.command_status != b"COMMIT":
+            raise psycopg.OperationalError(f"COMMIT was answered with {said.command_status!r}: {said.error_message!r}")
+        self._open = bool(self._behind)
+        self._unconfirmed, self._behind = self._behind, []
 
     def rollback(self) -> None:
-        self._sent.clear()
-        with suppress(psycopg.Error):  # what went wrong is why this is called
-            self._pipeline.close()
-        self._connection.rollback()
+        self._planned, self._unconfirmed, self._behind, self._open = [], [], [], False
+        while self._pipeline.pending:
+            self._pipeline.receive()
+        self._transmit([_ROLLBACK])
+        self._pipeline.receive()
 
     def close(self) -> None:
         self._connection.close()
 
-    def _send(self, text: bytes, values: Row, rows: Sequence[Row], what: str, *, once: bool = False) -> None:
-        cursor = self._connection.cursor()
-        self._sent.append(_Sent(cursor, rows, what, once))
-        with self._explained():
-            cursor.execute(text, values)
+    def _transmit(self, runs: Sequence[_Run]) -> None:
+        self._pipeline.send([(run.text, run.values) for run in runs])
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """An error may be of any statement that was sent: Interference where one demanded a new key, or one before it did too little."""
-        try:
-            yield
-        except psycopg.Error as error:
-            for sent in self._sent:
-                if sent.cursor.pgresult is None:
-                    if sent.once and isinstance(error, psycopg.errors.UniqueViolation):
-                        raise Interference(sent.what) from error
-                    break
-                demand(sent.cursor.rowcount, sent.rows, sent.what)
-            raise
+    def _confirmed(self) -> list[PGresult]:
+        """The results of what was sent. An error says more about an earlier statement that did too little, or about a key that exists."""
+        if not self._unconfirmed:
+            return []
+        results = self._pipeline.receive()
+        for run, result in zip(
+            self._unconfirmed, results, strict=False
+        ):  # what failed to be prepared has one result more
+            if result.status == ExecStatus.FATAL_ERROR:
+                error = error_from_result(result)
+                if run.once and isinstance(error, psycopg.errors.UniqueViolation):
+                    raise Interference(run.what) from error
+                raise error
+            if run.rows is not None:
+                demand(result.command_tuples or 0, run.rows, run.what)
+        self._unconfirmed = []
+        return results
 
     def _text(self, statement: Statement) -> bytes:
         text = self._texts.get(id(statement))
         if text is None:
-            source = f"(SELECT {_columns(statement.rows.columns)} FROM jsonb_array_elements(%s::jsonb) AS t(r))"  # noqa: S608
+            source = f"(SELECT {_columns(statement.rows.columns)} FROM jsonb_array_elements($1::jsonb) AS t(r))"  # noqa: S608
             text = self._texts[id(statement)] = statement.sql.format(rows=source, **self._WORDS).encode()
         return text
 
@@ -292,10 +381,12 @@ class PostgresWire:
         text = self._texts.get(id(insert))
         if text is None:
             said = {name: f"d.{name}" for name in insert.columns}
-            each = ", ".join(
-                (*(f"%s::{kind}" for kind in insert.shared.values()), *said.values(), *insert.fixed.values())
-            )
-            ordered = "jsonb_array_elements(%s::jsonb) WITH ORDINALITY AS t(r, n) ORDER BY n"
+            shared = [
+                f"coalesce(${at}::{kind}, {_LINK})" if name == "link" else f"${at}::{kind}"
+                for at, (name, kind) in enumerate(insert.shared.items(), start=1)
+            ]
+            each = ", ".join((*shared, *said.values(), *insert.fixed.values()))
+            ordered = f"jsonb_array_elements(${len(shared) + 1}::jsonb) WITH ORDINALITY AS t(r, n) ORDER BY n"
             rows = f"(SELECT {_columns(insert.columns)} FROM {ordered}) d"  # noqa: S608
             text = f"INSERT INTO {insert.table} ({insert.names}) SELECT {each} FROM {rows}".encode()  # noqa: S608
             self._texts[id(insert)] = text

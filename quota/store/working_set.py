@@ -47,10 +47,17 @@ class AccountRow:
     takes: bool = False  # a new hold or top-up is among the changes
     overruns: bool = False
     changed: bool = False
+    remembered: bool = False  # not read for this batch
+    judged: bool = False  # an answer rests on it, a refusal too
 
     @property
     def available(self) -> int:
         return self.awarded - self.charged - self.held
+
+    @property
+    def touched(self) -> bool:
+        """Whether the batch updates the row, be it only to see that it is still the one that was remembered."""
+        return self.changed or (self.judged and self.remembered)
 
     def move(self, *, held: int, charged: int) -> None:
         """Change both sums by the given amounts."""
@@ -59,6 +66,13 @@ class AccountRow:
         self.charged += charged
         self.d_charged += charged
         self.changed = True
+
+    def written(self) -> None:
+        """The database will have the row as it stands: what its next change compares with."""
+        self.version += self.touched
+        self.d_held = self.d_charged = 0
+        self.takes = self.overruns = self.changed = self.judged = False
+        self.remembered = True
 
 
 @dataclass(slots=True)
@@ -216,12 +230,18 @@ class WorkingSet:
     new_refused_lines: list[RefusedLine] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)  # refusals to store, by actor
+    refused_before: Mapping[str, int] = field(default_factory=Counter)  # by the batch that is not committed yet
     refusals: RefusalWindow = field(default_factory=RefusalWindow)
     stored_intervals: Callable[[str], Sequence[tuple[int, int]]] = lambda _: ()
 
+    @property
+    def remembers(self) -> bool:
+        """Whether anything was planned on what was not looked up."""
+        return bool(self.believed) or any(account.remembered for account in self.accounts.values())
+
     def keep_refusal(self, actor: str) -> None:
         """Make room for a refusal to store. Raises TooMany."""
-        self.refusals.admit(actor, self.refused[actor])
+        self.refusals.admit(actor, self.refused[actor] + self.refused_before.get(actor, 0))
         self.refused[actor] += 1
 
     def intervals(self, hold_id: str) -> Iterator[tuple[int, int]]:

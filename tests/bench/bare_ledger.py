@@ -12,14 +12,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final, Protocol
 
 import psycopg
 from sqlalchemy import text
 
 from quota.store.database import Database, dedicated
 from quota.store.json_text import dump_rows
-from quota.store.wire import Insert, Row, Rows, Statement, Wire, demand
+from quota.store.wire import Insert, Row, Rows, Statement, demand
 
 _T, _I = "text", "bigint"
 _TABLES: Final = (
@@ -63,7 +63,18 @@ def make_tables(database: Database, accounts: list[str]) -> None:
             connection.execute(text("INSERT INTO bare_account VALUES (:id, 4000000000000000, 0, 0)"), {"id": account})
 
 
-def write(wire: Wire, ops: list[Op]) -> None:
+class BareWire(Protocol):
+    """What this loop needs of a wire; the ledger's own have it, too."""
+
+    def begin(self) -> None: ...
+    def update(self, statement: Statement, rows: Sequence[Row]) -> None: ...
+    def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None: ...
+    def confirm(self) -> None: ...
+    def commit(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def write(wire: BareWire, ops: list[Op]) -> None:
     """One transaction with all of `ops`."""
     moves: dict[str, list[int]] = {}
     holds, closed, entries = [], [], []
@@ -116,23 +127,17 @@ class JsonWire:
     def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None:
         self._run(f"INSERT INTO {insert.table} ({insert.names}) SELECT * FROM {self._unpacked(insert.columns)} d", rows)
 
-    def select(self, statement: Statement, rows: Sequence[Row]) -> list[Any]:
-        raise NotImplementedError  # the bare loop reads nothing
-
     def confirm(self) -> None:
         """Each change was looked at when it was made."""
 
     def commit(self) -> None:
         self._connection.execute("COMMIT")
 
-    def rollback(self) -> None:
-        self._connection.execute("ROLLBACK")
-
     def close(self) -> None:
         self._connection.close()
 
     def _run(self, sql: str, rows: Sequence[Row]) -> None:
-        demand(self._connection.execute(sql, (dump_rows(rows).decode(),)).rowcount, rows, sql)
+        demand(self._connection.execute(sql, (dump_rows(rows).decode(),)).rowcount, len(rows), sql)
 
     def _unpacked(self, columns: Mapping[str, str]) -> str:
         if self._sqlite:
@@ -145,7 +150,7 @@ class JsonWire:
 class BareLedger:
     """Group commit, bare."""
 
-    def __init__(self, database: Database, connect: Callable[[Database], Wire] = JsonWire) -> None:
+    def __init__(self, database: Database, connect: Callable[[Database], BareWire] = JsonWire) -> None:
         self._wire = connect(database)
         self._waiting: deque[tuple[Op, asyncio.Future[None]]] = deque()
         self._wake = threading.Condition()

@@ -12,9 +12,8 @@ from quota.domain.hold import HoldOrder, Usage
 from quota.domain.ids import HoldId, new_ordered_id
 from quota.store.database import Database
 from quota.store.ledger import LedgerStore
-from quota.store.wire import Wire
 from tests import ledgers
-from tests.bench.bare_ledger import BareLedger, JsonWire
+from tests.bench.bare_ledger import BareLedger, BareWire, JsonWire
 
 AMOUNT: Final = 1000
 _TOO_MUCH: Final = 10**17
@@ -46,7 +45,11 @@ def _orders(books: ledgers.Books, load: Load) -> Callable[[int], HoldOrder]:
 
 
 async def bare_round(
-    database: Database, books: ledgers.Books, load: Load, seconds: float, connect: Callable[[Database], Wire] = JsonWire
+    database: Database,
+    books: ledgers.Books,
+    load: Load,
+    seconds: float,
+    connect: Callable[[Database], BareWire] = JsonWire,
 ) -> Rate:
     """The floor."""
     ledger, order_of = BareLedger(database, connect), _orders(books, load)

@@ -15,7 +15,7 @@ from tests.simulator import runs
 _POINTS = tuple(
     f"{strike} {call} {when}"
     for strike in ("crash", "cut")
-    for call in ("begin", "select", "update", "insert", "commit")
+    for call in ("begin", "select", "update", "insert", "send", "commit", "commit with the next")
     for when in ("before", "after")
 )
 _ENOUGH = 400  # seeds within which a planted bug must show

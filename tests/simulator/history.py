@@ -3,7 +3,8 @@
 Two kinds. In a *locked* history each transaction has the database for itself; after each COMMIT that counted the reference model
 takes the same operations, the rows must equal it, and each answer must be the model's. In a *stale* one other processes commit
 between a transaction's reads and its writes, which production's locks prevent: answers may then be out of date, amounts may not.
-At the end of both: faults stop, a reconciler closes what is open, nothing stays held, and `verify` finds nothing.
+Half of either on a wire that works on one batch while the next
+is planned. At the end of all: faults stop, a reconciler closes what is open, nothing stays held, and `verify` finds nothing.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ class History:
     def __init__(self, seed: int, place: Place) -> None:
         self.choice = random.Random(seed)
         self.stale = self.choice.random() < 0.3
+        self.overlaps = self.choice.random() < 0.6
+        self.pace_s = (
+            self.choice.choice((0.2, 1.5)) if self.overlaps else 0.3
+        )  # where it is slow, more waits than a batch takes
+        self.batch_max = self.choice.choice((1, 2, 6))
         self.faults = Faults(self.choice, self.choice.choice((0.0, 0.004, 0.012, 0.03)), self.choice.randint(1, 6))
         self.loop = VirtualLoop(self.choice)
         self._place = place
@@ -107,7 +113,7 @@ class History:
         for _ in range(_TRIES):
             await asyncio.sleep(1)
             left = sorted(self._open_holds())
-            if not left and not any(process.queue for process in self.processes):
+            if not left and not any(process.queue or process.flights for process in self.processes):
                 return
             await self._client("reconciler", [model.Settle(hold, None) for hold in left], lasting=True)
 
@@ -160,7 +166,7 @@ class History:
     async def _keep_running(self, number: int) -> None:
         """The process's own loop: a batch now and then; killed and started again where the seed says so."""
         while True:  # ends by being cancelled
-            await asyncio.sleep(self.choice.random() * 0.3)
+            await asyncio.sleep(self.choice.random() * self.pace_s)
             if self.faults.at("idle") is Strike.CRASH:
                 self._crashed(self.processes[number])
             else:
@@ -169,14 +175,22 @@ class History:
     # -- what happens -------------------------------------------------------------------------------------------------------------
 
     def _step(self, process: Process) -> None:
-        size = min(len(process.queue), _BATCH_MAX)
-        process.batch = [process.queue.popleft() for _ in range(size)]
-        try:
-            process.ledger.writer.step()
-        except Died:
-            self._crashed(process)
-            return
-        for intent in process.batch:
+        """One batch is taken, and the one before ends; a process that has the lock goes on, as its thread would."""
+        while True:  # ends with the queue at the latest
+            try:
+                process.ledger.writer.step()
+            except Died:
+                self._crashed(process)
+                return
+            if taken := process.taken:
+                process.flights.append([process.queue.popleft() for _ in taken])
+            while len(process.flights) > process.ledger.writer.flying:
+                self._ended(process.flights.popleft())
+            if not process.locks:
+                return
+
+    def _ended(self, batch: list[Intent]) -> None:
+        for intent in batch:
             if intent.expected is None and not self.stale:
                 # No COMMIT came through. Where the answer only reads, it stands all the same.
                 would = copy.deepcopy(self.model)
@@ -189,7 +203,7 @@ class History:
         process.vanish()
 
     def _committed(self, process: Process, wrote: bool) -> None:
-        batch = process.batch
+        batch = process.flights[0] if process.flights else process.taken
         self._say(f"{process.name} committed {len(batch)}")
         if self.stale:
             return
@@ -329,11 +343,12 @@ class History:
                 raise Died
             if strike is Strike.CUT:
                 raise Unavailable("nobody answers")
-            process.wires.append(FaultyWire(open_wire(opened), watch, stale=self.stale))
+            process.wires.append(FaultyWire(open_wire(opened), watch, stale=self.stale, overlaps=self.overlaps))
             return process.wires[-1]
 
-        outside = Outside(connect=connect, pause=lambda failures: None)
-        ledger = LedgerStore(database, batch_max=_BATCH_MAX, queue_max=self.choice.choice((2, 50)), outside=outside)
+        doubted = self.choice.choice((1, 3, 50))
+        outside = Outside(connect=connect, pause=lambda failures: None, doubted_batches=doubted, beside=1)
+        ledger = LedgerStore(database, batch_max=self.batch_max, queue_max=self.choice.choice((2, 50)), outside=outside)
         process = Process(name, ledger, database)
         ledger.writer.open()
         return process
@@ -366,7 +381,6 @@ class History:
         self.trace.append(f"{self.loop.time():.3f} {line}")
 
 
-_BATCH_MAX = 6
 _ACCOUNTS = "SELECT awarded, charged, held FROM account WHERE kind = 'allocation' ORDER BY id"
 _HOLDS = "SELECT id, state, amount, charged, refusal_code FROM hold"
 _HOLD = "SELECT state, amount, charged FROM hold WHERE id = ?"

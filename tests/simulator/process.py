@@ -9,8 +9,8 @@ from typing import Any
 
 from quota.store.database import Database
 from quota.store.ledger import LedgerStore
-from quota.store.wire import Wire
 from tests.property import ledger_model as model
+from tests.simulator.faults import FaultyWire
 
 
 @dataclass(eq=False)
@@ -30,9 +30,19 @@ class Process:
     ledger: LedgerStore
     database: Database
     queue: deque[Intent] = field(default_factory=deque)
-    batch: list[Intent] = field(default_factory=list)
+    flights: deque[list[Intent]] = field(default_factory=deque)  # batches that were taken and not answered, at most two
     calls: dict[asyncio.Task[Any], None] = field(default_factory=dict)  # in their order, which a set would not keep
-    wires: list[Wire] = field(default_factory=list)
+    wires: list[FaultyWire] = field(default_factory=list)
+
+    @property
+    def taken(self) -> list[Intent]:
+        """What the writer has taken of the queue in this step."""
+        return list(self.queue)[: len(self.queue) - self.ledger.writer.waiting]
+
+    @property
+    def locks(self) -> bool:
+        """Whether nobody else can write until this process goes on."""
+        return any(wire.locked for wire in self.wires)
 
     def vanish(self) -> None:
         """Leave the database what a killed process leaves it."""

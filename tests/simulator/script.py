@@ -60,8 +60,22 @@ def meddling(choice: random.Random) -> model.Op:
     )
 
 
+def requests(choice: random.Random, client: int) -> list[model.Op]:
+    """Model requests one after the other: each is placed and settled by its own ids, a few of them twice."""
+    ops: list[model.Op] = []
+    for number in range(choice.randint(2, 6)):
+        hold = f"call-{client}-{number}"
+        ops.append(model.Place(hold, choice.randrange(2), choice.choice((0, 4, 20)), False))
+        ops.append(model.Settle(hold, model.Charge(hold, f"{hold}:end", 9, choice.choice((0, 2, 4, 30)))))
+        if choice.random() < 0.1:
+            ops.append(ops[choice.randrange(len(ops))])
+    return ops
+
+
 def scripts(choice: random.Random) -> list[list[model.Op]]:
     """One list of operations a client."""
+    if choice.random() < 0.3:
+        return [requests(choice, client) for client in range(choice.randint(3, 8))]
     found = [session(choice, hold) for hold in choice.sample(HOLDS, choice.randint(1, 3))]
     found += [[meddling(choice) for _ in range(choice.randint(2, 6))] for _ in range(choice.randint(1, 2))]
     if choice.random() < 0.5:  # the same client twice, as a retry of a retry

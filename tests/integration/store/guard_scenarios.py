@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 
 from sqlalchemy import text
 
-from quota.domain.errors import IdConflict, InvariantBroken, Refused, StaleEpoch
+from quota.domain.errors import IdConflict, InvariantBroken, Refused, StaleEpoch, TooMany
 from quota.domain.fence import Fence
-from quota.domain.hold import Hold, HoldState, LimitUse
+from quota.domain.hold import Hold, HoldOrder, HoldState, LimitUse
 from quota.domain.ids import HoldId
 from quota.store import operations as ops
 from quota.store import plan
@@ -26,10 +26,12 @@ from quota.store.instants import to_us
 from quota.store.ledger import LedgerStore
 from quota.store.load import load
 from quota.store.persist import Head, persist
+from quota.store.plan import Answer
 from quota.store.refusals import RefusalWindow
 from quota.store.unit_of_work import SqlTransaction
 from quota.store.verify import verify
 from quota.store.wire import Interference, Wire, open_wire
+from quota.store.writer import Outside, Ticket
 from tests import ledgers
 from tests.ledgers import Books, usage
 
@@ -50,6 +52,7 @@ def stale_plan_is_refused(books: Books, operation: ops.Operation, meanwhile: Cal
         epoch = int(wire.select(sql.OPEN_EPOCH, [("test", 0)])[0][0])
         try:
             persist(wire, ws, Head(epoch, 0, ""))
+            wire.confirm()
         except Interference:
             wire.rollback()
         else:
@@ -223,6 +226,97 @@ def what_another_writer_did_to_a_remembered_hold_is_seen(books: Books) -> None:
     assert verify(books.database) == []
 
 
+def what_another_writer_did_to_a_remembered_hold_that_is_free_is_seen(books: Books) -> None:
+    """Nothing moves on its account, whose version says nothing then."""
+    free = HoldId("hold-0001")
+
+    async def both() -> None:
+        async with LedgerStore(books.database) as here, LedgerStore(books.database) as there:
+            await here.place_hold(books.order(0, hold_id=free))
+            await there.settle(free, ledgers.NOW)
+            assert (await here.settle(free, ledgers.NOW, usage(free, "event-1", 0))).next_seq == 0
+
+    asyncio.run(both())
+    assert verify(books.database) == []
+
+
+def no_answer_rests_on_a_remembered_account(books: Books) -> None:
+    """Nothing is moved by a refusal, nor by a hold on what is free: the account's row is looked at all the same."""
+
+    async def answers() -> list[Hold]:
+        async with LedgerStore(books.database, outside=Outside(doubted_batches=1)) as ledger:
+            await ledger.place_hold(books.order(60))
+            await asyncio.to_thread(ledgers.adjust, books.database, books.person.id, "adjust-1", books.accounts[0], 200)
+            more = await ledger.place_hold(books.order(100))
+            await ledger.place_hold(books.order(1))
+            await asyncio.to_thread(ledgers.freeze, books.database, books.accounts[0], frozen=True)
+            return [more, await ledger.place_hold(books.order(0))]
+
+    assert [hold.state for hold in asyncio.run(answers())] == [HoldState.HELD, HoldState.REFUSED]
+    assert verify(books.database) == []
+
+
+def what_was_planned_on_a_batch_that_failed_is_planned_again(books: Books) -> None:
+    """The second batch is planned on what the first one leaves, and that one meets an award that was lowered behind its back."""
+
+    async def answers() -> list[Answer]:
+        async with _by_hand(books.database) as (ledger, ask):
+            first = ask(books.order(60))
+            while ledger.writer.step():
+                pass
+            await first
+            ledgers.adjust(books.database, books.person.id, "adjust-1", books.accounts[0], -30)
+            asked = []
+            for amount in (30, 5, 6):
+                asked.append(ask(books.order(amount)))
+                ledger.writer.step()
+            while ledger.writer.step():
+                pass
+            return await asyncio.gather(*asked)
+
+    held, refused = HoldState.HELD, HoldState.REFUSED
+    assert [hold.state for hold in asyncio.run(answers()) if isinstance(hold, Hold)] == [refused, held, refused]
+    assert verify(books.database) == []
+    with books.database.reading() as connection:
+        assert connection.execute(text("SELECT held FROM account WHERE id = 'account-0'")).scalar_one() == 65
+
+
+def refusals_on_their_way_count(books: Books) -> None:
+    """One a minute is stored; while it is with the database the next is asked for."""
+
+    async def answers() -> list[object]:
+        async with _by_hand(books.database, RefusalWindow(1)) as (ledger, ask):
+            asked = []
+            for amount in (1, 1000, 1000, 1000):
+                asked.append(ask(books.order(amount)))
+                ledger.writer.step()
+            while ledger.writer.step():
+                pass
+            return await asyncio.gather(*asked, return_exceptions=True)
+
+    _, refusal, *more = asyncio.run(answers())
+    assert isinstance(refusal, Hold)
+    assert [type(one) for one in more] == [TooMany, TooMany]
+    assert verify(books.database) == []
+
+
+@asynccontextmanager
+async def _by_hand(
+    database: Database, refusals: RefusalWindow | None = None, *, beside: int = 1
+) -> AsyncIterator[tuple[LedgerStore, Callable[[HoldOrder], Ticket]]]:
+    """A ledger whose writer goes one step where it is told to, and a way to ask it for holds."""
+    ledger = LedgerStore(database, refusals=refusals, outside=Outside(beside=beside))
+    ledger.writer.open()
+
+    def ask(order: HoldOrder) -> Ticket:
+        ticket: Ticket = asyncio.get_running_loop().create_future()
+        ledger.writer.submit(ops.place_hold(order), ticket)
+        return ticket
+
+    yield ledger, ask
+    await asyncio.to_thread(ledger.close)
+
+
 def a_replaced_hub_is_refused(books: Books) -> None:
     with books.database.writing() as connection:
         fences = SqlTransaction(connection).fences
@@ -261,6 +355,41 @@ def accounts_are_locked_in_id_order(books: Books) -> None:
         assert free, "the second account was locked before the first"
 
 
+def remembered_accounts_are_locked_in_id_order(books: Books) -> None:
+    """As the ones that are read: who remembers accounts locks them by changing them."""
+    if books.database.is_sqlite:
+        return
+
+    async def free() -> bool:
+        async with _by_hand(books.database, beside=2) as (ledger, ask):
+            for account in (1, 0):  # remembered in this order
+                ask(books.order(1, account=account))
+                while ledger.writer.step():
+                    pass
+            with _wire(books.database) as holder, books.database.writing() as watcher:
+                holder.begin()
+                holder.select(sql.LOCK_ACCOUNTS, [["account-0"]])
+                asked = [ask(books.order(1, account=account)) for account in (1, 0)]
+                ledger.writer.step()  # sent, and not waited for
+                blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                for _ in range(2_000):
+                    if watcher.execute(blocked).scalar_one():
+                        break
+                    watcher.execute(text("SELECT pg_sleep(0.005)"))
+                else:
+                    raise AssertionError("the first account was not locked")
+                query = text("SELECT id FROM account WHERE id = 'account-1' FOR NO KEY UPDATE SKIP LOCKED")
+                found = bool(watcher.execute(query).all())
+                holder.rollback()
+                watcher.rollback()
+            while ledger.writer.step():
+                pass
+            await asyncio.gather(*asked)
+            return found
+
+    assert asyncio.run(free()), "the second account was locked before the first"
+
+
 SCENARIOS: tuple[Callable[[Books], None], ...] = (
     takes_what_another_took,
     takes_from_what_was_frozen,
@@ -283,9 +412,14 @@ SCENARIOS: tuple[Callable[[Books], None], ...] = (
     what_is_left_returns,
     a_stored_refusal_is_replayed_where_no_more_are_stored,
     what_another_writer_did_to_a_remembered_hold_is_seen,
+    what_another_writer_did_to_a_remembered_hold_that_is_free_is_seen,
+    no_answer_rests_on_a_remembered_account,
+    what_was_planned_on_a_batch_that_failed_is_planned_again,
+    refusals_on_their_way_count,
     a_replaced_hub_is_refused,
     refunds_end_with_what_was_charged,
     accounts_are_locked_in_id_order,
+    remembered_accounts_are_locked_in_id_order,
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import psycopg
 import pytest
 from sqlalchemy import text
 
@@ -18,7 +19,7 @@ from quota.store.database import Database, open_database
 from quota.store.ledger import LedgerStore
 from quota.store.migrate import migrate
 from quota.store.verify import verify
-from quota.store.wire import Insert, Row, Statement, Wire, open_wire
+from quota.store.wire import Insert, PostgresWire, Row, Statement, Wire, open_wire
 from quota.store.writer import Outside
 from tests import ledgers
 from tests.integration.postgres import Postgres
@@ -47,6 +48,10 @@ class LossyWire:
     def __init__(self, inner: Wire, losses: Losses) -> None:
         self._inner = inner
         self._losses = losses
+
+    @property
+    def overlaps(self) -> bool:
+        return self._inner.overlaps
 
     def begin(self) -> None:
         self._inner.begin()
@@ -77,8 +82,46 @@ class LossyWire:
     def insert(self, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None) -> None:
         self._inner.insert(insert, rows, shared, dumped)
 
+    def add_link(self, statement: Statement, row: Row) -> int | None:
+        return self._inner.add_link(statement, row)
+
+    def send(self) -> None:
+        self._inner.send()
+
+    def forget(self) -> None:
+        self._inner.forget()
+
+    def ready(self, bell: int) -> None:
+        self._inner.ready(bell)
+
     def confirm(self) -> None:
         self._inner.confirm()
+
+
+@dataclass
+class Overlaps:
+    """COMMITs behind which the next batch was sent, and how many of those were lost."""
+
+    sent: int = 0
+    lost: int = 0
+
+
+class OverlappingWire(LossyWire):
+    """A wire that counts them."""
+
+    def __init__(self, inner: Wire, overlaps: Overlaps) -> None:
+        super().__init__(inner, Losses(every=10**9, after=True))
+        self._overlaps = overlaps
+
+    def commit(self) -> None:
+        assert isinstance(self._inner, PostgresWire)
+        behind = bool(self._inner._behind)
+        self._overlaps.sent += behind
+        try:
+            super().commit()
+        except psycopg.Error:
+            self._overlaps.lost += behind
+            raise
 
 
 class OvertakenWire(LossyWire):
@@ -138,7 +181,10 @@ async def test_a_lost_reply_to_commit_changes_no_answer_and_no_balance(database:
 
 @pytest.mark.timeout(600)
 async def test_commits_cut_on_postgresqls_wire_count_once(postgres: Postgres) -> None:
-    """Cuts of three kinds by turns: after the server said COMMIT, right after COMMIT was sent, before it was."""
+    """Cuts of three kinds by turns: after the server said COMMIT, right after COMMIT was sent, before it was.
+
+    Behind many a COMMIT goes the next batch, which has none of its own yet.
+    """
     url = postgres.new_database()
     direct = open_database(url)
     migrate(direct)
@@ -146,7 +192,9 @@ async def test_commits_cut_on_postgresqls_wire_count_once(postgres: Postgres) ->
     cutter = Cutter(every=2, ways=(Cut.REPLY, Cut.REPLY, Cut.SENT, Cut.COMMIT))
     async with WireProxy(postgres.port, cutter) as proxy:
         through = open_database(url.replace(f":{postgres.port}/", f":{proxy.port}/"))
-        async with LedgerStore(through, batch_max=8) as ledger:
+        overlaps = Overlaps()
+        outside = Outside(connect=lambda opened: OverlappingWire(open_wire(opened), overlaps), beside=1)
+        async with LedgerStore(through, batch_max=8, outside=outside) as ledger:
             placed = 0
             while cutter.cuts.get(Cut.REPLY, 0) < REPLIES:
                 orders = [books.order(3, hold_id=f"hold-{placed + number:05}") for number in range(64)]
@@ -155,6 +203,7 @@ async def test_commits_cut_on_postgresqls_wire_count_once(postgres: Postgres) ->
                 assert placed < 64 * REPLIES, cutter
         await asyncio.to_thread(through.close)
     assert min(cutter.cuts.values()) >= REPLIES // 3
+    assert overlaps.lost >= REPLIES // 10, f"{overlaps} of {cutter}"
     with direct.reading() as connection:
         row = connection.execute(text("SELECT charged, held FROM account WHERE id = 'account-0'")).one()
         holds, usages = (

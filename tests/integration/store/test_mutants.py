@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import psycopg
@@ -11,12 +11,12 @@ import pytest
 
 from quota.domain.errors import QuotaError
 from quota.domain.hold import HoldState
-from quota.store import plan, wire, writer
+from quota.store import persist, plan, wire, writer
 from quota.store import statements as sql
 from quota.store.database import Database
 from quota.store.refunds import SqlRefunds
-from quota.store.wire import PostgresWire, Row, Statement
-from quota.store.working_set import HoldRow, UsageRow, WorkingSet
+from quota.store.wire import Insert, PostgresWire, Row, Statement
+from quota.store.working_set import AccountRow, HoldRow, UsageRow, WorkingSet
 from tests import ledgers
 from tests.integration.store import guard_scenarios as guards
 from tests.integration.store.guard_scenarios import SCENARIOS
@@ -74,18 +74,32 @@ MUTANTS = (
            _without("hold_limit.charged = d.seen_charged", "hold_limit.amount = d.seen_amount")),
     Mutant("an error rests on what was remembered", writer, "_has_error",
            guards.a_stored_refusal_is_replayed_where_no_more_are_stored, lambda _: lambda outcomes: False),
-    Mutant("what is remembered is believed", sql, "SETTLE_HOLDS", guards.what_another_writer_did_to_a_remembered_hold_is_seen,
+    Mutant("what is remembered is believed", sql, "SETTLE_HOLDS",
+           guards.what_another_writer_did_to_a_remembered_hold_that_is_free_is_seen,
            _without("hold.state || '' = 'held' AND hold.next_seq = d.seen_next_seq")),
+    Mutant("a remembered account is believed", sql, "MOVE_ACCOUNTS", guards.no_answer_rests_on_a_remembered_account,
+           _without("(d.strict = 0 OR account.version = d.version)")),
+    Mutant("a refusal looks at no account", AccountRow, "touched", guards.no_answer_rests_on_a_remembered_account,
+           lambda _: property(lambda account: account.changed)),
+    Mutant("a batch that failed is built on", writer.Writer, "_undo",
+           guards.what_was_planned_on_a_batch_that_failed_is_planned_again, lambda old: _building_on(old), engine="postgresql"),
+    Mutant("refusals on their way do not count", WorkingSet, "keep_refusal", guards.refusals_on_their_way_count,
+           lambda _: _keeping_a_refusal, engine="postgresql"),
+    Mutant("nobody counts what changed", wire, "demand", guards.takes_what_another_took, lambda _: lambda *_: None),
+    Mutant("COMMIT goes out unconfirmed", PostgresWire, "confirm", guards.what_was_planned_on_a_batch_that_failed_is_planned_again,
+           lambda _: _unconfirmed, engine="postgresql"),
     Mutant("a hold goes in twice", wire, "demand", guards.places_an_id_that_another_placed,
            lambda _: lambda *_: None, engine="sqlite"),
     Mutant("usage goes in twice", wire, "demand", guards.records_usage_that_another_recorded,
            lambda _: lambda *_: None, engine="sqlite"),
-    Mutant("a hold's key may exist", PostgresWire, "_send", guards.places_an_id_that_another_placed,
+    Mutant("a hold's key may exist", PostgresWire, "insert", guards.places_an_id_that_another_placed,
            lambda old: _passing_over(old), engine="postgresql"),
-    Mutant("usage's key may exist", PostgresWire, "_send", guards.records_usage_that_another_recorded,
+    Mutant("usage's key may exist", PostgresWire, "insert", guards.records_usage_that_another_recorded,
            lambda old: _passing_over(old), engine="postgresql"),
     Mutant("locks in another order", sql, "LOCK_ACCOUNTS", guards.accounts_are_locked_in_id_order,
            _without("ORDER BY id", by="ORDER BY id DESC"), engine="postgresql"),
+    Mutant("remembered accounts are locked in another order", persist, "_in_lock_order",
+           guards.remembered_accounts_are_locked_in_id_order, lambda _: _backwards, engine="postgresql"),
     Mutant("no locks", sql, "LOCK_ACCOUNTS", guards.accounts_are_locked_in_id_order,
            _without("{lock}", by=""), engine="postgresql"),
     Mutant("bodies are not compared", plan, "_recorded", guards.an_id_with_another_body_is_a_conflict,
@@ -102,16 +116,45 @@ MUTANTS = (
 def _passing_over(old: object) -> object:
     """Keys that exist are left out and nobody counts."""
 
-    def send(
-        one: PostgresWire, text: bytes, values: Row, rows: Sequence[Row], what: str, *, once: bool = False
+    def insert(
+        one: PostgresWire, insert: Insert, rows: Sequence[Row], shared: Row = (), dumped: bytes | None = None
     ) -> None:
         assert callable(old)
-        if once:
-            one._connection.execute(text + b" ON CONFLICT DO NOTHING", values)
-        else:
-            old(one, text, values, rows, what)
+        old(one, insert, rows, shared, dumped)
+        if insert.once:
+            run = one._planned.pop()
+            one._planned.append(replace(run, text=run.text + b" ON CONFLICT DO NOTHING", rows=None))
 
-    return send
+    return insert
+
+
+def _building_on(old: object) -> object:
+    """What is in the wire for the next batch goes as it was planned."""
+
+    def undo(one: writer.Writer, failed: wire.Wire) -> None:
+        assert callable(old)
+        ahead = one._ahead
+        old(one, failed)
+        one._ahead = ahead
+
+    return undo
+
+
+def _keeping_a_refusal(ws: WorkingSet, actor: str) -> None:
+    ws.refusals.admit(actor, ws.refused[actor])
+    ws.refused[actor] += 1
+
+
+def _backwards(accounts: Iterable[AccountRow]) -> list[AccountRow]:
+    return sorted(accounts, key=lambda account: account.id, reverse=True)
+
+
+def _unconfirmed(one: PostgresWire) -> None:
+    """The answers are read and not looked at."""
+    if not one._unconfirmed:
+        one.send()
+    one._pipeline.receive()
+    one._unconfirmed = []
 
 
 def _clamped(old: object) -> object:

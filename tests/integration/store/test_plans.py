@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import psycopg
 import pytest
 from sqlalchemy import text
 
 from quota.domain.ids import new_id
 from quota.store import statements as sql
 from quota.store.database import Database, dedicated
-from quota.store.wire import PostgresWire, Statement
+from quota.store.wire import PostgresWire, Rows, Statement
 from tests import ledgers
 
 BATCH = 250
@@ -29,13 +28,12 @@ def test_a_change_of_holds_reads_the_holds_that_change_and_no_other(
         connection.execute(text("ANALYZE hold"))  # no hold is open, as far as PostgreSQL's statistics go
     ids = [new_id() for _ in range(OPEN)]
     _insert(database, books, ids, "held")
-    own: psycopg.Connection[object] = dedicated(database)
-    wire = PostgresWire(own)
+    wire = PostgresWire(dedicated(database))
     wire.begin()
-    before = _rows_read(own)
+    before = _rows_read(wire)
     wire.update(statement, [_settled(hold_id, statement) for hold_id in ids[:BATCH]])
     wire.confirm()
-    read = _rows_read(own) - before
+    read = _rows_read(wire) - before
     wire.rollback()
     wire.close()
     database.close()
@@ -65,10 +63,12 @@ def _settled(hold_id: str, statement: Statement) -> tuple[object, ...]:
     return tuple(values[name] for name in statement.rows.columns)
 
 
-def _rows_read(connection: psycopg.Connection[object]) -> int:
+_READ = Statement(
+    "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM {rows} k, pg_stat_xact_user_tables WHERE relname = k.id",
+    Rows({"id": "text"}),
+)
+
+
+def _rows_read(wire: PostgresWire) -> int:
     """Rows of `hold` that this transaction fetched through an index or by reading the table."""
-    row = connection.execute(
-        "SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables WHERE relname = 'hold'"
-    ).fetchone()
-    assert isinstance(row, tuple)
-    return int(row[0])
+    return int(wire.select(_READ, [["hold"]])[0][0])

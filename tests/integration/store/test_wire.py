@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from quota.store import statements as sql
 from quota.store.database import Database, dedicated
-from quota.store.wire import Interference, PostgresWire, SqliteWire, Statement, Wire, open_wire
+from quota.store.wire import InFlight, Interference, PostgresWire, Rows, SqliteWire, Statement, Wire, open_wire
 from quota.store.working_set import Entry
 from tests.ledgers import open_books, sqlite_database
 
@@ -37,6 +37,9 @@ def test_entries_are_written_as_they_were_planned(database: Database) -> None:
 
 _ENTRY: Entry = ("h:1", "account-0", "held", 1, "hold-1", None, "hold", 1, "person", "available")
 _USAGE = ("bench", "event-1", "hold-1", 0, 0, 0, 1, 1, 0, 0, "{}", "hash")
+
+
+_ISOLATION = Statement("SELECT current_setting('transaction_isolation') FROM {rows} k", Rows({"id": "text"}))
 
 
 def _usage(wire: Wire) -> None:
@@ -120,7 +123,7 @@ def test_a_sites_own_isolation_level_is_not_the_writers(new_postgres_database: C
     assert isinstance(connection, psycopg.Connection)
     wire = PostgresWire(connection)
     wire.begin()
-    assert connection.execute("SHOW transaction_isolation").fetchone() == ("read committed",)
+    assert [tuple(row) for row in wire.select(_ISOLATION, [["any"]])] == [("read committed",)]
     wire.rollback()
     wire.close()
     database.close()
@@ -138,13 +141,84 @@ def test_changes_that_nobody_confirmed_are_not_committed(new_postgres_database: 
     database.close()
 
 
+def _sent(wire: Wire, change: Callable[[Wire], None]) -> None:
+    wire.begin()
+    change(wire)
+    wire.send()
+
+
+def _entry(wire: Wire) -> None:
+    wire.insert(sql.ADD_ENTRIES, [_ENTRY], (1,))
+
+
+def test_the_next_batch_goes_with_commit_and_counts_with_its_own(
+    new_postgres_database: Callable[[], Database],
+) -> None:
+    database = new_postgres_database()
+    wire = open_wire(database)
+    _sent(wire, _entry)
+    _sent(wire, _entry)
+    with pytest.raises(AssertionError):
+        wire.commit()  # nobody looked at the guards
+    wire.confirm()
+    assert _entries(database) == 0
+    wire.commit()
+    assert _entries(database) == 1
+    with pytest.raises(AssertionError):
+        wire.commit()
+    wire.confirm()
+    assert _entries(database) == 1
+    wire.commit()
+    with pytest.raises(AssertionError):
+        wire.commit()  # there is no third
+    wire.close()
+    assert _entries(database) == 2
+    database.close()
+
+
+def test_a_batch_that_has_to_read_waits_for_the_one_before_it(new_postgres_database: Callable[[], Database]) -> None:
+    database = new_postgres_database()
+    wire = open_wire(database)
+    _sent(wire, _entry)
+    with pytest.raises(InFlight):
+        _sent(wire, _reads_behind_a_usage_that_is_there)
+    wire.forget()
+    wire.confirm()
+    wire.commit()
+    wire.begin()
+    assert wire.select(_USAGES, [["event-1"]]) == []  # nor was it sent with that COMMIT
+    wire.commit()
+    wire.close()
+    assert _entries(database) == 1
+    database.close()
+
+
+def test_what_stood_behind_a_batch_that_failed_is_not_written(new_postgres_database: Callable[[], Database]) -> None:
+    database = new_postgres_database()
+    wire = open_wire(database)
+    _sent(wire, _settles_no_hold)
+    _sent(wire, _entry)
+    with pytest.raises(Interference):
+        wire.confirm()
+    wire.rollback()
+    _sent(wire, _usage)
+    wire.confirm()
+    wire.commit()
+    wire.close()
+    assert _entries(database) == 0
+    database.close()
+
+
+_USAGES = Statement("SELECT u.event_id FROM {rows} k JOIN usage_record u ON u.event_id = k.id", Rows({"id": "text"}))
+
+
 def _entries(database: Database) -> int:
     with database.reading() as connection:
         return int(connection.execute(text("SELECT count(*) FROM entry")).scalar_one())
 
 
 def _move(wire: Wire, accounts: Sequence[str], held: int, charged: int) -> None:
-    wire.update(sql.MOVE_ACCOUNTS, [(account, held, charged, 1, 0, 0) for account in accounts])
+    wire.update(sql.MOVE_ACCOUNTS, [(account, held, charged, 1, 0, 0, 0) for account in accounts])
     wire.confirm()
 
 

@@ -77,26 +77,21 @@ class Tally:
         if counts is None:
             return None
         admitted, server, tokens = self.admitted, self.server or self.admitted.server, counts.total
+        payload: dict[str, object] = {
+            "outcome": str(self.outcome),
+            "prompt_tokens": counts.prompt,
+            "cached_tokens": counts.cached,
+            "output_tokens": counts.output,
+            "reasoning_tokens": counts.reasoning,
+            "model": admitted.request.model.name,
+            "provider": server.provider,
+            "hardware": server.hardware,
+            "cloud": server.cloud,
+            "application": admitted.caller.application,
+            "session": admitted.caller.session,
+        }
+        # Fields by position: by name a tuple with names takes twice as long.
         return Usage(
-            source=SOURCE,
-            event_id=admitted.hold_id,
-            hold_id=admitted.hold_id,
-            from_at=admitted.at,
-            to_at=max(at, admitted.at),
-            quantity=tokens,
-            amount=admitted.price.down(tokens),
-            estimated=self.estimated,
-            payload={
-                "outcome": str(self.outcome),
-                "prompt_tokens": counts.prompt,
-                "cached_tokens": counts.cached,
-                "output_tokens": counts.output,
-                "reasoning_tokens": counts.reasoning,
-                "model": admitted.request.model.name,
-                "provider": server.provider,
-                "hardware": server.hardware,
-                "cloud": server.cloud,
-                "application": admitted.caller.application,
-                "session": admitted.caller.session,
-            },
-        )
+            SOURCE, admitted.hold_id, admitted.hold_id, admitted.at, max(at, admitted.at),
+            tokens, admitted.price.down(tokens), self.estimated, payload,
+        )  # fmt: skip

@@ -42,9 +42,8 @@ Ticket = asyncio.Future[plan.Answer]
 Deliver = Callable[[Sequence[tuple[Ticket, Outcome]]], None]
 
 _ATTEMPTS: Final = 5
-BESIDE: Final = (
-    128  # make a batch of their own, planned while another one is with the database; fewer would pay for its COMMIT
-)
+# Make a batch of their own, planned while another one is with the database; fewer would not pay for its COMMIT.
+BESIDE: Final = 64
 
 
 def _spread(failures: int) -> None:

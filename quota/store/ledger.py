@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -187,10 +186,9 @@ class LedgerStore:
 
 def _deliver(pairs: Sequence[tuple[Ticket, Outcome]]) -> None:
     """Resolve the futures on their own loops: one wake-up a loop, whatever the batch's size."""
-    by_loop: defaultdict[asyncio.AbstractEventLoop, list[tuple[Ticket, Outcome]]] = defaultdict(list)
-    for pair in pairs:
-        by_loop[pair[0].get_loop()].append(pair)
-    for loop, some in by_loop.items():
+    loops = {ticket.get_loop() for ticket, _ in pairs}
+    for loop in loops:
+        some = pairs if len(loops) == 1 else [pair for pair in pairs if pair[0].get_loop() is loop]
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_resolve, some)
 

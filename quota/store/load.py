@@ -8,7 +8,7 @@ locks them, in the same order, and compares their versions. A hold is read befor
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from quota.store import statements as sql
@@ -18,6 +18,7 @@ from quota.store.wire import Wire
 from quota.store.working_set import (
     AccountRow,
     HoldLimitRow,
+    HoldRow,
     LimitRow,
     LineRow,
     RefusedLine,
@@ -63,33 +64,36 @@ def load(wire: Wire, operations: Sequence[Operation], memory: Memory | None = No
 
 def _load_holds(wire: Wire, ws: WorkingSet, operations: Sequence[Plain], memory: Memory | None) -> bool:
     """Whether none had to be read."""
-    hold_ids = {op.order.id if isinstance(op, PlaceHold) else op.hold_id for op in operations}
-    if memory is not None:
-        known, new = _believed(operations, memory)
+    remembered = {} if memory is None else memory.holds
+    known, new, read = _sorted_out(operations, remembered)
+    if memory is None:
+        read |= new
+    else:
+        new -= read
+        known -= read
         ws.believed = known | new
-        hold_ids -= ws.believed
-    if hold_ids:
-        for row in wire.select(sql.HOLDS, _keys(hold_ids)):
+    if read:
+        for row in wire.select(sql.HOLDS, _keys(read)):
             ws.holds[row[0]] = stored_hold(row)
-    if memory is not None:
-        for hold_id in known:
-            ws.holds[hold_id] = memory.hold(hold_id)
-    return not hold_ids
+    for hold_id in known:
+        ws.holds[hold_id] = remembered[hold_id]
+    return not read
 
 
-def _believed(operations: Sequence[Plain], memory: Memory) -> tuple[set[str], set[str]]:
-    """Ids of holds whose rows are remembered, and of those that are taken for new: each operation writes them under a guard."""
-    new: set[str] = set()
+def _sorted_out(operations: Sequence[Plain], remembered: Mapping[str, HoldRow]) -> tuple[set[str], set[str], set[str]]:
+    """Ids of holds whose rows are remembered and of those that look new, which each operation writes under a guard; and the others."""
     known: set[str] = set()
+    new: set[str] = set()
     read: set[str] = set()
     for op in operations:
         if isinstance(op, PlaceHold):
-            (read if op.order.id in memory else new).add(op.order.id)
-        elif isinstance(op, _WITH_USAGE) and op.hold_id in memory:
+            hold_id = op.order.id
+            (read if hold_id in remembered else new).add(hold_id)
+        elif op.hold_id in remembered and isinstance(op, _WITH_USAGE):
             known.add(op.hold_id)
         else:
             read.add(op.hold_id)
-    return known - read, new - read
+    return known, new, read
 
 
 def _unfenced(wire: Wire, ws: WorkingSet, operations: Sequence[Operation]) -> list[Plain]:

@@ -41,11 +41,10 @@ class Memory:
     def serves_accounts(self) -> bool:
         return self._doubted == self._accounts_doubted == 0
 
-    def __contains__(self, hold_id: str) -> bool:
-        return hold_id in self._holds
-
-    def hold(self, hold_id: str) -> HoldRow:
-        return self._holds[hold_id]
+    @property
+    def holds(self) -> Mapping[str, HoldRow]:
+        """Those that are remembered, by id."""
+        return self._holds
 
     def accounts(self, ids: Iterable[str]) -> Mapping[str, AccountRow] | None:
         """All of them, or None where not all are remembered."""

@@ -254,7 +254,7 @@ def _record(ws: WorkingSet, hold: HoldRow, op: Charge) -> int:
         for from_us, to_us in ws.intervals(hold.id):
             if op.from_us < to_us and from_us < op.to_us:
                 raise InvariantBroken("this usage overlaps what was charged already", hold_id=hold.id)
-    excess = max(0, usage.amount - hold.rest)
+    excess = max(0, usage.amount - hold.amount + hold.charged)
     row = made(UsageRow, (
         usage.source, usage.event_id, hold.id, hold.next_seq, op.from_us, op.to_us, usage.quantity, usage.amount, excess,
         int(usage.estimated), op.payload, op.payload_hash,
@@ -324,7 +324,7 @@ def _settle(ws: WorkingSet, op: Settle) -> Hold:
         return hold_from(hold, replayed=True)
     if op.charge is not None and _recorded(ws, op.charge) is None:
         _record(ws, hold, op.charge)
-    _close(ws, hold, HoldState.SETTLED, op.at_us, f"s:{hold.id}", "settle")
+    _close(ws, hold, HoldState.SETTLED, op.at_us, "s", "settle")
     return hold_from(hold)
 
 
@@ -336,18 +336,19 @@ def _close_unused(ws: WorkingSet, op: Close) -> Hold:
     if hold.next_seq > 0:
         raise WrongState("something was charged on this hold: settle it", hold_id=hold.id)
     hold.close_reason = op.reason
-    _close(ws, hold, op.to, op.at_us, f"r:{hold.id}", "release" if op.to is HoldState.RELEASED else "expire")
+    _close(ws, hold, op.to, op.at_us, "r", "release" if op.to is HoldState.RELEASED else "expire")
     return hold_from(hold)
 
 
-def _close(ws: WorkingSet, hold: HoldRow, state: HoldState, at_us: int, txn_id: str, kind: str) -> None:
+def _close(ws: WorkingSet, hold: HoldRow, state: HoldState, at_us: int, letter: str, kind: str) -> None:
     rest = hold.rest
     if rest > 0:
-        account = ws.accounts[hold.account_id]
+        account, txn_id = ws.accounts[hold.account_id], f"{letter}:{hold.id}"
         account.move(held=-rest, charged=0)
         ws.entries.append((txn_id, account.id, "held", -rest, hold.id, None, kind, at_us, hold.actor, "available"))
-    for use in ws.hold_limits.get(hold.id, ()):
-        ws.limits[use.limit_id].move(held=use.charged - use.amount, charged=0)
+    if hold.limit_count:
+        for use in ws.hold_limits.get(hold.id, ()):
+            ws.limits[use.limit_id].move(held=use.charged - use.amount, charged=0)
     hold.state = STORED[state]
     hold.closed_us = at_us
     hold.changed = True

@@ -107,10 +107,11 @@ class HoldRow:
     seen_next_seq: int = 0
     seen_line_count: int = 0
     seen_amount: int = 0
-    # Instants as they were given, where they were given as UTC: converting them costs more than the rest of an answer.
+    # As they were given, instants where they were given as UTC: converting them costs more than the rest of an answer.
     placed_at: datetime | None = None
     lease_until: datetime | None = None
     charged_to: datetime | None = None
+    said: Mapping[str, object] | None = None  # the details
 
     @property
     def rest(self) -> int:
@@ -283,6 +284,7 @@ def fresh_hold(op: PlaceHold, refusal: Refused | None, epoch: int) -> HoldRow:
     )  # fmt: skip
     if order.at.tzinfo is UTC and order.lease_until.tzinfo is UTC:
         row.placed_at, row.lease_until = order.at, order.lease_until
+    row.said = order.details
     return row
 
 
@@ -290,14 +292,14 @@ def placed_hold(op: PlaceHold, row: HoldRow) -> Hold:
     """As `hold_from` for what `fresh_hold` made: the caller's own values, converted from nothing."""
     order = op.order
     if row.refusal_code is not None or row.placed_at is None or row.lease_until is None:
-        return hold_from(row, details=order.details)
+        return hold_from(row)
     return made(Hold, (
         order.id, order.kind, HoldState.HELD, order.subject, order.actor, order.project_id, order.allocation_id, order.unit,
         order.amount, 0, row.placed_at, row.lease_until, order.details, None, 0, None, False,
     ))  # fmt: skip
 
 
-def hold_from(row: HoldRow, *, replayed: bool = False, details: Mapping[str, object] | None = None) -> Hold:
+def hold_from(row: HoldRow, *, replayed: bool = False) -> Hold:
     """A row as the domain's value."""
     refusal = None
     if row.refusal_code is not None:
@@ -305,7 +307,7 @@ def hold_from(row: HoldRow, *, replayed: bool = False, details: Mapping[str, obj
     return made(Hold, (
         row.id, _KINDS[row.kind], _STATES[row.state], row.subject, row.actor, row.project_id, row.account_id, _UNITS[row.unit],
         row.amount, row.charged, row.placed_at or from_us(row.placed_us), row.lease_until or from_us(row.lease_until_us),
-        load(row.details) if details is None else details, refusal, row.next_seq,
+        load(row.details) if row.said is None else row.said, refusal, row.next_seq,
         row.charged_to or from_us_or_none(row.charged_to_us), replayed,
     ))  # fmt: skip
 

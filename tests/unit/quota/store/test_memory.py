@@ -25,25 +25,25 @@ def _account(account_id: str) -> AccountRow:
 def test_an_open_hold_is_remembered_until_a_batch_takes_it() -> None:
     memory, row = Memory(), _row("hold-0001")
     memory.keep(_left(row))
-    assert "hold-0001" in memory
-    taken = memory.hold("hold-0001")
+    assert "hold-0001" in memory.holds
+    taken = memory.holds["hold-0001"]
     assert (taken.fresh, taken.seen_amount, taken.seen_line_count) == (False, row.amount, 1)
     memory.taken(_left(taken))
-    assert "hold-0001" not in memory
+    assert "hold-0001" not in memory.holds
 
 
 def test_what_is_closed_counts_against_limits_or_has_further_lines_is_not_remembered() -> None:
     memory, closed, topped = Memory(), _row("hold-0001"), _row("hold-0002")
     closed.state, topped.line_count = "settled", 2
     memory.keep(_left(closed, topped, _row("hold-0003", LimitUse("member-1", 1))))
-    assert not any(f"hold-000{number}" in memory for number in (1, 2, 3))
+    assert not any(f"hold-000{number}" in memory.holds for number in (1, 2, 3))
 
 
 def test_the_oldest_are_forgotten_first() -> None:
     memory = Memory(holds_max=2)
     memory.keep(_left(*(_row(f"hold-000{number}") for number in range(3))))
-    assert "hold-0000" not in memory
-    assert "hold-0002" in memory
+    assert "hold-0000" not in memory.holds
+    assert "hold-0002" in memory.holds
 
 
 def test_a_doubt_lasts_for_some_batches() -> None:
@@ -55,7 +55,7 @@ def test_a_doubt_lasts_for_some_batches() -> None:
     assert not memory.serves
     memory.committed()
     assert memory.serves
-    assert "hold-0001" not in memory
+    assert "hold-0001" not in memory.holds
 
 
 def test_an_account_is_remembered_as_the_batch_leaves_it() -> None:
@@ -83,7 +83,7 @@ def test_a_doubt_about_accounts_leaves_holds_remembered() -> None:
     ws = _left(_row("hold-0001"))
     ws.accounts["account-0"] = _account("account-0")
     memory.keep(ws)
-    assert "hold-0001" in memory
+    assert "hold-0001" in memory.holds
     assert memory.accounts(["account-0"]) is None
     memory.committed()
     assert memory.serves_accounts
@@ -95,7 +95,7 @@ def test_what_is_forgotten_is_gone() -> None:
     ws.accounts["account-0"] = _account("account-0")
     memory.keep(ws)
     memory.clear()
-    assert "hold-0001" not in memory
+    assert "hold-0001" not in memory.holds
     assert memory.accounts(["account-0"]) is None
     for number in range(2):
         ws = WorkingSet(accounts={f"account-{number}": _account(f"account-{number}")})

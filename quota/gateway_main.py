@@ -139,7 +139,7 @@ async def publish_weights(store: Store, settings: Settings) -> None:
 def tune_interpreter() -> None:
     """Suit the interpreter to the ledger: cycles are looked for seldom, and threads take short turns.
 
-    A batch makes thousands of objects, none of them in a cycle. Its writer comes back from the database a dozen times a batch and
+    A batch makes thousands of objects, none of them in a cycle. Its writer comes back from SQLite a dozen times a batch and
     would wait 5 ms each time for an event loop that is busy; with short turns the database works while the loop does.
     """
     gc.freeze()

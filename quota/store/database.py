@@ -25,6 +25,9 @@ from quota.domain.errors import Unavailable
 
 BUSY_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 10
+_UNHEARD_MS: Final = (
+    25_000  # that PostgreSQL's host may leave what was sent unacknowledged: as long as it may be silent
+)
 _READERS_AT_ONCE: Final = 8
 _CACHE_KIB: Final = 32_768
 _CHECKPOINT_PAGES: Final = 8_000
@@ -147,6 +150,7 @@ def _open_postgresql(url: URL) -> Database:
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
+        "tcp_user_timeout": _UNHEARD_MS,
     }
     options: dict[str, Any] = {"connect_args": arguments, "pool_pre_ping": True, "pool_timeout": 10}
     reader = create_engine(

@@ -39,9 +39,14 @@ class Load:
 
 
 def _orders(books: ledgers.Books, load: Load) -> Callable[[int], HoldOrder]:
-    """Makes the n-th order of a round; both loops' clients make the same ones, with ids as the gateway makes them."""
+    """Makes the n-th order of a round; both loops' clients make the same ones, with id and fingerprint as the gateway gives them."""
     templates = [books.order(AMOUNT, account=number) for number in range(load.accounts)]
-    return lambda n: templates[n % len(templates)]._replace(id=HoldId(new_ordered_id()))
+
+    def order(n: int) -> HoldOrder:
+        hold_id = HoldId(new_ordered_id())
+        return templates[n % len(templates)]._replace(id=hold_id, fingerprint=hold_id)
+
+    return order
 
 
 async def bare_round(

@@ -222,9 +222,9 @@ class Writer:
         with self._queue:
             count, beside = len(self._waiting), self._outside.beside
             there = count if self._flight is None else count + len(self._flight.asked)
-            if self._flight is not None and (count < beside or there < 2 * beside):
-                return []
             overlaps = self._memory.serves_accounts and self._wire is not None and self._wire.overlaps
+            if self._flight is not None and not (overlaps and count >= beside and there >= 2 * beside):
+                return []
             if overlaps and there >= 2 * beside:
                 count = min(count, (there + 1) // 2)
             return [self._waiting.popleft() for _ in range(min(count, self._batch_max))]

@@ -81,7 +81,8 @@ def at_rest(database: Database) -> Iterator[Connection]:
             # Every writer moves its epoch's row before it takes a number: this waits for those, and lets none begin.
             lock.execute(text("LOCK TABLE ledger_epoch IN SHARE MODE"))
             connection = stack.enter_context(database.reading())
-            unhurried(connection)  # the first statement: it takes the snapshot
+            unhurried(connection)
+            connection.execute(text("SELECT 1"))  # takes the snapshot, which SET does not, while no writer can begin
         yield connection
 
 

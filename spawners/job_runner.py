@@ -218,9 +218,8 @@ def free_port(address: str, first: int, last: int) -> int:
     start = int.from_bytes(os.urandom(2), "big") % len(candidates)
     for port in [*candidates[start:], *candidates[:start]]:
         with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.setsockopt(
-                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-            )  # an earlier session's ended connection may linger
+            # An earlier session's ended connection may linger.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, port))
             return port
     return 0
@@ -249,9 +248,8 @@ class Session:
         place = rf"\g<1>://{order['listen']}:{self.port}"
         environment["JUPYTERHUB_SERVICE_URL"] = re.sub(r"^(https?)://[^/]*", place, url)
         argv = [*order["argv"], "--ip=" + order["listen"], f"--port={self.port}"]
-        with contextlib.suppress(
-            OSError
-        ):  # a full /tmp: they listen on TCP; why they should not: spawners.kernel_sockets
+        # With a full /tmp they listen on TCP; why they should not: spawners.kernel_sockets.
+        with contextlib.suppress(OSError):
             self._kernels = environment["JUPYTER_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="commons-", dir="/tmp")
             argv.append("--KernelManager.transport=ipc")
         try:

@@ -25,9 +25,8 @@ from quota.domain.errors import Unavailable
 
 BUSY_TIMEOUT_S: Final = 10
 STATEMENT_TIMEOUT_S: Final = 10
-_UNHEARD_MS: Final = (
-    25_000  # that PostgreSQL's host may leave what was sent unacknowledged: as long as it may be silent
-)
+# That PostgreSQL's host may leave what was sent unacknowledged: as long as it may be silent.
+_UNHEARD_MS: Final = 25_000
 _READERS_AT_ONCE: Final = 8
 _CACHE_KIB: Final = 32_768
 _CHECKPOINT_PAGES: Final = 8_000

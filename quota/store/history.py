@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Column, Connection, Select, Table, collate, select, text
 
 from quota.store.database import Database
-from quota.store.ledger_tables import sides
+from quota.store.ledger_tables import as_hashed, sides
 from quota.store.tables import entry, hold, usage_record
 
 _PAGE: Final = 1_000
@@ -71,9 +71,7 @@ def _after(seq: int) -> Select[Any]:
 
 def _add(digest: Any, connection: Connection, table: Table, keys: list[Column[Any]], left_out: frozenset[str]) -> int:
     columns = [column for column in table.columns if column.name not in left_out]
-    named = [
-        column.name for column in columns if column is not entry.c.contra
-    ]  # where there is one, it is a row's last word
+    named = [column.name for column in columns if column is not entry.c.contra]
     # A database's own collation may order texts by language; both engines know code points.
     binary = "BINARY" if connection.dialect.name == "sqlite" else "C"
     order = [key if key is entry.c.seq else collate(key, binary) for key in keys]
@@ -81,7 +79,7 @@ def _add(digest: Any, connection: Connection, table: Table, keys: list[Column[An
     digest.update(json.dumps([table.name, named]).encode())
     count = 0
     for row in connection.execute(query):
-        said = [*row] if table is not entry or row.contra is not None else [*row][:-1]
+        said = as_hashed([*row]) if table is entry else [*row]
         digest.update(b"\n" + json.dumps(said, separators=(",", ":")).encode())
         count += 1
     digest.update(f"\n{count}\n".encode())

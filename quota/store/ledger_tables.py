@@ -238,6 +238,11 @@ def sides(row: Row[Any]) -> Iterator[tuple[str, int]]:
         yield row.contra, -row.amount
 
 
+def as_hashed(said: list[Any]) -> list[Any]:
+    """An entry's values, `contra` the last, as hashes cover them: without it where there is none, as before that column."""
+    return said if said[-1] is not None else said[:-1]
+
+
 adjustment = Table(
     "adjustment",
     metadata,

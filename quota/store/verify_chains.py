@@ -13,6 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row, text
 
 from quota.store.chain import audit_hash, link_hash
+from quota.store.ledger_tables import as_hashed
 from quota.store.link_rows import LinkRows, Span, linked
 from quota.store.verify_finding import Finding
 
@@ -76,7 +77,7 @@ def link_findings(found: LinkRows) -> Iterator[Finding]:
 
 def _link(link: Row[Any], entries: list[Row[Any]], usages: list[Row[Any]]) -> Iterator[Finding]:
     seqs = f"{entries[0].seq} to {entries[-1].seq}" if entries else "none"
-    said = [_said(row) for row in entries]
+    said = [as_hashed([*row][1:-1]) for row in entries]
     measured = [[int(value) if isinstance(value, bool) else value for value in row][1:] for row in usages]
     if len(entries) != link.entries:
         yield Finding("entry", seqs, f"{len(entries)} entries under link {link.id}, which covers {link.entries}")
@@ -86,12 +87,6 @@ def _link(link: Row[Any], entries: list[Row[Any]], usages: list[Row[Any]]) -> It
         )
     elif link_hash(link.prev_hash, said, measured) != link.hash:
         yield Finding("entry", seqs, f"these entries or their usage are not what link {link.id} was made over")
-
-
-def _said(row: Row[Any]) -> list[Any]:
-    """An entry as its link's hash covers it: `contra` where there is one, so that what came before that column still holds."""
-    said = [*row][1:-1]
-    return said if said[-1] is not None else said[:-1]
 
 
 def _audit(connection: Connection, start: tuple[int, str]) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,7 @@ async def test_work_keeps_a_session_an_open_page_does_not_and_keeping_alive_is_h
         worker, kept = Kernel(pi, "worker"), Kernel(pi, "kept")
         await asyncio.gather(worker.open(), kept.open())
         page = asyncio.create_task(open_page(pi, worker))
-        await kept.run("1")
-        used_at = at((await shown(pi, kept))["last_activity"])
+        used = datetime.fromtimestamp(float(await kept.run("import time; print(time.time())")), UTC)
         hold = (await session(pi, "kept"))["hold_id"]
         # Asked for while the quota service has not heard of any use: what is kept counts from the use all the same.
         status, answer = await pi.api("POST", f"/sessions/{hold}/keep-alive", {"seconds": 3600})
@@ -107,7 +106,14 @@ async def test_work_keeps_a_session_an_open_page_does_not_and_keeping_alive_is_h
         async def busy() -> bool:
             return bool((await shown(pi, worker))["execution_state"] == "busy")
 
+        async def rested() -> datetime | None:
+            """When the kept kernel was last active, once its notebook has heard of its rest, too: a page's channel may hear of it first."""
+            listed = await shown(pi, kept)
+            active = at(listed["last_activity"])
+            return active if listed["execution_state"] == "idle" and active >= used else None
+
         await eventually(busy, within_s=PATIENCE_S, what="the worker works")
+        used_at = await eventually(rested, within_s=PATIENCE_S, what="the kept kernel rests")
         os.kill(culler, signal.SIGCONT)
 
         how = await ended(pi, "kept")

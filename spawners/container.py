@@ -2,8 +2,8 @@
 
 Invariants: the choice of devices stands on the container's label before it starts, and the helper lets no other session have them;
 nothing of the person's options reaches the engine but ids that were looked up; a session counts as started only once the probe in
-the container has found its devices; silence of helper or engine is never an end; containers are kept until their hold is settled
-(quota.adapters.engine_evidence removes them), so that their own end is read first.
+the container has found its devices; silence of helper or engine is never an end; containers are kept until their hold is closed
+(quota.adapters.engine_evidence removes them), so that their own end is read first; the helper tells for a while beyond that how one ended.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from traitlets import Instance, Integer
 from spawners import container_spec as spec
 from spawners import gpu_inventory
 from spawners.container_engine import EngineRefusal, HelperCalls
+from spawners.container_refusals import failed_start
 from spawners.container_settings import ContainersTable
 from spawners.delegate import BackendUnreachable, DeadlineRefused
 from spawners.devices import Busy, Device, Wish, choose
@@ -90,8 +91,9 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
 
     async def poll(self) -> int | None:
         """None while it runs or cannot be judged; its exit status once the engine says that it has ended, or has no such."""
-        if self._starting:
-            return None
+        return None if self._starting else await self._exit_status()
+
+    async def _exit_status(self) -> int | None:
         try:
             if not self.hold_id:
                 running = await self.find_running()
@@ -100,7 +102,8 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
                 await self._take_over(running)
             found = await self._look()
             if found is None:
-                return 0
+                end = await self._thread(self.helper.end_of, self.hold_id)
+                return 0 if end is None else end.exit_status
             state = found["State"]
             if state["Status"] in ("exited", "dead", "removing", "created"):
                 return int(state["ExitCode"])
@@ -123,7 +126,7 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
             raise StopUnconfirmedError(
                 f"session {self.hold_id} was told to stop; its end was not seen: {error}"
             ) from error
-        if await self.poll() is None:
+        if await self._exit_status() is None:  # a start that takes too long is stopped while it is under way
             raise StopUnconfirmedError(f"session {self.hold_id} was told to stop and still runs")
 
     async def set_deadline(self, deadline_ms: int) -> None:
@@ -290,9 +293,8 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
     async def _launch(self) -> None:
         """Start the container and wait until its first program has confirmed the devices."""
         self._show(65, "container")
-        name = self.container_name
         try:
-            await self._thread(self.helper.call, "POST", f"/containers/{name}/start")
+            await self._thread(self.helper.call, "POST", f"/containers/{self.container_name}/start")
         except EngineRefusal as error:
             raise self._refused_by_engine(error) from None
         end = time.monotonic() + self.containers.start_deadline
@@ -311,16 +313,18 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
             await asyncio.sleep(LOOK_S)
         await self._catch_up()
 
-    async def _require_alive(self, end: float) -> None:
+    async def _require_alive(self, until: float) -> None:
         """Raise a refusal with the last lines where the container has ended or takes too long."""
         found = await self._look()
-        if found is None or found["State"]["Status"] in ("exited", "dead", "removing"):
-            raise await self._ended_early(0 if found is None else int(found["State"]["ExitCode"]))
-        if time.monotonic() > end:
+        lives = found is not None and found["State"]["Status"] not in ("exited", "dead", "removing")
+        if lives and time.monotonic() <= until:
+            return
+        if lives:
             await self.stop()
-            lines = await self._thread(self.helper.log_lines, self.container_name)
-            text = self._say("too_slow", seconds=self.containers.start_deadline)
-            raise refused(text, reason="too_slow", status_code=500, log_lines=lines)
+        end = await self._thread(self.helper.end_of, self.hold_id)  # its container may be removed by now
+        said = None if end is None else (end.exit_status, end.lines[:1])  # the first line is the probe's
+        self.log.error("Session %s of %s did not come up: %s", self.hold_id, self._log_name, said)
+        raise failed_start(self.language, end, stopped_after_s=self.containers.start_deadline if lives else None)
 
     async def _listens(self) -> bool:
         """Whether the notebook server takes connections: a death before that has its last lines shown."""
@@ -333,15 +337,6 @@ class GPUContainerSpawner(SessionTraits, DockerSpawner):
             return True
         except (OSError, TimeoutError):
             return False
-
-    async def _ended_early(self, status: int) -> Exception:
-        lines = await self._thread(self.helper.log_lines, self.container_name)
-        if status == spec.DEVICE_MISSING_STATUS and lines and lines[0].startswith(spec.PROBE_MISSING):
-            self.log.error("Session %s: %s", self.hold_id, lines[0])
-            return refused(self._say("device_missing"), reason="device_missing", status_code=503, log_lines=lines[:1])
-        text = self._say("ended_early", status=status)
-        shown = [line for line in lines if line != spec.PROBE_CONFIRMED]
-        return refused(text, reason="ended_early", status_code=500, log_lines=shown)
 
     def _refused_by_engine(self, error: EngineRefusal) -> Exception:
         self.log.error("The engine refused session %s: %s %s", self.hold_id, error.status, error)

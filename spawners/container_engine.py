@@ -16,6 +16,8 @@ import requests
 from spawners import container_spec as spec
 from spawners.delegate import BackendUnreachable
 from spawners.devices import Grant
+from spawners.engine_sessions import Verdict
+from spawners.session_ends import SessionEnd
 
 CALL_DEADLINE_S: Final = 90
 PULL_SILENCE_S: Final = 300
@@ -79,9 +81,24 @@ class HelperCalls:
         body = {"reason": stop_word(reason), "grace_s": grace_s}
         self.call("POST", f"/commons/sessions/{hold_id}/stop", body, within_s=within_s)
 
-    def first_word(self, hold_id: str, within_s: float) -> str:
-        """Wait for what the session's first program says of its devices: a `Verdict` of `spawners.engine_sessions`."""
-        return str(self.call("GET", f"/commons/sessions/{hold_id}/first-word", within_s=within_s)["said"])
+    def first_word(self, hold_id: str, within_s: float) -> Verdict:
+        """Wait for what the session's first program says of its devices; SILENT, too, where it has ended and was removed."""
+        try:
+            return Verdict(self.call("GET", f"/commons/sessions/{hold_id}/first-word", within_s=within_s)["said"])
+        except EngineRefusal as error:
+            if error.status == 404:
+                return Verdict.SILENT
+            raise
+
+    def end_of(self, hold_id: str) -> SessionEnd | None:
+        """How a session ended, whether its container is still there or not; None where it has not, or nobody knows it."""
+        try:
+            told = self.call("GET", f"/commons/sessions/{hold_id}/end")
+        except EngineRefusal as error:
+            if error.status == 404:
+                return None
+            raise
+        return SessionEnd(int(told["exit_status"]), tuple(told["lines"]))
 
     def tell_ready(self, hold_id: str) -> None:
         """Have it written down that the session's notebook server answers."""
@@ -136,14 +153,6 @@ class HelperCalls:
             raise _refusal(error.status_code or 500, str(error.explanation)) from error
         except (docker.errors.DockerException, requests.RequestException) as error:
             raise BackendUnreachable(f"the image could not be fetched: {type(error).__name__}") from error
-
-    def log_lines(self, name: str, count: int = 20) -> tuple[str, ...]:
-        """The last lines that a container wrote; empty where they cannot be had."""
-        try:
-            text: bytes = self.client.logs(name, stdout=True, stderr=True, tail=count)
-            return tuple(text.decode(errors="replace").splitlines())
-        except (docker.errors.DockerException, requests.RequestException, BackendUnreachable):
-            return ()
 
 
 def stop_word(reason: str) -> str:

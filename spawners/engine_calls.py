@@ -139,18 +139,31 @@ class Engine:
 
     async def log_head(self, name: str, within_s: float = DEADLINE_S) -> str:
         """The first kilobytes of what a container wrote."""
-        return await self._log(name, {}, within_s, lambda content: len(content) >= LOG_HEAD_BYTES)
+        content = await self._log(name, {}, within_s, lambda content: len(content) >= LOG_HEAD_BYTES)
+        if content is None:
+            raise EngineAway(f"{name} was removed at this moment")
+        return unframed(content[:LOG_HEAD_BYTES])
 
     async def first_line(self, name: str, within_s: float) -> str:
         """Wait for the first line that a container writes; empty where it ended without one. Raises EngineAway after `within_s`."""
-        text = await self._log(name, {"follow": "1"}, within_s, lambda content: "\n" in unframed(content))
-        return text.partition("\n")[0]
+        content = await self._log(name, {"follow": "1"}, within_s, lambda content: "\n" in unframed(content))
+        return unframed((content or b"")[:LOG_HEAD_BYTES]).partition("\n")[0]
 
-    async def _log(self, name: str, query: Mapping[str, str], within_s: float, enough: Callable[[bytes], bool]) -> str:
+    async def log_tail(self, name: str, lines: int) -> str | None:
+        """The last lines that a container wrote; None where the engine says that there is no such. Raises EngineAway."""
+        content = await self._log(name, {"tail": str(lines)}, DEADLINE_S, lambda content: False)
+        return None if content is None else unframed(content)
+
+    async def _log(
+        self, name: str, query: Mapping[str, str], within_s: float, enough: Callable[[bytes], bool]
+    ) -> bytes | None:
+        """The log as it is framed, until it is enough; None where there is no such container. Raises EngineAway."""
         url, query = f"http://engine/containers/{name}/logs", {"stdout": "1", "stderr": "1", **query}
         content = b""
         try:
             async with self.session.get(url, params=query, timeout=aiohttp.ClientTimeout(total=within_s)) as answer:
+                if answer.status == 404:
+                    return None
                 if answer.status != 200:
                     raise EngineAway(f"logs: status {answer.status}")
                 async for part in answer.content.iter_any():
@@ -159,7 +172,7 @@ class Engine:
                         break
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise EngineAway(f"logs: {type(error).__name__}") from error
-        return unframed(content[:LOG_HEAD_BYTES])
+        return content
 
 
 def _may_hold_devices(listed: Mapping[str, Any]) -> bool:

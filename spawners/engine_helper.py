@@ -6,7 +6,8 @@ network that does not carry our label is 404; creates go one at a time, and none
 engine that is away is 503 and never 500, which DockerSpawner would read as "gone".
 
 Its own routes: `GET /commons/health`, `GET /commons/sessions`, and of one session under `/commons/sessions/<hold>`: `GET first-word`,
-which answers once its first program has spoken of its devices or ended, `PUT ready`, `PUT deadline` (`deadline_ms`), `POST stop`
+which answers once its first program has spoken of its devices or ended, `GET end`, which knows for a while beyond its removal how it
+ended, `PUT ready`, `PUT deadline` (`deadline_ms`), `POST stop`
 (`reason`, `grace_s`), which answers once it has ended, and `GET api-token` for a hub that adopts it.
 """
 
@@ -16,7 +17,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 from uuid import uuid4
 
@@ -29,6 +30,7 @@ from spawners.devices import Device, Grant, conflicts
 from spawners.engine_calls import Container, Engine, EngineAway, EngineRefused
 from spawners.engine_rules import Allowed, Denied, Request, Rules, Verb
 from spawners.engine_sessions import EngineSessions, instant_ms
+from spawners.session_ends import SessionEnds
 from spawners.session_files import SessionFileUnreadable
 
 log = logging.getLogger("commons.engine")
@@ -53,12 +55,19 @@ class Helper:
     """One helper in front of one engine."""
 
     def __init__(
-        self, engine: Engine, rules: Rules, inventory: tuple[Device, ...], sessions: EngineSessions, health: Health
+        self,
+        engine: Engine,
+        rules: Rules,
+        inventory: tuple[Device, ...],
+        sessions: EngineSessions,
+        ends: SessionEnds,
+        health: Health,
     ) -> None:
         self._engine = engine
         self._rules = rules
         self._inventory = inventory
         self._sessions = sessions
+        self._ends = ends
         self._health = health
         self._creating = asyncio.Lock()
 
@@ -68,6 +77,7 @@ class Helper:
         app.router.add_get("/commons/health", self._tell_health)
         app.router.add_get("/commons/sessions", self._tell_sessions)
         app.router.add_get("/commons/sessions/{hold}/first-word", self._tell_first_word)
+        app.router.add_get("/commons/sessions/{hold}/end", self._tell_end)
         app.router.add_get("/commons/sessions/{hold}/api-token", self._tell_api_token)
         app.router.add_put("/commons/sessions/{hold}/ready", self._put_ready)
         app.router.add_put("/commons/sessions/{hold}/deadline", self._put_deadline)
@@ -87,6 +97,15 @@ class Helper:
         if container is None:
             return _error(404, "there is no such session")
         return web.json_response({"said": (await self._sessions.first_word(container.name)).value})
+
+    async def _tell_end(self, request: web.Request) -> web.Response:
+        try:
+            end = await self._ends.of(request.match_info["hold"])
+        except ValueError:
+            end = None
+        if end is None:
+            return _error(404, "there is no such session that has ended")
+        return web.json_response(asdict(end))
 
     async def _tell_api_token(self, request: web.Request) -> web.Response:
         container = await self._session(request)
@@ -167,6 +186,8 @@ class Helper:
         refusal = await self._ownership_fault(judged)
         if refusal is not None:
             return refusal
+        if judged.verb is Verb.REMOVE:
+            await self._ends.keep(judged.container)
         answer = await self._forward(request, judged, body)
         if judged.verb is Verb.START and answer.status == 204:
             await self._sessions.begin(judged.container)

@@ -28,6 +28,7 @@ from spawners.engine_rules import Rules
 from spawners.engine_sessions import KIND, EngineSessions
 from spawners.home_keeper import HomeKeeper
 from spawners.profiles import Backend
+from spawners.session_ends import SessionEnds
 from spawners.session_files import SessionFiles
 from spawners.settings import SettingsError, SpawnerSettings, load
 from spawners.watchdog import ENDERS, Watchdog
@@ -86,16 +87,16 @@ async def run_helper(host: Host, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         engine = Engine(table.engine)
         stack.push_async_callback(engine.close)
-        sessions = EngineSessions(
-            engine, SessionFiles(host.state / "sessions"), host.state / "deadlines", table.start_deadline
-        )
+        files = SessionFiles(host.state / "sessions")
+        sessions = EngineSessions(engine, files, host.state / "deadlines", table.start_deadline)
+        ends = SessionEnds(engine, files, host.state / "ends")
         rules = rules_of(host, frozenset(one.id for one in inventory))
-        helper = Helper(engine, rules, inventory, sessions, health)
+        helper = Helper(engine, rules, inventory, sessions, ends, health)
         await serve(helper.app(), table.helper_socket(host.data), stack)
         tasks: list[Callable[[], Awaitable[None]]] = [
             lambda: tell_room(engine),
             sessions.follow_pauses,
-            lambda: keep_sweeping(engine),
+            lambda: keep_sweeping(engine, ends),
         ]
         if table.canary and rules.images:
             canary = engine_canary.Canary(engine, sorted(rules.images)[0])
@@ -124,12 +125,16 @@ async def tell_room(engine: Engine) -> None:
     log.log(level, "the engine's address pools hold %d sessions (docs/howto/containers.md, daemon.json)", room)
 
 
-async def keep_sweeping(engine: Engine) -> None:
+async def keep_sweeping(engine: Engine, ends: SessionEnds) -> None:
     """Remove what no session uses any more, every few minutes, until cancelled."""
     while True:
         await asyncio.sleep(SWEEP_EVERY_S)
         with suppress(EngineAway):
             await sweep_networks(engine)
+        try:
+            await asyncio.to_thread(ends.sweep)
+        except OSError as error:
+            log.warning("kept ends of sessions are not swept: %s", error)
 
 
 async def run_homes(host: Host, stop: asyncio.Event) -> None:

@@ -51,6 +51,10 @@ PHRASES: Final[dict[str, dict[str, str]]] = JOB_PHRASES | {
         "en": "The session ended while it started (status {status}), so nothing is charged. Its last lines are below.",
         "zh": "会话在启动时结束（状态 {status}），不会计费。最后的输出如下。",
     },
+    "removed": {
+        "en": "The session's container was removed by somebody while it started, so nothing is charged. Start it again.",
+        "zh": "会话启动时其容器被移除，不会计费。请重新启动。",
+    },
     "too_slow": {
         "en": "The session did not come up within {seconds} s and was stopped; nothing is charged. Its last lines are below.",
         "zh": "会话未能在 {seconds} 秒内启动，已被停止，不会计费。最后的输出如下。",

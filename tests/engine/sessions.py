@@ -28,10 +28,11 @@ class Sessions:
     def spawner(
         self, hold_id: str, *, user: str = "ada", server: str = "work", profile: str = "gpu1", **traits: Any
     ) -> Any:
-        """A spawner for this hold; `program` (of tests/engine/stub) travels in its environment."""
+        """A spawner for this hold; `program` (of tests/engine/stub) travels in its environment, `kind` is its class."""
         settings = load(self.site.portal_file)
         program = traits.pop("program", "polite")
-        return GPUContainerSpawner(
+        kind = traits.pop("kind", GPUContainerSpawner)
+        return kind(
             user=SimpleNamespace(name=user, url=f"/user/{user}/", escaped_name=user),
             hub=SimpleNamespace(public_host="", api_url="http://127.0.0.1:1/hub/api", base_url="/hub/"),
             orm_spawner=SimpleNamespace(name=server, display_name=server, server=None),

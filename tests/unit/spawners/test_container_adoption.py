@@ -8,6 +8,7 @@ import pytest
 from spawners import container_spec as spec
 from spawners.container import GPUContainerSpawner
 from spawners.delegate import BackendUnreachable
+from spawners.session_ends import SessionEnd
 from spawners.session_traits import RunningSession, StopOrder, StopUnconfirmedError
 
 HOLD = "0123456789abcdef0123456789abcdef"
@@ -18,21 +19,27 @@ class Engine:
 
     def __init__(self) -> None:
         self.status = "running"
-        self.away = False
+        self.away = self.removed = False
         self.ended: list[tuple[str, str, int]] = []
 
     def of(self, user: str, server: str) -> list[dict[str, Any]]:
         self._answer()
         return [{"State": self.status, "Labels": {spec.HOLD: HOLD, spec.PROFILE: "big"}}]
 
-    def inspect(self, name: str) -> dict[str, Any]:
+    def inspect(self, name: str) -> dict[str, Any] | None:
         self._answer()
+        if self.removed:
+            return None
         networks = {spec.network_name(HOLD): {"IPAddress": "10.9.8.7"}}
         return {
             "Id": "container-1",
             "State": {"Status": self.status, "ExitCode": 0},
             "NetworkSettings": {"Networks": networks},
         }
+
+    def end_of(self, hold_id: str) -> SessionEnd | None:
+        self._answer()
+        return SessionEnd(137, ()) if self.removed and hold_id == HOLD else None
 
     def api_token(self, hold_id: str) -> str:
         self._answer()
@@ -106,3 +113,12 @@ async def test_a_container_of_ones_own_keeps_its_credential(engine: Engine) -> N
     one.api_token = "its own"
     assert await one.poll() is None
     assert one.api_token == "its own"
+
+
+async def test_a_container_that_was_removed_before_the_look_ended_with_its_own_status(engine: Engine) -> None:
+    one = spawner()
+    one.adopt(RunningSession(HOLD, "big"))
+    engine.removed = engine.away = True
+    assert await one.poll() is None
+    engine.away = False
+    assert await one.poll() == 137

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 _HANDED_ON: Final = ("Id", "Name", "Created", "State", "Image")
-_OF_ITS_CONFIGURATION: Final = ("Labels", "Tty")  # docker-py asks for Tty before it reads a log
 API_TOKEN: Final = "JUPYTERHUB_API_TOKEN"  # noqa: S105 (a variable's name)
 
 
@@ -17,8 +16,10 @@ def shown(inspected: Mapping[str, Any]) -> dict[str, Any]:
     """Its state, labels and addresses."""
     config, network = inspected.get("Config") or {}, inspected.get("NetworkSettings") or {}
     answer = {key: inspected[key] for key in _HANDED_ON if key in inspected}
-    kept = {key: config.get(key) for key in _OF_ITS_CONFIGURATION}
-    return answer | {"Config": kept, "NetworkSettings": {"Networks": network.get("Networks")}}
+    return answer | {
+        "Config": {"Labels": config.get("Labels")},
+        "NetworkSettings": {"Networks": network.get("Networks")},
+    }
 
 
 def api_token(inspected: Mapping[str, Any]) -> str:

@@ -16,8 +16,6 @@ from spawners import grading_spec
 from spawners.container_settings import MIB, PROJECT_GID, UID_MAX, UID_MIN
 from spawners.grading_settings import GradingTable
 
-LOG_LINES_MAX: Final = 200
-
 _CONTAINER: Final = r"cc-(?P<hold>[A-Za-z0-9][A-Za-z0-9_-]{0,63})"
 _NETWORK: Final = r"cc-[0-9a-f]{12}"
 _VOLUME: Final = r"(?:cc-home-cc-[1-9][0-9]{4,5}|cc-project-[A-Za-z0-9][A-Za-z0-9_-]{0,63})"
@@ -119,17 +117,6 @@ def _inspect(rules: Rules, path: str, request: Request, found: re.Match[str]) ->
     return _bare(request, set()) or Allowed(Verb.INSPECT, path, container=path.split("/")[2])
 
 
-def _logs(rules: Rules, path: str, request: Request, found: re.Match[str]) -> Allowed | Denied:
-    """The last lines, never followed."""
-    tail = request.query.get("tail", "")
-    lines = min(int(tail), LOG_LINES_MAX) if tail.isascii() and tail.isdigit() else LOG_LINES_MAX
-    query = {"stdout": "1", "stderr": "1", "tail": str(lines)}
-    if request.query.get("follow", "0") not in ("0", "false", "False"):
-        return Denied("logs are not followed")
-    known = {"stdout", "stderr", "tail", "timestamps", "follow"}
-    return _bare(request, known) or Allowed(Verb.LOOK, path, query, path.split("/")[2])
-
-
 def _start(rules: Rules, path: str, request: Request, found: re.Match[str]) -> Allowed | Denied:
     return _bare(request, set()) or Allowed(Verb.START, path, container=path.split("/")[2])
 
@@ -185,7 +172,6 @@ _TABLE: Final[tuple[tuple[str, str, Rule], ...]] = (
     ("GET", "/containers/json", _list),
     ("POST", "/containers/create", _create),
     ("GET", f"/containers/{_CONTAINER}/json", _inspect),
-    ("GET", f"/containers/{_CONTAINER}/logs", _logs),
     ("POST", f"/containers/{_CONTAINER}/start", _start),
     ("DELETE", f"/containers/{_CONTAINER}", _remove),
     ("POST", "/networks/create", _network),

@@ -128,7 +128,7 @@ def test_a_foreign_container_is_not_there_for_the_portal(
     assert helper.get(f"/containers/{name}/json").status_code == 404
     assert helper.post(f"/containers/{name}/start").status_code == 404
     assert helper.delete(f"/containers/{name}").status_code == 404
-    assert helper.get(f"/containers/{name}/logs").status_code == 404
+    assert helper.get(f"/commons/sessions/{name.removeprefix('cc-')}/end").status_code == 404
     hold_id = name.removeprefix("cc-")
     assert helper.post(f"/commons/sessions/{hold_id}/stop", json={"reason": "x", "grace_s": 1}).status_code == 404
     assert helper.get("/containers/json").json() == []
@@ -175,7 +175,7 @@ async def test_an_engine_that_is_away_is_503_on_every_verb_and_never_500(
                 ("GET", "/version"),
                 ("GET", "/containers/json"),
                 ("GET", f"/containers/cc-{hold_id}/json"),
-                ("GET", f"/containers/cc-{hold_id}/logs"),
+                ("GET", f"/commons/sessions/{hold_id}/end"),
                 ("POST", f"/containers/cc-{hold_id}/start"),
                 ("DELETE", f"/containers/cc-{hold_id}"),
                 ("GET", "/commons/sessions"),

@@ -30,7 +30,7 @@ def test_an_inspection_is_handed_on_without_environment_and_whatever_is_not_list
         "Id": "abc",
         "Name": "/cc-h1",
         "State": {"Status": "running", "ExitCode": 0},
-        "Config": {"Labels": {"org.compute-commons.hold": "h1"}, "Tty": False},
+        "Config": {"Labels": {"org.compute-commons.hold": "h1"}},
         "NetworkSettings": {"Networks": {"cc-1": {"IPAddress": "10.200.0.2"}}},
     }
 

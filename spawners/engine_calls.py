@@ -137,12 +137,10 @@ class Engine:
         except (KeyError, TypeError) as error:
             raise EngineAway(f"the engine told {name} in an unknown form") from error
 
-    async def log_head(self, name: str, within_s: float = DEADLINE_S) -> str:
-        """The first kilobytes of what a container wrote."""
-        content = await self._log(name, {}, within_s, lambda content: len(content) >= LOG_HEAD_BYTES)
-        if content is None:
-            raise EngineAway(f"{name} was removed at this moment")
-        return unframed(content[:LOG_HEAD_BYTES])
+    async def log_head(self, name: str) -> str | None:
+        """The first kilobytes of what a container wrote; None where there is no such container. Raises EngineAway."""
+        content = await self._log(name, {}, DEADLINE_S, lambda content: len(content) >= LOG_HEAD_BYTES)
+        return None if content is None else unframed(content[:LOG_HEAD_BYTES])
 
     async def first_line(self, name: str, within_s: float) -> str:
         """Wait for the first line that a container writes; empty where it ended without one. Raises EngineAway after `within_s`."""
@@ -150,7 +148,7 @@ class Engine:
         return unframed((content or b"")[:LOG_HEAD_BYTES]).partition("\n")[0]
 
     async def log_tail(self, name: str, lines: int) -> str | None:
-        """The last lines that a container wrote; None where the engine says that there is no such. Raises EngineAway."""
+        """The last lines that a container wrote; None where there is no such container. Raises EngineAway."""
         content = await self._log(name, {"tail": str(lines)}, DEADLINE_S, lambda content: False)
         return None if content is None else unframed(content)
 

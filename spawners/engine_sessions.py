@@ -56,9 +56,11 @@ class EngineSessions:
 
     async def all(self) -> list[dict[str, Any]]:
         """Every session with a container, for the evidence reader. Raises EngineAway."""
-        return [await self._told(container) for container in await self._engine.containers()]
+        told = [await self._told(container) for container in await self._engine.containers()]
+        return [one for one in told if one is not None]
 
-    async def _told(self, container: Container) -> dict[str, Any]:
+    async def _told(self, container: Container) -> dict[str, Any] | None:
+        """One session; None where its container is removed at this moment."""
         file, now_ms = self._file(container.hold_id), _now_ms()
         started_ms, finished_ms = instant_ms(container.started_at), instant_ms(container.finished_at)
         ended = finished_ms is not None and container.status in ("exited", "dead", "removing")
@@ -66,7 +68,10 @@ class EngineSessions:
             started_ms is not None and not file.ready and self._is_young(started_ms, finished_ms if ended else now_ms)
         )
         asked = ended and unready and not grading_spec.is_grading(container.labels)  # a run has no devices, and no log
-        missing = asked and await self._verdict(container) is Verdict.MISSING
+        log_head = await self._engine.log_head(container.name) if asked else ""
+        if log_head is None:
+            return None
+        missing = verdict_of(log_head) is Verdict.MISSING
         return {
             "hold_id": container.hold_id,
             "status": container.status,
@@ -156,10 +161,6 @@ class EngineSessions:
             return self._files.read(hold_id)
         except SessionFileUnreadable as error:
             raise EngineAway(str(error)) from error
-
-    async def _verdict(self, container: Container) -> Verdict:
-        """What the container's first program said, by the log's beginning."""
-        return verdict_of(await self._engine.log_head(container.name))
 
     async def stop(self, container: Container, reason: str, grace_s: int) -> None:
         """SIGTERM, SIGKILL `grace_s` later; returns once it has ended. Raises EngineAway, EngineRefused."""

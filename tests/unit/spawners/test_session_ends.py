@@ -4,62 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from spawners import container_spec as spec
 from spawners import grading_spec
-from spawners.engine_calls import Container, Engine, EngineAway
+from spawners.engine_calls import Container, EngineAway
 from spawners.session_ends import KEPT_S, LINE_CHARACTERS_MAX, LINES_MAX, SessionEnd, SessionEnds
 from spawners.session_files import SessionFile, SessionFiles
-
-HOLD = "h1"
-NAME = spec.container_name(HOLD)
-
-
-def ago(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(time.time() - seconds, UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-
-
-def ended(seconds_ago: float = 1, **other: Any) -> Container:
-    how: dict[str, Any] = {
-        "name": NAME,
-        "hold_id": HOLD,
-        "labels": {spec.HOLD: HOLD},
-        "status": "exited",
-        "created_at": ago(seconds_ago + 9),
-        "started_at": ago(seconds_ago + 5),
-        "finished_at": ago(seconds_ago),
-        "exit_status": 3,
-        "error": "",
-        "out_of_memory": False,
-    }
-    return Container(**how | other)
-
-
-class OneContainer(Engine):
-    """An engine with this container, or none; `log` None: it was removed between two questions."""
-
-    def __init__(self, there: Container | None, log: str | None = "") -> None:
-        super().__init__("/nowhere")
-        self.there = there
-        self.log = log
-        self.away = self.log_is_broken = False
-
-    async def container(self, name: str) -> Container | None:
-        if self.away:
-            raise EngineAway("503")
-        assert name == NAME
-        return self.there
-
-    async def log_tail(self, name: str, lines: int) -> str | None:
-        if self.away or self.log_is_broken:
-            raise EngineAway("503")
-        assert (name, lines) == (NAME, LINES_MAX)
-        return self.log
+from tests.unit.spawners.one_container import HOLD, NAME, OneContainer, ended
 
 
 class World:

@@ -51,8 +51,8 @@ class ContainerPortal:
         self.client.close()
 
     def containers(self) -> list[Any]:
-        """Every session's container."""
-        return list(self.client.containers.list(all=True, filters={"label": spec.HOLD}))
+        """Every session's container; one that is removed at this moment is none."""
+        return list(self.client.containers.list(all=True, ignore_removed=True, filters={"label": spec.HOLD}))
 
     def only_container(self, user: str) -> Any:
         """The one container of this person."""

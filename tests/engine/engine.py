@@ -153,7 +153,8 @@ class Engine:
                 container.remove(force=True, v=True)
         for network in client.networks.list():
             if network.name.startswith("cc-"):
-                network.remove()
+                with suppress(docker.errors.NotFound):  # a helper clears up behind a container
+                    network.remove()
         for volume in client.volumes.list():
             volume.remove(force=True)
         client.close()

@@ -62,6 +62,7 @@ class ContainerSite:
     homes: str = "directory"
     canary: bool = False
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _helper: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
         self.folder = self.engine.run / f"site-{time.monotonic_ns()}"
@@ -141,7 +142,7 @@ class ContainerSite:
 
     def start_helper(self, *, wait: bool = True) -> subprocess.Popen[bytes]:
         """Start the helper under its own user."""
-        process = self._start("commons-engine-helper", HELPER_ID)
+        process = self._helper = self._start("commons-engine-helper", HELPER_ID)
         if wait:
             self._until(lambda: self.health().get("ready") is True, "the helper is ready", process)
         return process
@@ -199,7 +200,8 @@ class ContainerSite:
 
     def stop_helper(self) -> None:
         """Stop the helper alone."""
-        process = self.processes.pop(0)
+        process = self._helper
+        self.processes.remove(process)
         process.send_signal(signal.SIGTERM)
         process.wait(60)
 

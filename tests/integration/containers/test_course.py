@@ -109,13 +109,14 @@ async def test_a_kill_while_a_run_is_a_container_leaves_none_over_and_each_is_pa
         )
 
         async def none_over() -> bool:
-            return not running.client.containers.list(all=True, filters={"label": RUNS})
+            return not running.client.containers.list(all=True, ignore_removed=True, filters={"label": RUNS})
 
         await eventually(none_over, within_s=PATIENCE_S, what="no run's container is left")
 
 
 def live_runs(running: ContainerPortal) -> set[str]:
-    return {one.labels[spec.HOLD] for one in running.client.containers.list(filters={"label": RUNS})}
+    listed = running.client.containers.list(ignore_removed=True, filters={"label": RUNS})
+    return {one.labels[spec.HOLD] for one in listed}
 
 
 def lives(running: ContainerPortal) -> dict[str, int]:

@@ -71,7 +71,8 @@ def settled(room: PaidCourse, before: set[str], within_s: float = PATIENCE_S) ->
 def runs_there(site: ContainerSite) -> list[Any]:
     client = site.engine.client()
     try:
-        return list(client.containers.list(all=True, filters={"label": f"{spec.PROFILE}={grading_spec.PROFILE}"}))
+        label = f"{spec.PROFILE}={grading_spec.PROFILE}"
+        return list(client.containers.list(all=True, ignore_removed=True, filters={"label": label}))
     finally:
         client.close()
 

@@ -76,7 +76,7 @@ def people(hub: HubProcess) -> dict[str, Browser]:
 
 def live(sessions: Sessions) -> list[Any]:
     """Containers that hold devices or are about to."""
-    listed = sessions.client.containers.list(all=True, filters={"label": spec.HOLD})
+    listed = sessions.client.containers.list(all=True, ignore_removed=True, filters={"label": spec.HOLD})
     return [one for one in listed if one.status in ("created", "running", "paused")]
 
 

@@ -26,7 +26,7 @@ async def test_the_demo_offers_sessions_in_containers_by_one_option(
             project_id = await awarded_project(pi, admin, gpu_hours="1", tokens=1000)
             await pi.start(project_id, profile="container-cpu")
             client = inside.client()
-            (container,) = client.containers.list()
+            (container,) = client.containers.list(ignore_removed=True)
             assert container.labels["org.compute-commons.user"] == "pi"
             await pi.stop()
         assert portal.down() == 0

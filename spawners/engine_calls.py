@@ -137,10 +137,10 @@ class Engine:
         except (KeyError, TypeError) as error:
             raise EngineAway(f"the engine told {name} in an unknown form") from error
 
-    async def log_head(self, name: str) -> str | None:
-        """The first kilobytes of what a container wrote; None where there is no such container. Raises EngineAway."""
+    async def log_head(self, name: str) -> str:
+        """The first kilobytes of what a container wrote; empty, too, where it is being removed. Raises EngineAway."""
         content = await self._log(name, {}, DEADLINE_S, lambda content: len(content) >= LOG_HEAD_BYTES)
-        return None if content is None else unframed(content[:LOG_HEAD_BYTES])
+        return unframed((content or b"")[:LOG_HEAD_BYTES])
 
     async def first_line(self, name: str, within_s: float) -> str:
         """Wait for the first line that a container writes; empty where it ended without one. Raises EngineAway after `within_s`."""
@@ -148,19 +148,19 @@ class Engine:
         return unframed((content or b"")[:LOG_HEAD_BYTES]).partition("\n")[0]
 
     async def log_tail(self, name: str, lines: int) -> str | None:
-        """The last lines that a container wrote; None where there is no such container. Raises EngineAway."""
+        """The last lines that a container wrote; None where it is being removed, or was. Raises EngineAway."""
         content = await self._log(name, {"tail": str(lines)}, DEADLINE_S, lambda content: False)
         return None if content is None else unframed(content)
 
     async def _log(
         self, name: str, query: Mapping[str, str], within_s: float, enough: Callable[[bytes], bool]
     ) -> bytes | None:
-        """The log as it is framed, until it is enough; None where there is no such container. Raises EngineAway."""
+        """The log as it is framed, until it is enough; None where the container is being removed, or was. Raises EngineAway."""
         url, query = f"http://engine/containers/{name}/logs", {"stdout": "1", "stderr": "1", **query}
         content = b""
         try:
             async with self.session.get(url, params=query, timeout=aiohttp.ClientTimeout(total=within_s)) as answer:
-                if answer.status == 404:
+                if answer.status in (404, 409):  # 409: "dead or marked for removal"
                     return None
                 if answer.status != 200:
                     raise EngineAway(f"logs: status {answer.status}")

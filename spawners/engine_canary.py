@@ -102,12 +102,12 @@ class Canary:
     async def _log_line(self, one: str, beginning: str) -> str:
         async with asyncio.timeout(_TRIAL_S):
             while True:
-                for line in (await self.engine.log_head(f"cc-canary-{one}") or "").splitlines():
+                for line in (await self.engine.log_head(f"cc-canary-{one}")).splitlines():
                     if line.startswith(beginning):
                         return line
                 container = await self.engine.container(f"cc-canary-{one}")
                 if container is None or container.status == "exited":
-                    text = await self.engine.log_head(f"cc-canary-{one}") or ""
+                    text = await self.engine.log_head(f"cc-canary-{one}")
                     raise EngineRefused(422, f"it ended early: {text[-300:]}")
                 await asyncio.sleep(0.05)
 

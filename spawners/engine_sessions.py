@@ -56,11 +56,9 @@ class EngineSessions:
 
     async def all(self) -> list[dict[str, Any]]:
         """Every session with a container, for the evidence reader. Raises EngineAway."""
-        told = [await self._told(container) for container in await self._engine.containers()]
-        return [one for one in told if one is not None]
+        return [await self._told(container) for container in await self._engine.containers()]
 
-    async def _told(self, container: Container) -> dict[str, Any] | None:
-        """One session; None where its container is removed at this moment."""
+    async def _told(self, container: Container) -> dict[str, Any]:
         file, now_ms = self._file(container.hold_id), _now_ms()
         started_ms, finished_ms = instant_ms(container.started_at), instant_ms(container.finished_at)
         ended = finished_ms is not None and container.status in ("exited", "dead", "removing")
@@ -68,10 +66,7 @@ class EngineSessions:
             started_ms is not None and not file.ready and self._is_young(started_ms, finished_ms if ended else now_ms)
         )
         asked = ended and unready and not grading_spec.is_grading(container.labels)  # a run has no devices, and no log
-        log_head = await self._engine.log_head(container.name) if asked else ""
-        if log_head is None:
-            return None
-        missing = verdict_of(log_head) is Verdict.MISSING
+        missing = asked and verdict_of(await self._engine.log_head(container.name)) is Verdict.MISSING
         return {
             "hold_id": container.hold_id,
             "status": container.status,

@@ -47,7 +47,7 @@ class SessionEnds:
         """How it ended; None while it has not, and where nobody knows. Raises EngineAway, ValueError for what is no hold's id."""
         container = await self._engine.container(spec.container_name(hold_id))
         end = None if container is None else await self._read(container)
-        return end or self._kept(hold_id)  # removed between two questions, it was kept before
+        return end or self._kept(hold_id)
 
     async def keep(self, name: str) -> None:
         """Write down how this container's session ended, before its removal. Raises EngineAway."""
@@ -71,7 +71,7 @@ class SessionEnds:
                     path.unlink()
 
     async def _read(self, container: Container) -> SessionEnd | None:
-        """By the engine; None while it lives, where it never ran or was a grading's run, and where it is removed at this moment."""
+        """By the engine; None while it lives, where it never ran or was a grading's run, and where it is being removed: then it was kept."""
         if container.lives or not container.finished_at or grading_spec.is_grading(container.labels):
             return None
         if self._files.read(container.hold_id).ready:

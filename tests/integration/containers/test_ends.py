@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -103,6 +105,44 @@ async def test_a_session_that_dies_early_is_told_whichever_question_comes_after_
     assert "status 3" in message
     assert "nothing is charged" in message
     assert html.endswith(">no licence</pre>")
+    assert await spawner.poll() == 3
+
+
+def hang(sessions: Sessions, hold_id: str) -> Path:
+    """Have a container's removal fail halfway, as on a busy disk; the file that is in its way."""
+    found = sessions.container(hold_id)
+    assert found is not None
+    file = sessions.site.engine.home / "data" / "containers" / str(found["Id"]) / "stuck"
+    file.touch()
+    subprocess.run(["chattr", "+i", str(file)], check=True, timeout=10)
+    with sessions.site.http() as helper:
+        assert helper.delete(f"/containers/cc-{hold_id}").status_code == 503
+    return file
+
+
+def free(file: Path) -> None:
+    subprocess.run(["chattr", "-i", str(file)], check=True, timeout=10)
+
+
+async def test_a_session_whose_removal_hangs_is_told_and_holds_up_nobody_else(sessions: Sessions) -> None:
+    """A container's removal takes a while, and may fail: its log cannot be read from its beginning on."""
+    hold_id = fresh()
+    spawner = late(sessions, hold_id, "end_of", program="broken")
+    hung: list[Path] = []
+    spawner.calls.meanwhile = lambda: hung.append(hang(sessions, hold_id))
+    try:
+        _, message, html = await refusal_of(spawner)
+        assert sessions.container(hold_id) is not None
+        assert "status 3" in message
+        assert html.endswith(">no licence</pre>")
+        assert sessions.site.sessions()[hold_id]["never_started"]
+        other = sessions.spawner(fresh(), server="other")
+        await other.start()
+        await other.stop()
+    finally:
+        for file in hung:
+            await asyncio.to_thread(free, file)
+    await asyncio.to_thread(remove, sessions, hold_id)
     assert await spawner.poll() == 3
 
 

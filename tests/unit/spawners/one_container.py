@@ -55,8 +55,8 @@ class OneContainer(Engine):
         assert (name, lines) == (NAME, LINES_MAX)
         return self.log
 
-    async def log_head(self, name: str) -> str | None:
-        return await self.log_tail(name, LINES_MAX)
+    async def log_head(self, name: str) -> str:
+        return await self.log_tail(name, LINES_MAX) or ""
 
     async def containers(self, *, with_devices: bool = False) -> list[Container]:
         there = await self.container(NAME)

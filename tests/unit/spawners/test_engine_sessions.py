@@ -1,4 +1,4 @@
-"""What the helper says of a session that is removed while it looks: nothing, and nothing wrong of the others."""
+"""What the helper says of a session that ended early: by its log's first line, and no outage where that is being removed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ async def test_why_a_start_failed_is_read_from_the_logs_first_line(tmp_path: Pat
     assert (told["hold_id"], told["device_missing"], told["never_started"]) == (HOLD, missing, not missing)
 
 
-async def test_one_that_is_removed_before_its_log_is_read_is_not_told_and_makes_no_outage(tmp_path: Path) -> None:
-    assert await sessions(OneContainer(ended(), None), tmp_path).all() == []
+async def test_one_that_is_being_removed_never_started_and_makes_no_outage(tmp_path: Path) -> None:
+    (told,) = await sessions(OneContainer(ended(), None), tmp_path).all()
+    assert (told["hold_id"], told["device_missing"], told["never_started"]) == (HOLD, False, True)
 
 
 async def test_a_log_that_cannot_be_read_is_an_outage(tmp_path: Path) -> None:

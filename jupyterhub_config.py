@@ -24,6 +24,7 @@ from quota.client import QuotaClient
 from spawners import slurm_wiring
 from spawners.dispatch import DispatchSpawner
 from spawners.settings import SettingsError
+from spawners.start_timeout import start_timeout_s
 
 if TYPE_CHECKING:
 
@@ -102,6 +103,7 @@ c.Spawner.pre_spawn_hook = admission.pre_spawn_hook(client, people, site, rescue
 c.Spawner.post_stop_hook = admission.post_stop_hook(client)
 c.Spawner.poll_interval = 10
 c.Spawner.http_timeout = 60
+c.DispatchSpawner.start_timeout = start_timeout_s(site.local, site.containers, site.slurm)
 c.merge(slurm_wiring.traits(site.slurm, site.profiles, queue_of))
 c.JupyterHub.allow_named_servers = True
 c.JupyterHub.named_server_limit_per_user = site.tables.hub.named_servers

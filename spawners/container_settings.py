@@ -18,6 +18,7 @@ UID_MIN, UID_MAX = 20_001, 29_999
 # Members' sessions share a project's folder by this group; what shuts others out is that they have no mount of it.
 PROJECT_GID: Final = 20_000
 MIB: Final = 2**20
+FETCH_DEADLINE_S: Final = 3600  # for an image that the host does not have yet
 
 _IMAGE: Final = re.compile(r"(?:[a-z0-9][a-z0-9._:/-]{0,200}@)?sha256:[0-9a-f]{64}")
 _DEVICE: Final = r"^[A-Za-z0-9][A-Za-z0-9._:=/-]{0,127}$"

@@ -26,6 +26,7 @@ from aiohttp import web
 
 from spawners import container_spec as spec
 from spawners import engine_answers, engine_wire, grading_spec
+from spawners.container_settings import FETCH_DEADLINE_S
 from spawners.devices import Device, Grant, conflicts
 from spawners.engine_calls import Container, Engine, EngineAway, EngineRefused
 from spawners.engine_rules import Allowed, Denied, Request, Rules, Verb
@@ -38,7 +39,6 @@ log = logging.getLogger("commons.engine")
 LONGEST_GRACE_S: Final = 60
 LARGEST_BODY: Final = 256 * 1024
 PASS_ON_DEADLINE_S: Final = 90
-PULL_DEADLINE_S: Final = 3600
 YOUNG_NETWORK_MS: Final = 300_000  # a start makes the network some moments before its container
 _FORWARDED: Final = ("Content-Type",)
 
@@ -229,7 +229,7 @@ class Helper:
         return None
 
     async def _forward(self, request: web.Request, judged: Allowed, body: Any) -> web.StreamResponse:
-        deadline_s = PULL_DEADLINE_S if judged.verb is Verb.PULL else PASS_ON_DEADLINE_S
+        deadline_s = FETCH_DEADLINE_S if judged.verb is Verb.PULL else PASS_ON_DEADLINE_S
         timeout = aiohttp.ClientTimeout(total=deadline_s, sock_connect=10)
         url = f"http://engine{judged.path}"
         try:

@@ -17,9 +17,6 @@ from spawners.slurm_settings import Access, SlurmTable
 from spawners.slurmrestd import SlurmClient
 from spawners.slurmrestd.wire import Http
 
-# Beyond the longest wait in a queue: each delegate bounds its own start, and this only keeps the hub from giving up before it.
-_AFTER_THE_WAIT_S = 3600
-
 
 def traits(tables: Mapping[str, SlurmTable], profiles: Profiles, queue_of: Callable[[str], JobQueue]) -> Any:
     """What `c.merge` takes; empty where no cluster is configured."""
@@ -27,13 +24,9 @@ def traits(tables: Mapping[str, SlurmTable], profiles: Profiles, queue_of: Calla
         return Config()
     by_commands = any(table.access is Access.SBATCH for table in tables.values())
     delegate = SbatchSpawner if by_commands else SlurmRestSpawner
-    longest_wait_s = max(table.longest_wait + table.start_deadline for table in tables.values())
     return Config({
         "SlurmSession": {"profiles": profiles, "queue_of": queue_of},
-        "DispatchSpawner": {
-            "delegates": {**DELEGATES, Backend.SLURM: delegate},
-            "start_timeout": longest_wait_s + _AFTER_THE_WAIT_S,
-        },
+        "DispatchSpawner": {"delegates": {**DELEGATES, Backend.SLURM: delegate}},
     })  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 
@@ -266,27 +266,53 @@ async def test_an_engine_without_gpu_support_refuses_with_the_reason_at_no_charg
     await nothing_left(running)
 
 
+@asynccontextmanager
+async def configured(running: ContainerPortal, person: Person, project_id: str, code: str) -> AsyncIterator[None]:
+    """The person's own configuration of the notebook server runs this code meanwhile."""
+    await person.start(project_id, profile="cpu")
+    kernel = await Kernel(person).open()
+    home = await kernel.run(
+        "import os, pathlib\n"
+        "path = pathlib.Path.home() / '.jupyter' / 'jupyter_server_config.py'\n"
+        f"path.parent.mkdir(exist_ok=True)\npath.write_text({code!r})\nprint(pathlib.Path.home().name)"
+    )
+    await person.stop()
+    try:
+        yield
+    finally:
+        (running.site.home_root / f"cc-home-{home.strip()}" / ".jupyter" / "jupyter_server_config.py").unlink()
+
+
 async def test_a_notebook_that_dies_before_it_answers_is_refused_with_its_last_lines_at_no_charge(
     running: ContainerPortal, people: tuple[Person, Person], project: dict[str, str]
 ) -> None:
     pi, _ = people
     project_id = await made(running, project, pi)
-    await pi.start(project_id, profile="cpu")
-    kernel = await Kernel(pi).open()
     broken = "import os\nprint('the licence server is away', flush=True)\nos._exit(3)\n"
-    wrote = await kernel.run(
-        "import os, pathlib\n"
-        "path = pathlib.Path.home() / '.jupyter' / 'jupyter_server_config.py'\n"
-        f"path.parent.mkdir(exist_ok=True)\npath.write_text({broken!r})\nprint(pathlib.Path.home().name)"
-    )
-    await pi.stop()
-    before = await settled_charge(pi, project_id)
-    try:
+    async with configured(running, pi, project_id, broken):
+        before = await settled_charge(pi, project_id)
         said = await refusal_of(pi, project_id)
-    finally:
-        (running.site.home_root / f"cc-home-{wrote.strip()}" / ".jupyter" / "jupyter_server_config.py").unlink()
     assert "the licence server is away" in said
     assert "status 3" in said
+    assert "nothing is charged" in said
+    assert await settled_charge(pi, project_id) == before
+    await nothing_left(running)
+
+
+@pytest.mark.full  # it waits as long as the site says
+async def test_a_notebook_that_does_not_come_up_in_time_is_refused_with_its_last_lines_at_no_charge(
+    running: ContainerPortal, people: tuple[Person, Person], project: dict[str, str]
+) -> None:
+    pi, _ = people
+    project_id = await made(running, project, pi)
+    slow = "import time\nprint('waiting for the licence server', flush=True)\ntime.sleep(600)\n"
+    async with configured(running, pi, project_id, slow):
+        before = await settled_charge(pi, project_id)
+        said = await refusal_of(pi, project_id)
+    assert (
+        "did not come up within 60 s" in said
+    )  # start_deadline of tests/engine/site.py, as long as JupyterHub's own default
+    assert "waiting for the licence server" in said
     assert "nothing is charged" in said
     assert await settled_charge(pi, project_id) == before
     await nothing_left(running)

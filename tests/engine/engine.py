@@ -65,6 +65,7 @@ class Engine:
         if self._cdi:
             gpus.write_cdi(self.cdi_folder, self.run / "devices")
         self.namespace.make()
+        self._free_containers()
         self.up()
         self.remove_containers()
         return self
@@ -185,6 +186,11 @@ class Engine:
                 while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
                     time.sleep(0.1)
         self._clean()
+
+    def _free_containers(self) -> None:
+        """Let go of files that a test put in the way of a removal and was killed before it took them away."""
+        argv = ["chattr", "-R", "-f", "-i", str(self.home / "data" / "containers")]
+        subprocess.run(argv, check=False, capture_output=True, timeout=60)
 
     def _clean(self) -> None:
         """Containers that a killed dockerd left, mounts deepest first, the namespace, the run folder."""

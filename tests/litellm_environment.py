@@ -9,7 +9,7 @@ from typing import Final
 
 from tests.portal import ROOT
 
-LITELLM: Final = "litellm[proxy]==1.89.5"
+LITELLM: Final = "litellm[proxy]==1.106.2"
 
 
 def litellm_programs() -> Path:

@@ -15,13 +15,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.onehost.console import CannotGoOn, Progress, Step, run_step
 
 OLDEST_NODE = 20
+OLDEST_PYTHON = (3, 11)
+SYSTEM_PYTHON = Path("/usr/bin/python3")
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,8 @@ class Bootstrap:
         # pip and uv take a half-copied package for an installed one, so an unfinished venv cannot be mended, only replaced.
         if self._works() and not self._unfinished.exists():
             return
-        if importlib.util.find_spec("ensurepip") is None:
-            raise CannotGoOn("Python's venv module is missing: apt-get install python3-venv, then run this again")
         with self._filling():
-            self._run("making .venv", (sys.executable, "-m", "venv", "--clear", self._environment.venv), "venv")
+            self._run("making .venv", (base_python(), "-m", "venv", "--clear", self._environment.venv), "venv")
 
     def _works(self) -> bool:
         """Whether the venv has an interpreter with pip: a half-made one, or one of a Python that is gone, has not."""
@@ -203,6 +203,21 @@ class Bootstrap:
             stop=self._stop,
         )
         run_step(step, self._progress)
+
+
+def base_python() -> Path:
+    """What the environment is made with: the system's Python where it will do, else the one that runs this. Raises CannotGoOn.
+
+    The system keeps its own safe, every account of the machine can read it, and it was built with its profile: where a version manager
+    compiled one without, that one takes an eighth more CPU for everything.
+    """
+    probe = f"import sys, ensurepip; sys.exit(sys.version_info < {OLDEST_PYTHON})"
+    with suppress(OSError, subprocess.TimeoutExpired):
+        if subprocess.run([SYSTEM_PYTHON, "-c", probe], capture_output=True, check=False, timeout=30).returncode == 0:
+            return SYSTEM_PYTHON
+    if importlib.util.find_spec("ensurepip") is None:
+        raise CannotGoOn("Python's venv module is missing: apt-get install python3-venv, then run this again")
+    return Path(sys.executable)
 
 
 def system_node() -> Node | None:

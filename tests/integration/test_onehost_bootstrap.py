@@ -44,18 +44,22 @@ class Clone:
             self._write(self.environment.root / "requirements" / f"{name}.txt", f"{name}==1\n")
         for name in ("package.json", "package-lock.json"):
             self._write(self.environment.root / "deploy" / "node" / name, "{}")
-        self._program(self.environment.venv / "bin" / "python", PYTHON)
-        self._program(self.environment.venv / "bin" / "uv", UV)
-        self._program(root / "bin" / "npm", NPM)
-        self._program(root / "bin" / "node", NODE)
+        self.program(self.environment.venv / "bin" / "python", PYTHON)
+        self.program(self.environment.venv / "bin" / "uv", UV)
+        self.program(root / "bin" / "npm", NPM)
+        self.program(root / "bin" / "node", NODE)
         monkeypatch.setattr("sys.executable", str(self.environment.python))  # it makes the venv
+        self.system_python = root / "system" / "python3"
+        monkeypatch.setattr(
+            "deploy.onehost.bootstrap.SYSTEM_PYTHON", self.system_python
+        )  # none, until a test makes one
         monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")
 
     def _write(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
-    def _program(self, path: Path, text: str) -> None:
+    def program(self, path: Path, text: str) -> None:
         self._write(path, text.format(calls=self.calls_file, broken=self.broken))
         path.chmod(0o755)
 
@@ -98,6 +102,15 @@ def test_a_failed_step_says_so_and_is_done_again_next_time(clone: Clone) -> None
 def test_a_venv_in_which_all_ended_well_stays(clone: Clone) -> None:
     clone.prepare("run")
     assert "python -m venv" not in clone.prepare("model")
+
+
+@pytest.mark.parametrize(("answers", "maker"), [(0, "system"), (1, "python")])
+def test_the_system_s_python_makes_the_venv_where_it_will_do(clone: Clone, answers: int, maker: str) -> None:
+    clone.program(clone.system_python, PYTHON.replace("exit 0", f"exit {answers}").replace('"python ', '"system '))
+    clone.environment.tools.mkdir()
+    (clone.environment.tools / "venv-unfinished").touch()
+    made = [call for call in clone.prepare("run") if call.endswith("-m venv")]
+    assert made == [f"{maker} -m venv"]
 
 
 def test_a_second_command_waits_for_the_first(clone: Clone, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,8 @@ def is_public(text: str) -> bool:
     address = ip_address(text.partition("%")[0])
     if isinstance(address, IPv4Address):
         return _is_public_v4(address)
-    if not address.is_global or address.is_multicast:
+    by_registry = address.is_global or address.sixtofour is not None  # newer Pythons call no 6to4 address global
+    if not by_registry or address.is_multicast:
         return False
     if any(address in network for network in _NEVER):
         return False

@@ -94,8 +94,17 @@ class Person:
         found: dict[str, Any] | None = user["servers"].get(server)
         return found
 
+    async def checked(self, server: str = "") -> None:
+        """Wait until a hub that was started anew has looked at a session: until then JupyterHub 6.1.1 answers 500 to its stop."""
+
+        async def looked() -> bool:
+            return (await self.server(server) or {}).get("pending") != "check"
+
+        await eventually(looked, within_s=PATIENCE_S, what=f"the hub has looked at {self.name}'s session")
+
     async def stop(self, server: str = "") -> None:
         """Ask the hub to stop a session and wait until it has."""
+        await self.checked(server)
         status, answer = await self.hub("DELETE", f"/users/{self.name}/servers/{server}")
         assert status in (202, 204), (status, answer)
 

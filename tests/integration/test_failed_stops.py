@@ -70,6 +70,7 @@ async def adopted(portal: RealPortal, pi: Person, project: str, *servers: str) -
     await asyncio.to_thread(portal.start_hub)
     for server in servers:
         assert await known(pi, server)
+        await pi.checked(server)
     return [portal.record(hold_id) for hold_id in hold_ids]
 
 
@@ -95,9 +96,13 @@ async def home(portal: RealPortal, pi: Person) -> str:
 
 
 async def over(portal: RealPortal, pi: Person, server: str) -> dict[str, Any]:
-    """The session, settled to the millisecond of its true end."""
+    """The session, settled to the millisecond of its true end; its runner leaves right after it wrote that down."""
     found = await exact(portal, pi, server)
-    assert not runs(portal.record(found["hold_id"]))
+
+    async def left() -> bool:
+        return not runs(portal.record(found["hold_id"]))
+
+    await eventually(left, within_s=PATIENCE_S, what="its runner is gone")
     return found
 
 

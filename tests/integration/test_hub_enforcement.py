@@ -66,6 +66,15 @@ async def gone(hub: HubProcess, hold_id: str) -> records.SessionRecord:
     return await eventually(look, within_s=PATIENCE_S, what="the session ended")
 
 
+async def listed_ready(api: HubApi, hold_id: str) -> None:
+    """Wait until a hub that was started anew has looked at the session: until then JupyterHub answers 500 to its stop."""
+
+    async def listed() -> bool:
+        return [one.hold_id for one in (await api.active_servers()).servers if one.ready] == [hold_id]
+
+    await eventually(listed, within_s=PATIENCE_S, what="the hub lists the session again")
+
+
 async def test_a_session_is_listed_with_its_hold_and_stopped_with_its_reason(
     hub: HubProcess, api: HubApi, session: HoldId
 ) -> None:
@@ -110,7 +119,9 @@ async def test_nobody_but_the_quota_service_gets_there(hub: HubProcess, session:
         ("POST", "/commons/sessions/pi//adopt", {"hold_id": session}),
     ):
         assert (await asyncio.to_thread(admin.api, method, path, body)).status_code == 403, path
-        anybody = await asyncio.to_thread(partial(httpx.request, method, f"{hub.url}hub/api{path}", json=body))
+        anybody = await asyncio.to_thread(
+            partial(httpx.request, method, f"{hub.url}hub/api{path}", json=body, timeout=PATIENCE_S)
+        )
         assert anybody.status_code == 403, path
     assert hub.live_sessions() == [session]
 
@@ -143,10 +154,7 @@ async def test_a_session_that_the_hub_lost_all_trace_of_is_taken_over_and_not_st
     holds = len(hub.quota.book.holds)
     await api.adopt("pi", "", session)
 
-    async def listed() -> bool:
-        return [one.hold_id for one in (await api.active_servers()).servers if one.ready] == [session]
-
-    await eventually(listed, within_s=PATIENCE_S, what="the hub lists the session again")
+    await listed_ready(api, session)
     assert hub.live_sessions() == [session]
     assert len(hub.quota.book.holds) == holds
     with pytest.raises(Unavailable):
@@ -172,8 +180,10 @@ async def test_a_hub_that_was_replaced_stops_nothing_and_starts_nothing(
     refused = await asyncio.to_thread(pi.start, OPTIONS, "s-2")
     assert refused.status_code in (400, 500, 503), refused.text
     assert hub.live_sessions() == [session]
+    before = hub.quota.book.epoch
     hub.kill_hub()
     await asyncio.to_thread(hub.start_hub)
-    until(lambda: hub.quota.book.epoch > 2, within_s=PATIENCE_S, what="the new hub takes an epoch")
+    until(lambda: hub.quota.book.epoch > before, within_s=PATIENCE_S, what="the new hub takes an epoch")
+    await listed_ready(api, session)
     assert await api.stop_session(order(session))
     await gone(hub, session)

@@ -42,7 +42,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ModelSer
 @pytest.fixture
 async def gateway(tmp_path: Path, servers: tuple[ModelServer, ModelServer]) -> AsyncIterator[Running]:
     exact, vectors = (
-        (Server(Target(one.url, KEY, 5, 60, 120), "test", "cpu", "here"),) for one in servers
+        (Server(Target(one.url, KEY, 60, 120, 240), "test", "cpu", "here"),) for one in servers
     )  # fmt: skip
     limits = Limits(context_tokens=CONTEXT_TOKENS, template_tokens=8, message_tokens=8)
     models = Models(

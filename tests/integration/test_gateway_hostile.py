@@ -59,7 +59,8 @@ class World:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     async with AsyncExitStack() as stack:
         stub = await stack.enter_async_context(stub_server())
-        models = Models([stub_model(stub.url), stub_model(stub.url, name="hasty", total_s=1)])
+        hasty, brief = stub_model(stub.url, name="hasty", total_s=1), stub_model(stub.url, name="brief", total_s=5)
+        models = Models([stub_model(stub.url), hasty, brief])
         gateway = await stack.enter_async_context(running_gateway(tmp_path, models))
         http = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S)))
         yield World(gateway, stub, http)
@@ -245,10 +246,10 @@ async def test_a_stream_without_an_end_is_cut_at_the_deadline(world: World) -> N
         await asked.head("text/event-stream")
         while True:
             await asked.write(event(piece("x ")))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
 
     world.stub.script = script
-    status, body = await world.ask(stream=True, model="hasty")
+    status, body = await world.ask(stream=True, model="brief")  # whose stream has begun by then, also on a busy machine
     assert status == 200
     assert b"gateway_timeout" in body
     pieces = body.count(b'"content"')

@@ -98,7 +98,7 @@ async def test_streams_of_a_killed_gateway_are_charged_what_went_out(tmp_path: P
         streams = [asyncio.create_task(gateway.stream(http, leave)) for leave in leaves]
 
         async def under_way() -> bool:
-            return sum(seen.pieces for seen in gateway.seen) >= count * 8
+            return sum(seen.pieces for seen in gateway.seen) >= count * 8 and all(seen.pieces for seen in gateway.seen)
 
         await eventually(under_way, within_s=PATIENCE_S, what="streams in their middle", every_s=0.01)
         gateway.process.send_signal(signal.SIGKILL)

@@ -19,7 +19,7 @@ from quota.gateway.models import Limits, Model, Models, Server, Tokenizer
 from quota.service.upstreams import Target
 from tests.integration.gateway_service import Running, running_gateway
 from tests.integration.model_server import CONTEXT_TOKENS, KEY, NAME, ModelServer, model_server
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
 TOOL: ChatCompletionToolParam = {
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
 
 @pytest.fixture
 def models(server: ModelServer) -> Models:
-    servers = (Server(Target(server.url, KEY, 5, 60, 120), "test", "cpu", "here"),)
+    servers = (Server(Target(server.url, KEY, 60, 120, 240), "test", "cpu", "here"),)
     return Models([Model(NAME, NAME, "SmolLM2", "Apache-2.0", LIMITS, Fraction(1), servers)])
 
 
@@ -105,7 +105,10 @@ async def test_completions_are_metered_plain_and_streamed(gateway: Running) -> N
         assert plain.usage is not None
         assert (await gateway.tokens()).charged == plain.usage.total_tokens
         pieces = [
-            one async for one in await sdk.completions.create(model=NAME, prompt="One, two,", max_tokens=8, stream=True)
+            one
+            async for one in await sdk.completions.create(
+                model=NAME, prompt="One, two,", max_tokens=8, stream=True, extra_body={"ignore_eos": True}
+            )
         ]
     assert len(pieces) >= 8
     assert len(await gateway.usage()) == 2
@@ -155,7 +158,7 @@ async def test_the_models_refusal_is_passed_on_and_costs_nothing(gateway: Runnin
 async def test_a_dropped_stream_is_charged_about_what_the_model_did(gateway: Running) -> None:
     async with gateway.sdk() as sdk:
         stream = await sdk.chat.completions.create(
-            model=NAME, messages=MESSAGES, max_tokens=400, stream=True, extra_body={"ignore_eos": True}
+            model=NAME, messages=MESSAGES, max_tokens=2000, stream=True, extra_body={"ignore_eos": True}
         )
         seen = 0
         async for chunk in stream:
@@ -167,11 +170,11 @@ async def test_a_dropped_stream_is_charged_about_what_the_model_did(gateway: Run
         async def none_open() -> bool:
             return not await gateway.open_holds()
 
-        await eventually(none_open, within_s=60, what="no open hold")
+        await eventually(none_open, within_s=PATIENCE_S, what="no open hold")
     [record] = await gateway.usage()
     counts = json.loads(str(record["payload"]))
     assert record["estimated"] == 1
-    assert 10 <= counts["output_tokens"] < 200
+    assert 10 <= counts["output_tokens"] < 1000  # far from all: the model writes on while a busy machine holds us up
     assert 37 <= counts["prompt_tokens"] < 150  # the model makes 37 of it
 
 

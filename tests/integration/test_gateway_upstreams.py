@@ -142,8 +142,10 @@ class Names:
 
 
 @asynccontextmanager
-async def named_gateway(folder: Path, port: int, names: Names, *allowed: str) -> AsyncIterator[Running]:
-    model = stub_model(f"http://models.example.org:{port}/v1", connect_s=2)
+async def named_gateway(
+    folder: Path, port: int, names: Names, *allowed: str, connect_s: int = 60
+) -> AsyncIterator[Running]:
+    model = stub_model(f"http://models.example.org:{port}/v1", connect_s=connect_s)
     upstreams = HttpUpstreams(allowed, resolve=names.resolve)
     async with running_gateway(folder, Models([model]), upstreams=upstreams) as gateway:
         yield gateway
@@ -164,7 +166,7 @@ async def test_a_name_that_leads_home_leads_nowhere(tmp_path: Path, answers: lis
     async with stub_server() as stub:
         port = int(stub.url.rpartition(":")[2].partition("/")[0])
         names = Names(*answers)
-        async with named_gateway(tmp_path, port, names) as gateway:
+        async with named_gateway(tmp_path, port, names, connect_s=2) as gateway:  # some lead nowhere
             for number in range(len(answers)):
                 before = names.asked
                 answer = await ask(gateway)

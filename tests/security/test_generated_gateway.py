@@ -19,7 +19,7 @@ import httpx
 from quota.gateway.dialects import Endpoint
 from tests.security.gateway_office import OTHERS, OWN, GatewayOffice, gateway_office
 from tests.security.test_generated import SEED, Generated, generated
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 COUNT = 10_000 if os.environ.get("COMMONS_FULL") else 300
 COUNT = int(os.environ.get("COMMONS_GENERATED", COUNT))
@@ -112,7 +112,7 @@ async def test_no_generated_request_makes_an_accident_or_spends_anothers_tokens(
         assert answers[200] > COUNT // 100, (
             answers
         )  # some got through to spend something: 4 to 7 of 100 do, by what is drawn
-        await eventually(_nothing_open(office), within_s=60, what="every hold is closed")
+        await eventually(_nothing_open(office), within_s=PATIENCE_S, what="every hold is closed")
         assert office.gateway.differences() == []
 
 

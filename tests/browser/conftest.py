@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
@@ -40,9 +41,16 @@ def a_chromium() -> Iterator[Browser]:
     path = shutil.which("chromium")
     assert path, "chromium is missing: apt-get install chromium"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS, timeout=PATIENCE_MS)
         yield browser
         browser.close()
+
+
+def patient_window(chromium: Browser, **of_context: Any) -> Page:
+    """A window in a context of its own, whose pages, requests and further windows wait as long as we do; half a minute by default."""
+    context = chromium.new_context(**of_context)
+    context.set_default_timeout(PATIENCE_MS)
+    return context.new_page()
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +68,7 @@ def windows(chromium: Browser, portal: Portal) -> Iterator[Windows]:
 
     def window(user: str) -> Page:
         if user not in open_windows:
-            page = chromium.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}).new_page()
-            page.set_default_timeout(PATIENCE_MS)
+            page = patient_window(chromium, locale="en-GB", viewport={"width": 1280, "height": 900})
             page.goto(portal.url)
             page.get_by_label("User name").fill(user)
             page.get_by_label("Password").fill(portal.password(user))

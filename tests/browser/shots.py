@@ -13,7 +13,7 @@ from typing import Literal
 
 from playwright.async_api import Browser, Page, ViewportSize, async_playwright
 
-from tests.browser.conftest import ARGUMENTS
+from tests.browser.conftest import ARGUMENTS, PATIENCE_MS
 from tests.people import Kernel, Person
 from tests.portal import Portal
 from tests.waiting import PATIENCE_S, eventually
@@ -68,7 +68,9 @@ async def runs(person: Person) -> bool:
 async def walk(portal: Portal, folder: Path) -> None:
     """Make the situation, then photograph it as PI and as admin."""
     async with Person(portal, "pi") as pi, Person(portal, "admin") as admin, async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
+        browser = await playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=ARGUMENTS, timeout=PATIENCE_MS
+        )
         await photograph(browser, portal, "researcher", {"welcome": "services/quota/"}, folder)
         project = await awarded_project(pi, admin, gpu_hours="10", tokens=200_000)
         waiting = await submitted_application(pi, title="Weather in valleys")

@@ -17,7 +17,7 @@ import docker.errors
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import PATIENCE_MS, a_chromium
+from tests.browser.conftest import PATIENCE_MS, a_chromium, patient_window
 from tests.engine.engine import Engine
 from tests.engine.registry import Registry
 from tests.engine.site import ContainerSite
@@ -101,8 +101,7 @@ def pages(chromium: Browser, hub: HubProcess) -> Iterator[dict[str, Page]]:
     """A window for each of the two, in their own language, signed in."""
     opened = {}
     for name, locale in LANGUAGES.items():
-        page = opened[name] = chromium.new_context(locale=locale).new_page()
-        page.set_default_timeout(PATIENCE_MS)
+        page = opened[name] = patient_window(chromium, locale=locale)
         page.goto(hub.url + "hub/login")
         page.get_by_role("textbox").nth(0).fill(name)
         page.get_by_role("textbox").nth(1).fill(hub.password(name))

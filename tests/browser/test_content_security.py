@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.browser.conftest import Windows
+from tests.browser.conftest import Windows, patient_window
 from tests.portal import Portal
 
 HUB_PAGES = ("home", "token", "admin", "spawn", "no-such-page", "commons/sign-out-everywhere")
@@ -18,9 +18,9 @@ PATHS = (*(f"hub/{one}" for one in HUB_PAGES), *(f"services/quota/{one}" for one
 
 @pytest.fixture
 def stranger(chromium: Browser) -> Iterator[Page]:
-    context = chromium.new_context()
-    yield context.new_page()
-    context.close()
+    page = patient_window(chromium)
+    yield page
+    page.context.close()
 
 
 def policy_of(page: Page, url: str) -> dict[str, str]:

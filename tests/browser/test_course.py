@@ -19,7 +19,7 @@ import nbformat
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import Windows
+from tests.browser.conftest import PATIENCE_MS, Windows
 from tests.integration.autograded import submitted
 from tests.people import Person
 from tests.portal import Portal
@@ -27,7 +27,7 @@ from tests.portal import Portal
 COURSE = "services/quota/courses/example"
 STUDENTS = ("student1", "student2")
 AT_THE_SCREEN = STUDENTS if os.environ.get("COMMONS_FULL") == "1" else STUDENTS[:1]
-SLOW_MS = 120_000
+SLOW_MS = PATIENCE_MS
 
 
 @pytest.fixture(scope="module")
@@ -259,11 +259,12 @@ def apply_and_award(windows: Windows, portal: Portal) -> str:
     page.get_by_label("GPU-hours", exact=True).fill("1")
     page.get_by_label("Tokens", exact=True).fill("1000")
     page.get_by_role("button", name="Submit application").click()
+    expect(page.get_by_text("Your application is submitted.").first).to_be_visible()
     admin = windows("admin")
     admin.goto(portal.url + "services/quota/review")
     admin.get_by_role("link", name="Own research").click()
     admin.get_by_role("button", name="Approve and award").click()
-    expect(admin.get_by_text("Approved.")).to_be_visible()
+    expect(admin.get_by_text("Approved.").first).to_be_visible()
     listed = page.context.request.get(f"{portal.api}/projects").json()["projects"]
     return str(next(one["project_id"] for one in listed if one["title"] == "Own research"))
 

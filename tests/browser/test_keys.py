@@ -15,7 +15,7 @@ import pytest
 import requests
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.browser.conftest import Windows, shows
+from tests.browser.conftest import Windows, patient_window, shows
 from tests.people import Person
 from tests.portal import Portal
 from tests.waiting import PATIENCE_S
@@ -131,11 +131,13 @@ def test_a_revoked_key_dies_within_a_minute(keys: Page, portal: Portal, shots: P
     assert "revoked" not in row(keys, "Lost one")
     keys.get_by_role("link", name="Revoke Lost one").click()
     keys.get_by_role("button", name="Revoke").click()
-    revoked_at = time.monotonic()
+    revoked_s = time.monotonic()
     expect(keys.get_by_role("link", name="Revoke Lost one")).to_have_count(0)
     assert "revoked" in row(keys, "Lost one")
+    asked_s = time.monotonic()
     while (answer := ask(portal, key)).status_code == 200:
-        assert time.monotonic() - revoked_at < REVOKED_WITHIN_S
+        assert asked_s - revoked_s < REVOKED_WITHIN_S  # when it was asked: the model takes its time
+        asked_s = time.monotonic()
     assert (answer.status_code, code_of(answer)) == (401, "invalid_api_key")
 
 
@@ -169,13 +171,15 @@ def phone(request: pytest.FixtureRequest, chromium: Browser, keys: Page) -> Iter
     """The PI's phone, in one language; there is a key to show."""
     address = keys.url
     make_key(keys, f"Phone in {request.param}")
-    context = chromium.new_context(
-        locale=request.param, viewport={"width": 360, "height": 740}, storage_state=keys.context.storage_state()
+    page = patient_window(
+        chromium,
+        locale=request.param,
+        viewport={"width": 360, "height": 740},
+        storage_state=keys.context.storage_state(),
     )
-    page = context.new_page()
     page.goto(address)
     yield page
-    context.close()
+    page.context.close()
 
 
 @pytest.mark.parametrize(("phone", "language"), [(one, one) for one in WORDS], indirect=["phone"])

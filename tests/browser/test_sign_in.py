@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import PATIENCE_MS
+from tests.browser.conftest import PATIENCE_MS, patient_window
 from tests.github_stub import GitHub
 from tests.openid_provider import OpenIdProvider
 from tests.portal import ROOT, Portal
@@ -150,17 +150,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture
 def fresh(chromium: Browser) -> Iterator[Any]:
     """Windows with nothing in them, closed afterwards."""
-    contexts: list[BrowserContext] = []
+    opened: list[Page] = []
 
     def window() -> Page:
-        contexts.append(chromium.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        return page
+        opened.append(patient_window(chromium, locale="en-GB", viewport={"width": 1280, "height": 900}))
+        return opened[-1]
 
     yield window
-    for context in contexts:
-        context.close()
+    for page in opened:
+        page.context.close()
 
 
 def come_in(page: Page, site: Site, provider: str, account: str) -> None:
@@ -206,6 +204,7 @@ def test_a_newcomer_sees_their_profile_first_and_then_home(site: Site, fresh: An
 def test_one_mail_address_and_one_chosen_name_are_still_two_people(site: Site, fresh: Any) -> None:
     ada, grace = fresh(), fresh()
     come_in(ada, site, "Campus", "ada")
+    ada.wait_for_url("**/services/quota/**")
     come_in(grace, site, "Campus", "grace")
     greet(grace, "Another Ada")
     names = user_name(ada, site), user_name(grace, site)
@@ -316,6 +315,8 @@ def test_two_sign_ins_become_one_person_from_inside_both_sessions(site: Site, fr
     ada, orcid = fresh(), fresh()
     come_in(ada, site, "Campus", "ada")
     come_in(orcid, site, "ORCID", "0000-0001-5109-3700")
+    for page in (ada, orcid):
+        page.wait_for_url("**/services/quota/**")
     main = user_name(ada, site)
     orcid.goto(site.portal.url + "services/quota/profile")
     orcid.get_by_text("Use another sign-in as well").click()

@@ -116,6 +116,7 @@ def test_2_the_admin_awards_less_than_was_asked(windows: Windows, portal: Portal
     page.get_by_label("GPU-hours", exact=True).fill("10")
     page.get_by_label("Message to the applicant").fill("Ten hours to begin with.")
     page.get_by_role("button", name="Approve and award").click()
+    expect(page.get_by_text("Approved.").first).to_be_visible()
     home(windows("pi"), portal)
     card = windows("pi").get_by_role("article", name=TITLE)
     expect(card).to_contain_text("10 of 10 GPU-h left")

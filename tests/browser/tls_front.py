@@ -20,7 +20,7 @@ from pathlib import Path
 from cryptography import x509
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.browser.conftest import ARGUMENTS
+from tests.browser.conftest import ARGUMENTS, PATIENCE_MS
 from tests.integration.tls import Authority
 from tests.portal import ROOT
 from tests.ports import free_port
@@ -82,7 +82,7 @@ def tls_front(folder: Path, name: str, inner_port: int) -> Iterator[TlsFront]:
         yield front
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE_S)
 
 
 @contextmanager
@@ -95,11 +95,13 @@ def trusting_chromium(folder: Path, authority: Path, name: str) -> Iterator[Brow
     store.mkdir(parents=True)
     add = [certutil, "-A", "-d", f"sql:{store}", "-n", "test", "-t", "C,,", "-i", str(authority)]
     for argv in ([certutil, "-N", "-d", f"sql:{store}", "--empty-password"], add):
-        subprocess.run(argv, check=True, capture_output=True, timeout=60)
+        subprocess.run(argv, check=True, capture_output=True, timeout=PATIENCE_S)
     rules = f"--host-resolver-rules=MAP {name} 127.0.0.1, MAP *.{name} 127.0.0.1"
     with sync_playwright() as playwright:
         environment: dict[str, str | float | bool] = {**os.environ, "HOME": str(folder)}
-        browser = playwright.chromium.launch(executable_path=path, args=[*ARGUMENTS, rules], env=environment)
+        browser = playwright.chromium.launch(
+            executable_path=path, args=[*ARGUMENTS, rules], env=environment, timeout=PATIENCE_MS
+        )
         yield browser
         browser.close()
 

@@ -61,9 +61,9 @@ class Site:
             color_scheme="dark" if dark else "light",
             timezone_id="Asia/Shanghai",
         )
+        context.set_default_timeout(PATIENCE_S * 1000)
         await self._sign_in(context, who, *powers)
         page = await context.new_page()
-        page.set_default_timeout(PATIENCE_S * 1000)
         page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         return page
@@ -83,7 +83,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         quiet = Starlette(routes=[Route("/events", lambda request: Response(status_code=204))])
         pages = build_pages(service.services, sign_in, settings)
         app = Front({"/services/quota/api": quiet, "/services/quota": pages})
-        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        chromium = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=PATIENCE_S * 1000)
         async with _served(app, port):
             url = f"http://127.0.0.1:{port}/services/quota/"
             yield Site(service, sign_in, CookieSeal(key), url, chromium)
@@ -174,6 +174,7 @@ async def _project(site: Site) -> str:
 
 async def test_without_javascript_the_whole_way_works(site: Site) -> None:
     context = await site.chromium.new_context(java_script_enabled=False)
+    context.set_default_timeout(PATIENCE_S * 1000)
     await site._sign_in(context, "ada")
     page = await context.new_page()
     await page.goto(f"{site.url}apply")
@@ -281,6 +282,7 @@ async def test_the_theme_is_kept_and_the_keyboard_reaches_the_content(site: Site
     await page.keyboard.press("Tab")
     await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     await page.keyboard.press("Enter")
+    await page.wait_for_url("**#main")
     await page.keyboard.press("Tab")
     await expect(page.get_by_label("Title")).to_be_focused()
     await page.evaluate("window.seen = performance.getEntriesByType('resource').map((e) => new URL(e.name).origin)")

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import aiohttp
 import httpx
 import pytest
 
+from quota.adapters import hub_api, hub_oauth
 from quota.adapters.hub_api import HubApi
 from quota.adapters.hub_oauth import HubSignIn, LoginStart
 from quota.domain.errors import Unavailable
@@ -117,6 +119,13 @@ class Hub:
                 answer = browser.get(answer.headers["location"], headers=navigating)
         query = parse_qs(urlsplit(answer.headers["location"]).query)
         return {name: values[0] for name, values in query.items()}
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers, not the code: on a busy machine the hub takes longer than a portal waits."""
+    monkeypatch.setattr(hub_oauth, "DEADLINE_S", PATIENCE_S)
+    monkeypatch.setattr(hub_api, "_LIST_DEADLINE", aiohttp.ClientTimeout(total=PATIENCE_S))
 
 
 @pytest.fixture(scope="module")

@@ -105,8 +105,8 @@ class Process:
         headers = {"Authorization": f"Bearer {credential}", **headers}
         return httpx.request(method, url, json=body, headers=headers, timeout=PATIENCE_S, trust_env=False)
 
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://127.0.0.1:{self.port}/services/{path}", timeout=5, trust_env=False)
+    def get(self, path: str, timeout_s: float = PATIENCE_S) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{self.port}/services/{path}", timeout=timeout_s, trust_env=False)
 
     @property
     def log(self) -> str:
@@ -114,7 +114,7 @@ class Process:
 
     def _healthy(self) -> bool:
         try:
-            return self.get("quota/api/health").status_code == 200
+            return self.get("quota/api/health", timeout_s=5).status_code == 200
         except httpx.TransportError:
             return False
 

@@ -28,7 +28,7 @@ from tests.integration import containers_only
 from tests.integration.autograded import opened, pressed, submitted
 from tests.people import Person
 from tests.portal import Portal
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 NOBODY = 65_111
 LOOK = """
@@ -99,7 +99,7 @@ class Machine:
         code = self.course / ".home/code"
         environment = {"PYTHONPATH": str(code), "TMPDIR": str(temporary), "HOME": str(self.course), "PATH": os.defpath}
         done = subprocess.run(
-            [*self.account, *argv], cwd=self.course, env=environment, capture_output=True, text=True, timeout=60
+            [*self.account, *argv], cwd=self.course, env=environment, capture_output=True, text=True, timeout=PATIENCE_S
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

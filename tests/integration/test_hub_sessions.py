@@ -159,7 +159,7 @@ def test_a_stranger_who_asks_as_a_job_does_waits_in_no_line_and_makes_none_longe
         for stranger in ({}, {"Authorization": "token " + "0" * 32}):
             assert httpx.get(url, headers=stranger, timeout=PATIENCE_S).status_code == 403
         with pytest.raises(httpx.ReadTimeout):
-            httpx.get(url, headers=known, timeout=2)
+            httpx.get(url, headers=known, timeout=httpx.Timeout(PATIENCE_S, read=2))
     finally:
         standing.unlink()
     assert httpx.get(url, headers=known, timeout=PATIENCE_S).status_code == 403  # of no session

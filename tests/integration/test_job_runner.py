@@ -28,7 +28,8 @@ PROGRAM = """
 import os, signal, socket, subprocess, sys, time
 if "deaf" in sys.argv: signal.signal(signal.SIGTERM, signal.SIG_IGN)
 open(os.environ["HOME"] + "/arguments", "w").write("\\n".join(sys.argv))
-open(os.environ["HOME"] + "/environment", "w").write("\\n".join(f"{k}={v}" for k, v in os.environ.items()))
+open(os.environ["HOME"] + "/environment.part", "w").write("\\n".join(f"{k}={v}" for k, v in os.environ.items()))
+os.rename(os.environ["HOME"] + "/environment.part", os.environ["HOME"] + "/environment")
 if "stray" in sys.argv:
     subprocess.Popen(["setsid", "sleep", "600"], env={"COMMONS_HOLD_ID": "stray-of-" + os.environ["HOME"]})
 listening = socket.socket()
@@ -94,7 +95,7 @@ class JobUnderTest:
     def start(self, *words: str, environment: dict[str, str] | None = None, **changes: Any) -> JobUnderTest:
         order = {
             "hold_id": "h1", "argv": [sys.executable, str(self.home / "program.py"), *words], "gpus": 0, "runtime_s": 600,
-            "deadline_ms": 0, "grace_s": 1, "limit_margin_s": 90, "ask_every_s": 60, "callback_url": self.url, "listen": "127.0.0.1",
+            "deadline_ms": 0, "grace_s": 60, "limit_margin_s": 90, "ask_every_s": 60, "callback_url": self.url, "listen": "127.0.0.1",
             "first_port": 0, "last_port": 0,
         } | changes  # fmt: skip
         variables = {

@@ -24,7 +24,7 @@ from tests.integration.course_exchange import make_course
 from tests.integration.gateway_service import running_gateway, stub_model
 from tests.integration.quota_service import HOUR, Service, running_service
 from tests.integration.upstream_stub import stub_server
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 
 async def test_a_quote_says_beforehand_which_limit_a_start_would_meet_and_what_fits(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ async def test_a_members_tokens_are_limited_at_the_gateway_too(tmp_path: Path) -
             standing = await gateway.store.read(lambda tx: tx.limits.get(limit.id))
             return standing is not None and (standing.charged, standing.held) == (used, 0)
 
-        await eventually(counted, within_s=60, what="the request counts against the share")
+        await eventually(counted, within_s=PATIENCE_S, what="the request counts against the share")
         assert gateway.differences() == []
 
 

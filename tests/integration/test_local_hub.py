@@ -84,7 +84,7 @@ class RealHub:
         self.port = free_port()
         self.log = data / "hub.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self.api = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/hub/api", timeout=60)
+        self.api = httpx.Client(base_url=f"http://127.0.0.1:{self.port}/hub/api", timeout=PATIENCE_S)
         credential = secrets.token_hex(16)
         self.api.headers["Authorization"] = f"token {credential}"
         (data / "config.py").write_text(CONFIG)
@@ -209,7 +209,8 @@ def test_a_notebook_outlives_killed_hubs_and_stops_for_certain(hub: RealHub) -> 
     database.close()
     hub.start()
     hub.ready()
-    assert hub.row("SELECT port, ip FROM servers WHERE base_url = '/user/ada/'") == (record.port, "127.0.0.1")
+    address = "SELECT port, ip FROM servers WHERE base_url = '/user/ada/'"
+    until(lambda: hub.row(address) == (record.port, "127.0.0.1"), what="the hub has written its address down")
 
     assert [one["id"] for one in notebook.get("/kernels").json()] == [kernel]
     assert not hub.record("h0").ended

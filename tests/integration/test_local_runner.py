@@ -187,7 +187,8 @@ def test_at_the_end_of_its_runtime_a_session_is_told_and_has_a_whole_minute_befo
 ) -> None:
     """With --full on the real clock, else on one that runs twenty times as fast."""
     hasty = ("-m", "tests.integration.hasty_runner", str(FACTOR))
-    record = session.start(TELLS, runner=hasty, runtime_ms=3000 * FACTOR // 2).running()
+    # It has to listen by then, also on a busy machine.
+    record = session.start(TELLS, runner=hasty, runtime_ms=5000 * FACTOR).running()
     told_s = float(session.said())
     until(lambda: gone(record.child_pid), what="the program is gone")
     gone_s = time.monotonic()
@@ -292,7 +293,7 @@ def test_a_record_of_another_boot_or_of_a_recycled_pid_is_dead(session: Session)
 
 
 def test_the_log_of_a_session_that_prints_without_end_keeps_its_last_part(session: Session) -> None:
-    code = "import time; print('x' * 9 * 2**20); print('the last', flush=True); time.sleep(60)"
+    code = "import time; print('x' * 9 * 2**20); print('the last', flush=True); time.sleep(600)"
     session.start(code)
     log = session.folder / records.LOG
     until(

@@ -14,7 +14,7 @@ import pytest
 
 from deploy.onehost.bootstrap import Environment, prepare
 from deploy.onehost.console import CannotGoOn, Progress, Step, run_step
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 PYTHON = """#!/bin/sh
 [ "$1" = -c ] && exit 0
@@ -119,12 +119,17 @@ def test_a_second_command_waits_for_the_first(clone: Clone, capsys: pytest.Captu
         fcntl.flock(first, fcntl.LOCK_EX)
         second = threading.Thread(target=clone.prepare, args=("run",))
         second.start()
-        second.join(0.3)
+        said: list[str] = []
+
+        def waits() -> bool:
+            said.append(capsys.readouterr().out)
+            return "another ./commons prepares this clone" in "".join(said)
+
+        until(waits, what="it says that it waits")
         assert second.is_alive()
         assert clone.calls_file.read_text() == ""
     second.join(PATIENCE_S)
     assert "uv run.txt" in clone.calls_file.read_text()
-    assert "another ./commons prepares this clone" in capsys.readouterr().out
 
 
 def test_an_interrupted_step_ends_what_its_program_started(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
@@ -34,6 +35,7 @@ from quota.store.wire import Interference, Wire, open_wire
 from quota.store.writer import Outside, Ticket
 from tests import ledgers
 from tests.ledgers import Books, usage
+from tests.waiting import PATIENCE_S
 
 Step = Callable[[LedgerStore], Awaitable[object]]
 LEASE = ledgers.NOW + timedelta(hours=2)
@@ -372,7 +374,8 @@ def remembered_accounts_are_locked_in_id_order(books: Books) -> None:
                 asked = [ask(books.order(1, account=account)) for account in (1, 0)]
                 ledger.writer.step()  # sent, and not waited for
                 blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-                for _ in range(2_000):
+                until_s = time.monotonic() + PATIENCE_S
+                while time.monotonic() < until_s:
                     if watcher.execute(blocked).scalar_one():
                         break
                     watcher.execute(text("SELECT pg_sleep(0.005)"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -18,6 +19,7 @@ from quota.store.unit_of_work import SqlStore
 from quota.store.verify import verify
 from tests import ledgers
 from tests.ledgers import NOW, Books
+from tests.waiting import PATIENCE_S
 
 RING = ((0, 1), (1, 2), (2, 0))
 AWARD = 10_000
@@ -52,7 +54,7 @@ async def test_a_transfer_that_meets_a_writer_head_on_is_tried_again_by_the_one_
         move = asyncio.ensure_future(
             store.write(_move(books, "head-on", 2, 0, locked=False, between=lambda: _meet(database, half_way)))
         )
-        await asyncio.to_thread(half_way.wait, 10)
+        await asyncio.to_thread(half_way.wait, PATIENCE_S)
         holds = await asyncio.gather(
             *(ledger.place_hold(books.order(1, hold_id=f"meets-{at}", account=at)) for at in (0, 2))
         )
@@ -90,7 +92,8 @@ def _meet(database: Database, half_way: threading.Event) -> None:
         return  # the second try
     half_way.set()
     with database.reading() as connection:
-        for _ in range(2000):
+        until_s = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until_s:
             if connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one():
                 return
             connection.execute(text("SELECT pg_sleep(0.005)"))

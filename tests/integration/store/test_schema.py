@@ -27,6 +27,7 @@ from quota.store.unit_of_work import SqlTransaction
 from quota.store.verify import verify
 from quota.store.verify_since import make_checkpoint
 from tests import ledgers
+from tests.waiting import PATIENCE_S
 
 _MIGRATE = (
     "import sys; from quota.store.database import open_database; from quota.store.migrate import migrate; "
@@ -66,7 +67,7 @@ def test_processes_that_start_at_once_migrate_once(empty_url: str) -> None:
         process.stdin.write(b"go\n")
         process.stdin.flush()
     for process in starting:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, errors.decode()
     database = open_database(empty_url)
     with database.reading() as connection:

@@ -67,7 +67,9 @@ async def portal(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Port
 
 async def commons(portal: Portal, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
     argv = [str(ROOT / "commons"), "course", *words, "--data", str(portal.data)]
-    return await asyncio.to_thread(subprocess.run, argv, input=given, capture_output=True, text=True, timeout=120)
+    return await asyncio.to_thread(
+        subprocess.run, argv, input=given, capture_output=True, text=True, timeout=PATIENCE_S
+    )
 
 
 async def taught(portal: Portal, pi: Person, admin: Person, slug: str) -> None:

@@ -17,7 +17,7 @@ def litellm_programs() -> Path:
     folder = ROOT / ".tools" / "litellm"
     done = folder / "installed"
     if not done.exists() or done.read_text() != LITELLM:
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         subprocess.run([str(folder / "bin" / "pip"), "install", "-q", LITELLM], check=True)
         done.write_text(LITELLM)
     return folder / "bin"

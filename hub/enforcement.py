@@ -10,9 +10,9 @@ import json
 from typing import Any, Final
 
 from jupyterhub.apihandlers.base import APIHandler
-from jupyterhub.apihandlers.users import UserServerAPIHandler
 from tornado import web
 
+from hub.checked_stops import CheckedStops
 from hub.fence import HubFence
 from hub.roles import ENFORCE_SCOPE
 from spawners.delegate import BackendUnreachable, DeadlineRefused
@@ -67,7 +67,7 @@ class SessionsHandler(_ForTheQuotaService):
         self.finish(json.dumps({"epoch": self.fence.epoch, "sessions": listed}))
 
 
-class OrderHandler(_ForTheQuotaService, UserServerAPIHandler):
+class OrderHandler(_ForTheQuotaService, CheckedStops):
     """A session of a user, found by its hold."""
 
     async def must_be_in_charge(self) -> None:

@@ -16,7 +16,6 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from jupyterhub.apihandlers.base import API404
-from jupyterhub.apihandlers.users import UserServerAPIHandler
 from jupyterhub.handlers.base import BaseHandler
 from jupyterhub.handlers.pages import SpawnHandler
 from jupyterhub.handlers.static import CacheControlStaticFilesHandler
@@ -25,6 +24,7 @@ from tornado import web
 from tornado.httputil import url_concat
 
 from hub import enforcement, progress, relay
+from hub.checked_stops import CheckedStops
 from hub.durations import duration_text
 from hub.fence import HubFence
 from hub.language import language_of
@@ -245,7 +245,7 @@ class StartHandler(BaseHandler):
         return fresh_server_name(named, idle, uuid.uuid4().hex)
 
 
-class CheckedServerHandler(LimitedServers, UserServerAPIHandler):
+class CheckedServerHandler(LimitedServers, CheckedStops):
     """The hub's server API, with options checked before a server entry is made, and nothing stopped by a hub that was replaced."""
 
     def initialize(self, doors: Doors, fence: HubFence) -> None:

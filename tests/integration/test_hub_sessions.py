@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -27,12 +28,26 @@ async def held(turns):
 
 Turns.take = held
 """
+# While the file is there, a hub that was started anew learns nothing of a session.
+HELD_CHECKS = """
+import hub.checked_stops
+from spawners.dispatch import DispatchSpawner
+poll = DispatchSpawner.poll
+
+async def held_poll(spawner):
+    while (DATA / "unchecked").exists():
+        await asyncio.sleep(0.02)
+    return await poll(spawner)
+
+DispatchSpawner.poll = held_poll
+hub.checked_stops.WITHIN_S = 0.5 if (DATA / "impatient").exists() else 3600
+"""
 OPTIONS: dict[str, Any] = {"project": "p1", "profile": "gpu1", "runtime_s": 3600}
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubProcess]:
-    one = HubProcess(tmp_path_factory.mktemp("hub") / "data", site=SITE + STUBS + HELD_TURNS)
+    one = HubProcess(tmp_path_factory.mktemp("hub") / "data", site=SITE + STUBS + HELD_TURNS + HELD_CHECKS)
     one.quota.book.available = {"p1": 100 * HOUR_MS}
     one.quota.book.payers = {"pi": ["p1"], "researcher": ["p1"]}
     try:
@@ -135,6 +150,27 @@ def test_a_hub_killed_between_hold_and_start_leaves_nothing_running(hub: HubProc
     researcher.stop()
     until(lambda: fresh in {hold_id for hold_id, _ in book.ended}, within_s=PATIENCE_S, what="the hint")
     assert hub.live_sessions() == []
+
+
+def test_a_stop_waits_until_a_new_hub_has_looked_at_the_session(hub: HubProcess) -> None:
+    pi, held, impatient = Browser(hub, "pi").sign_in(), hub.data / "unchecked", hub.data / "impatient"
+    assert pi.start(OPTIONS).status_code in (201, 202)
+    pi.ready()
+    held.touch()
+    impatient.touch()
+    hub.kill_hub()
+    hub.start_hub()
+    answer = pi.api("DELETE", "/users/pi/servers/")
+    assert (answer.status_code, "Try again in a moment" in answer.json()["message"]) == (503, True), answer.text
+    impatient.unlink()
+    hub.kill_hub()
+    hub.start_hub()
+    with ThreadPoolExecutor(1) as aside:
+        asked = aside.submit(pi.api, "DELETE", "/users/pi/servers/")
+        assert pi.server("") is not None  # the hub is there and answers others
+        held.unlink()
+        assert asked.result(PATIENCE_S).status_code in (202, 204)
+    until(lambda: not hub.live_sessions(), what="the session has ended")
 
 
 def test_a_start_cancelled_while_it_is_pending_gives_its_hold_back(hub: HubProcess) -> None:

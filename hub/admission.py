@@ -162,6 +162,7 @@ def session_environment(
         "OPENAI_API_BASE": gateway,
         "OPENAI_API_KEY": held.gateway_key,
         "ANTHROPIC_BASE_URL": gateway.removesuffix("/v1"),
+        "ANTHROPIC_API_KEY": held.gateway_key,
         "COMMONS_PROJECT": request.project,
         "COMMONS_HOLD_ID": held.hold_id,
         "COMMONS_PROFILE": request.profile,

@@ -147,6 +147,19 @@ def tune_interpreter() -> None:
     sys.setswitchinterval(_TURN_S)
 
 
+@asynccontextmanager
+async def answering(gateway: Gateway, settings: Settings, host: str, port: int) -> AsyncIterator[int]:
+    """The gateway behind its own server, on the port that is yielded; at the end what is under way is answered first. Raises OSError."""
+    server = WireServer(gateway.handle, f"{settings.base_path}services/gateway")
+    bound = await server.open(host, port)
+    try:
+        yield bound
+    finally:
+        server.stop_listening()
+        await gateway.close(STOP_DEADLINE_S)
+        server.close()
+
+
 async def serve(settings: Settings, host: str, port: int) -> None:
     """One gateway process over PostgreSQL, until SIGTERM or SIGINT. Raises SettingsError on SQLite, OSError for a taken port."""
     try:
@@ -167,16 +180,12 @@ async def serve(settings: Settings, host: str, port: int) -> None:
         ledger = await stack.enter_async_context(spooled(store_ledger, settings, one_of_many=True))
         ports = GatewayPorts(ledger, store, SystemClock(), hub_sign_in(settings), shared=True)
         gateway = await stack.enter_async_context(open_gateway(settings, ports, open_models(settings)))
-        server = WireServer(gateway.handle, f"{settings.base_path}services/gateway")
-        port = await server.open(host, port)
-        stack.callback(server.close)
+        port = await stack.enter_async_context(answering(gateway, settings, host, port))
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         print(f"gateway: listening on http://{host}:{port}{settings.base_path}services/gateway/v1", flush=True)
         await stop.wait()
-        server.stop_listening()
-        await gateway.close(STOP_DEADLINE_S)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

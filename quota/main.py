@@ -40,6 +40,7 @@ from quota.domain.ids import HoldId
 from quota.gateway.app import Gateway
 from quota.gateway_main import (
     GatewayPorts,
+    answering,
     hub_sign_in,
     open_gateway,
     open_models,
@@ -80,6 +81,7 @@ class Portal:
     """What one process serves."""
 
     app: ASGIApp
+    gateway: Gateway
     services: Services
     meter: Meter
     ledger: SpooledLedger
@@ -134,7 +136,7 @@ async def open_portal(settings: Settings) -> AsyncIterator[Portal]:
         parts = Parts(services, meter, sign_in, settings.secrets.hub_credential, door)
         front = _front(settings, parts, page_settings, sign_in, gateway)
         mailer = _mailer(settings, services)
-        yield Portal(front, services, meter, ledger, NoticePass(services), mailer, parts.streams)
+        yield Portal(front, gateway, services, meter, ledger, NoticePass(services), mailer, parts.streams)
 
 
 def _evidence(settings: Settings, ledger: Ledger) -> dict[str, SessionEvidence]:
@@ -244,7 +246,7 @@ class Server(uvicorn.Server):
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
-    async with open_portal(settings) as portal:
+    async with open_portal(settings) as portal, gateway_door(settings, portal.gateway):
         server = Server(server_config(portal.app, settings.quota_port))
 
         def stop() -> None:
@@ -269,6 +271,19 @@ async def serve(settings: Settings) -> None:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def gateway_door(settings: Settings, gateway: Gateway) -> AsyncIterator[None]:
+    """The gateway on its own server as well, where portal.toml names a port. Raises SettingsError where that is taken."""
+    port = settings.tables.gateway.port
+    async with AsyncExitStack() as stack:
+        if port:
+            try:
+                await stack.enter_async_context(answering(gateway, settings, "127.0.0.1", port))
+            except OSError as error:
+                raise SettingsError([f"{settings.portal_file}: gateway.port: {error.strerror or error}"]) from None
+        yield
 
 
 def server_config(app: ASGIApp, port: int) -> uvicorn.Config:

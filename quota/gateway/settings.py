@@ -89,6 +89,13 @@ class GatewayTable(BaseModel):
 
     model_config = _FROZEN
 
+    port: int = Field(
+        0,
+        ge=0,
+        le=65535,
+        description="A port of this machine on which the portal's own process answers models by the gateway's lighter server, for "
+        "`hub.gateway_url`; 0: by the pages' server only.",
+    )
     largest_body_mib: int = Field(8, ge=1, le=256, description="Largest request body, in MiB.")
     body_deadline: Duration = Field(30, description="How long a client may take to send its request.")
     connect_deadline: Duration = Field(5, description="How long a model server may take to accept a connection.")

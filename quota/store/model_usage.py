@@ -45,9 +45,13 @@ class SqlModelUsage:
         self._connection = connection
         sqlite = connection.dialect.name == "sqlite"
         of_hold = "json_extract(h.details, '$.{}')" if sqlite else "(h.details::jsonb ->> '{}')"
-        of_record = "json_extract(u.payload, '$.{}_tokens')" if sqlite else "(u.payload::jsonb ->> '{}_tokens')::bigint"
-        self._words = {name: f"coalesce({of_hold.format(name)}, '')" for name in _TEXTS}
-        self._words |= {name: f"coalesce({of_record.format(name)}, 0)" for name in _COUNTS}
+        of_record = "json_extract(u.payload, '$.{}')" if sqlite else "(u.payload::jsonb ->> '{}')"
+        number = "coalesce({}, 0)" if sqlite else "coalesce(({})::bigint, 0)"
+        # The record names the server that answered, the hold the one that was to be asked first.
+        self._words = {
+            name: f"coalesce(nullif({of_record.format(name)}, ''), {of_hold.format(name)}, '')" for name in _TEXTS
+        }
+        self._words |= {name: number.format(of_record.format(f"{name}_tokens")) for name in _COUNTS}
 
     def of_project(
         self, project_id: ProjectId, start: datetime, end: datetime, *, only: PersonId | None

@@ -121,6 +121,7 @@ async def test_the_sessions_key_and_gateway_come_with_the_hold(site: settings.Se
         "OPENAI_API_BASE": "http://127.0.0.1:8000/services/gateway/v1",
         "OPENAI_API_KEY": "the-key",
         "ANTHROPIC_BASE_URL": "http://127.0.0.1:8000/services/gateway",
+        "ANTHROPIC_API_KEY": "the-key",
         "COMMONS_PROJECT": "p1",
         "COMMONS_HOLD_ID": spawner.hold_id,
         "COMMONS_PROFILE": "gpu1",

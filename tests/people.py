@@ -95,7 +95,7 @@ class Person:
         return found
 
     async def checked(self, server: str = "") -> None:
-        """Wait until a hub that was started anew has looked at a session: until then JupyterHub 6.1.1 answers 500 to its stop."""
+        """Wait until a hub that was started anew has looked at a session: until then its stop waits, and is refused after 10 s."""
 
         async def looked() -> bool:
             return (await self.server(server) or {}).get("pending") != "check"

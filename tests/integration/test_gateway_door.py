@@ -10,7 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-import aiohttp
 import pytest
 
 from quota.domain.ids import HoldId
@@ -18,33 +17,20 @@ from quota.gateway.app import Gateway
 from quota.main import gateway_door
 from quota.service.keys import session_key
 from quota.settings import Settings, SettingsError
-from tests.integration.test_portal_postgresql import MODEL
+from tests.integration.stub_portal import ask_a_model, portal_with_stub
 from tests.integration.upstream_stub import stub_server
 from tests.people import Person
-from tests.portal import ROOT, Portal
+from tests.portal import Portal
 from tests.ports import free_port
-from tests.waiting import PATIENCE_S
 from tests.world import awarded_project
 
 
 def portal_with_a_door(folder: Path, port: int, model_url: str) -> Portal:
-    site = (ROOT / "portal.toml").read_text()
-    site = site.replace("[hub]\n", f'[hub]\ngateway_url = "http://127.0.0.1:{port}"\n')
-    site = site.replace("[gateway]\n", f"[gateway]\nport = {port}\n")
-    portal_file = folder / "portal.toml"
-    portal_file.write_text(site + MODEL.format(url=model_url))
-    return Portal(folder / "data", model=False, portal_file=portal_file)
-
-
-async def asked(address: str, key: str) -> tuple[int, dict[str, str]]:
-    """A model request: its status and headers."""
-    body = {"model": "stub", "messages": [{"role": "user", "content": "hello"}]}
-    timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
-    async with (
-        aiohttp.ClientSession(timeout=timeout, headers={"Authorization": f"Bearer {key}"}) as http,
-        http.post(f"{address}/chat/completions", json=body) as answer,
-    ):
-        return answer.status, {name.lower(): value for name, value in answer.headers.items()}
+    changes = {
+        "[hub]\n": f'[hub]\ngateway_url = "http://127.0.0.1:{port}"\n',
+        "[gateway]\n": f"[gateway]\nport = {port}\n",
+    }
+    return portal_with_stub(folder, model_url, changes)
 
 
 def tokens(ledger: Path) -> tuple[int, int]:
@@ -69,11 +55,11 @@ async def test_the_portal_s_process_answers_models_on_a_port_of_its_own(tmp_path
                 with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as connection:
                     [(hold,)] = connection.execute("SELECT id FROM hold WHERE kind = 'session' AND state = 'held'")
                 key = session_key(portal.secret("session_key_secret").strip().encode(), HoldId(hold))
-                through_the_proxy, _ = await asked(portal.gateway, key)
-                itself, headers = await asked(f"http://127.0.0.1:{port}/services/gateway/v1", key)
+                through_the_proxy, _ = await ask_a_model(portal.gateway, key)
+                itself, headers = await ask_a_model(f"http://127.0.0.1:{port}/services/gateway/v1", key)
                 assert (through_the_proxy, itself) == (200, 200)
                 assert "date" not in headers  # as the pages' server sends it
-                assert (await asked(f"http://127.0.0.1:{port}/services/quota/api", key))[0] == 404  # models only
+                assert (await ask_a_model(f"http://127.0.0.1:{port}/services/quota/api", key))[0] == 404  # models only
                 await pi.stop()
         finally:
             await asyncio.to_thread(portal.down)

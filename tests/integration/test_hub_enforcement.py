@@ -67,7 +67,7 @@ async def gone(hub: HubProcess, hold_id: str) -> records.SessionRecord:
 
 
 async def listed_ready(api: HubApi, hold_id: str) -> None:
-    """Wait until a hub that was started anew has looked at the session: until then JupyterHub answers 500 to its stop."""
+    """Wait until a hub that was started anew has looked at the session: until then its stop waits, and is refused after 10 s."""
 
     async def listed() -> bool:
         return [one.hold_id for one in (await api.active_servers()).servers if one.ready] == [hold_id]

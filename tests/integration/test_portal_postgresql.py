@@ -11,13 +11,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import psycopg
 
 from quota.domain.ids import HoldId
 from quota.service.keys import session_key
 from tests.integration.bills import session_record, settled_charge
 from tests.integration.postgres import running_postgres
+from tests.integration.stub_portal import ask_a_model, portal_with_stub
 from tests.integration.upstream_stub import stub_server
 from tests.people import Person
 from tests.portal import ROOT, Portal
@@ -25,31 +25,14 @@ from tests.ports import free_port
 from tests.waiting import PATIENCE_S
 from tests.world import awarded_project
 
-MODEL = """
-[models.stub]
-title = "Stub"
-context_tokens = 4096
-[[models.stub.servers]]
-url = "{url}"
-allow_private = true
-provider = "test"
-hardware = "cpu"
-cloud = "here"
-"""
-
 
 def portal_on(database: str, folder: Path, gateway_port: int, model_url: str) -> Portal:
     """A portal whose site file differs in two settings, and in a model."""
-    site = (ROOT / "portal.toml").read_text()
-    for before, after in (
-        ('database = ""', f'database = "{database}"'),
-        ("[hub]\n", f'[hub]\ngateway_url = "http://127.0.0.1:{gateway_port}"\n'),
-    ):
-        assert site.count(before) == 1
-        site = site.replace(before, after)
-    portal_file = folder / "portal.toml"
-    portal_file.write_text(site + MODEL.format(url=model_url))
-    return Portal(folder / "data", model=False, portal_file=portal_file)
+    changes = {
+        'database = ""': f'database = "{database}"',
+        "[hub]\n": f'[hub]\ngateway_url = "http://127.0.0.1:{gateway_port}"\n',
+    }
+    return portal_with_stub(folder, model_url, changes)
 
 
 @asynccontextmanager
@@ -68,30 +51,19 @@ async def gateway_of(portal: Portal, port: int) -> AsyncIterator[None]:
         assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
 
 
-async def ask_a_model(portal: Portal, key: str) -> int:
-    """A request as a notebook makes it: to the portal's own address."""
-    body = {"model": "stub", "messages": [{"role": "user", "content": "hello"}]}
-    timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
-    async with (
-        aiohttp.ClientSession(timeout=timeout, headers={"Authorization": f"Bearer {key}"}) as http,
-        http.post(f"{portal.gateway}/chat/completions", json=body) as answer,
-    ):
-        return answer.status
-
-
 async def a_gateway_of_its_own_answers(portal: Portal, port: int, database: str) -> None:
     """Without it the portal's proxy finds nobody; with it, nobody needs the quota service for a model request."""
     with psycopg.connect(database) as connection:
         row = connection.execute("SELECT id FROM hold WHERE kind = 'session' AND state = 'held'").fetchone()
     assert row is not None
     key = session_key(portal.secret("session_key_secret").strip().encode(), HoldId(row[0]))
-    assert await ask_a_model(portal, key) == 503
+    assert (await ask_a_model(portal.gateway, key))[0] == 503
     async with gateway_of(portal, port):
-        assert await ask_a_model(portal, key) == 200
+        assert (await ask_a_model(portal.gateway, key))[0] == 200
         quota = portal.pid("quota.main")
         os.kill(quota, signal.SIGSTOP)
         try:
-            assert await ask_a_model(portal, key) == 200
+            assert (await ask_a_model(portal.gateway, key))[0] == 200
         finally:
             os.kill(quota, signal.SIGCONT)
     with psycopg.connect(database) as connection:
